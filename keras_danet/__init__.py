@@ -1,0 +1,17 @@
+"""DANet, the Dual Attention Network for scene segmentation, for Keras 3."""
+
+from keras_danet import layers as layers
+from keras_danet.inference import Predictor as Predictor
+from keras_danet.layers import BilinearResize as BilinearResize
+from keras_danet.layers import ChannelAttention as ChannelAttention
+from keras_danet.layers import PositionAttention as PositionAttention
+from keras_danet.losses import PixelCrossentropy as PixelCrossentropy
+from keras_danet.metrics import MeanIoU as MeanIoU
+from keras_danet.metrics import PixelAccuracy as PixelAccuracy
+from keras_danet.metrics import SegmentationMetrics as SegmentationMetrics
+from keras_danet.models import DANet as DANet
+from keras_danet.models import DilatedResNet as DilatedResNet
+from keras_danet.optimizers import SGD as SGD
+from keras_danet.recipes import TrainConfig as TrainConfig
+
+__version__ = "0.1.0"

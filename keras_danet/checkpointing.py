@@ -1,0 +1,42 @@
+"""How a run survives: models are written beside, then renamed."""
+
+import math
+import os
+import pathlib
+
+import keras
+
+
+def save_model(model, path):
+    """Writes `model` to `path` (`.keras`), whole or not at all."""
+    path = pathlib.Path(path)
+    partial = path.with_name(f".{path.stem}.partial.keras")
+    try:
+        model.save(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class BestModel(keras.callbacks.Callback):
+    """Keeps at `path` the model of the epoch with the highest `monitor`.
+
+    An epoch without the monitored value (one that was not validated) is
+    passed over; a NaN is never best.
+
+    Args:
+        path: path of the `.keras` file.
+        monitor: string, key of the logs. Defaults to `"val_mean_iou"`.
+    """
+
+    def __init__(self, path, monitor="val_mean_iou"):
+        super().__init__()
+        self.path = path
+        self.monitor = monitor
+        self.best = -math.inf
+
+    def on_epoch_end(self, epoch, logs=None):
+        value = (logs or {}).get(self.monitor, math.nan)
+        if value > self.best:
+            self.best = value
+            save_model(self.model, self.path)

@@ -1,0 +1,359 @@
+"""The command line: one verb per step of a model's life."""
+
+import argparse
+import ast
+import os
+import pathlib
+import sys
+
+DESCRIPTION = """\
+Train, evaluate, use and export DANet, the Dual Attention Network for scene
+segmentation.
+
+The backend is Keras's: KERAS_BACKEND=tensorflow, jax or torch."""
+
+EXAMPLES = """\
+examples:
+  keras-danet train training/scenes_danet_resnet18.py --output saved_models/run
+  keras-danet train training/camvid_danet_resnet18.py --data CamVid \\
+      --set epochs=10 --set batch_size=4
+  keras-danet evaluate saved_models/run --split val
+  keras-danet predict saved_models/run street.png --output pictures
+  keras-danet export saved_models/run --format tflite --size 360x480
+
+exit codes:
+  0  done    1  checked and found wrong    2  could not do it"""
+
+
+def main(argv=None):
+    """Runs the command line.
+
+    Args:
+        argv: list of strings. Defaults to `None`, the process's arguments.
+
+    Returns:
+        Exit code: 0 done, 1 checked and found wrong, 2 could not do it.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run_verb(arguments)
+    except (ValueError, OSError) as error:
+        # The user's mistakes: our own errors, and the file system's.
+        if arguments.traceback:
+            raise
+        print(f"keras-danet: error: {error}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        if arguments.traceback:
+            raise
+        print(
+            f"keras-danet: error: {error}. Install what this step needs, for "
+            "example: pip install 'keras-danet[tensorflow,export]'",
+            file=sys.stderr,
+        )
+        return 2
+
+
+def _parser():
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="keras-danet",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=formatter,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"keras-danet {_version()}"
+    )
+    parser.add_argument(
+        "--traceback",
+        action="store_true",
+        help="show where in the code an error arose",
+    )
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    for add in (_add_train, _add_evaluate, _add_predict, _add_export):
+        add(verbs)
+    return parser
+
+
+def _version():
+    from keras_danet import __version__
+
+    return __version__
+
+
+def _add_train(verbs):
+    verb = verbs.add_parser(
+        "train",
+        help="train the model of a recipe and leave a run folder",
+        description="Trains the model that a recipe (a Python file with "
+        "`config = TrainConfig(...)`) describes, and leaves a run folder with "
+        "config.json, history.csv and model.keras, the best of its epochs.",
+    )
+    verb.add_argument("recipe", metavar="RECIPE", help="path of the recipe")
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="change a key of the recipe; may be given several times",
+    )
+    verb.add_argument(
+        "--data", metavar="FOLDER", help="root folder of the data set"
+    )
+    verb.add_argument(
+        "--output",
+        metavar="RUN",
+        help="run folder to make (default: saved_models/RECIPE's name)",
+    )
+    verb.add_argument(
+        "--overwrite", action="store_true", help="replace an existing run"
+    )
+    verb.add_argument(
+        "--distribute",
+        default="none",
+        metavar="ENGINE",
+        help="none, mirrored (TensorFlow) or data_parallel (JAX); "
+        "default: none",
+    )
+    verb.add_argument(
+        "--devices",
+        type=int,
+        metavar="N",
+        help="devices to use; a CPU is split (default: all there are)",
+    )
+    verb.set_defaults(run_verb=_train)
+
+
+def _add_evaluate(verbs):
+    verb = verbs.add_parser(
+        "evaluate",
+        help="measure a run on whole images and write its report.json",
+        description="Measures the model of a run on whole images, prints the "
+        "IoU of every class and writes report.json into the run folder.",
+    )
+    _add_run(verb)
+    verb.add_argument(
+        "--split",
+        default=None,
+        help="split to measure on (default: the recipe's validation split)",
+    )
+    verb.add_argument(
+        "--data", metavar="FOLDER", help="root folder of the data set"
+    )
+    verb.set_defaults(run_verb=_evaluate)
+
+
+def _add_predict(verbs):
+    verb = verbs.add_parser(
+        "predict",
+        help="segment images: label maps and colour overlays",
+        description="Segments images of any size. Writes NAME_label.png (class "
+        "indices) and NAME_overlay.png (colours and legend) for each.",
+    )
+    _add_run(verb)
+    verb.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="PNG, JPEG and others"
+    )
+    verb.add_argument(
+        "--output", required=True, metavar="DIR", help="folder to write to"
+    )
+    verb.add_argument(
+        "--attention",
+        action="store_true",
+        help="write NAME_attention.png as well: what three points of the "
+        "image attend to, and three maps of channel attention",
+    )
+    verb.set_defaults(run_verb=_predict)
+
+
+def _add_export(verbs):
+    verb = verbs.add_parser(
+        "export",
+        help="write a SavedModel or TFLite file and check it",
+        description="Exports the fused logits of a run's model to RUN/exports, "
+        "compares the export with the model on images, and writes the "
+        "comparison beside it. Exit code 1 if they differ.",
+    )
+    _add_run(verb)
+    verb.add_argument(
+        "--format",
+        required=True,
+        choices=("saved_model", "tflite"),
+        help="saved_model takes any image size, tflite one",
+    )
+    verb.add_argument(
+        "--size",
+        type=_size,
+        metavar="HxW",
+        help="image size of a tflite file (default: the validation images')",
+    )
+    verb.set_defaults(run_verb=_export)
+
+
+def _add_run(verb):
+    verb.add_argument("run", metavar="RUN", help="folder of a training run")
+
+
+def _train(arguments):
+    from keras_danet import trainer
+    from keras_danet.recipes import load_recipe
+
+    settings = dict(map(_setting, arguments.settings))
+    if arguments.data:
+        settings["data_root"] = arguments.data
+    config = load_recipe(arguments.recipe).replace(settings)
+    name = pathlib.Path(arguments.recipe).stem
+    run = arguments.output or os.path.join("saved_models", name)
+    history = trainer.train(
+        config,
+        run,
+        distribute=arguments.distribute,
+        num_devices=arguments.devices,
+        recipe=arguments.recipe,
+        overwrite=arguments.overwrite,
+        # A bar that redraws itself fills a log file.
+        verbose=1 if sys.stdout.isatty() else 2,
+    )
+    best = max(history["val_mean_iou"])
+    epoch = trainer.validation_epochs(config)[
+        history["val_mean_iou"].index(best)
+    ]
+    print(
+        f"Best mean IoU on whole validation images {best:.2%}, epoch {epoch} "
+        f"of {config.epochs}. The run lies in {run}"
+    )
+    return 0
+
+
+def _evaluate(arguments):
+    from keras_danet import runs
+    from keras_danet.data.files import find_pairs
+    from keras_danet.evaluation import evaluate
+    from keras_danet.inference import Predictor
+
+    config = _run_config(arguments)
+    split = arguments.split or config.val_split
+    dataset, root = runs.find_data(config, arguments.run)
+    pairs = find_pairs(dataset, root, split)
+    predictor = Predictor(runs.load_run_model(arguments.run))
+    report = evaluate(predictor, pairs, dataset, split, _progress)
+    report.save(os.path.join(arguments.run, "report.json"))
+    print(report.table())
+    return 0
+
+
+def _predict(arguments):
+    import numpy as np
+
+    from keras_danet import runs
+    from keras_danet import visualization
+    from keras_danet.data.datasets import get_dataset
+    from keras_danet.data.files import read_image
+    from keras_danet.inference import Predictor
+
+    dataset = get_dataset(runs.read_run_config(arguments.run).dataset)
+    names = [pathlib.Path(image).stem for image in arguments.images]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"Two images are called {name}, so that one's results would "
+                "replace the other's. Predict them into different folders."
+            )
+    # Every image is read before the first result is written: a bad one
+    # leaves no half of the work behind.
+    images = [read_image(image) for image in arguments.images]
+    predictor = Predictor(runs.load_run_model(arguments.run))
+    output = pathlib.Path(arguments.output)
+    for name, image in zip(names, images, strict=True):
+        label = predictor(image)
+        visualization.save_png(output / f"{name}_label.png", label)
+        picture = visualization.compare(
+            image, None, label, dataset.palette, dataset.class_names
+        )
+        visualization.save_png(output / f"{name}_overlay.png", picture)
+        present = np.unique(label)
+        print(
+            f"{output / name}_label.png: "
+            + ", ".join(dataset.class_names[index] for index in present)
+        )
+        if arguments.attention:
+            visualization.save_png(
+                output / f"{name}_attention.png",
+                _attention_picture(predictor.model, image),
+            )
+    return 0
+
+
+def _attention_picture(model, image):
+    from keras_danet import visualization
+    from keras_danet.inference import attention_maps
+
+    height, width = image.shape[:2]
+    points = [
+        (height // 4, width // 2),
+        (height // 2, width // 4),
+        (height * 3 // 4, width // 2),
+    ]
+    point_maps, channel_maps, channels = attention_maps(model, image, points)
+    return visualization.attention_picture(
+        image, point_maps, points[: len(point_maps)], channel_maps, channels
+    )
+
+
+def _export(arguments):
+    from keras_danet import export
+    from keras_danet import runs
+
+    config = runs.read_run_config(arguments.run)
+    images = runs.sample_images(config, arguments.run)
+    check = export.export_model(
+        runs.load_run_model(arguments.run),
+        pathlib.Path(arguments.run) / "exports",
+        arguments.format,
+        images=images,
+        size=arguments.size,
+    )
+    print(check.summary())
+    return 0 if check.passed else 1
+
+
+def _run_config(arguments):
+    from keras_danet import runs
+
+    config = runs.read_run_config(arguments.run)
+    if arguments.data:
+        config = config.replace({"data_root": arguments.data})
+    return config
+
+
+def _progress(done, count):
+    if sys.stderr.isatty():
+        end = "\n" if done == count else ""
+        print(f"\r{done}/{count} images", end=end, file=sys.stderr, flush=True)
+
+
+def _setting(text):
+    """`key=value` as a pair; values are Python literals or plain words."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ValueError(
+            f"--set expects KEY=VALUE, such as batch_size=4. Received: {text!r}"
+        )
+    try:
+        return key.strip(), ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key.strip(), value
+
+
+def _size(text):
+    try:
+        height, width = map(int, text.lower().split("x"))
+    except ValueError:
+        height = width = 0
+    if min(height, width) < 1:
+        raise argparse.ArgumentTypeError(
+            f"expected HEIGHTxWIDTH such as 360x480, received {text!r}"
+        )
+    return height, width

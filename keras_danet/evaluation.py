@@ -1,0 +1,128 @@
+"""How good a model is: `evaluate` counts, `Report` tells."""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+
+import numpy as np
+
+from keras_danet import metrics
+from keras_danet.data.files import read_label
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The result of an evaluation; every figure follows from the matrix.
+
+    Args:
+        dataset: string, name of the data set.
+        split: string.
+        protocol: string, how images went through the network.
+        num_images: integer.
+        class_names: tuple of strings.
+        confusion_matrix: `(num_classes, num_classes)` int64 array of pixel
+            counts; rows are the true classes.
+    """
+
+    dataset: str
+    split: str
+    protocol: str
+    num_images: int
+    class_names: tuple[str, ...]
+    confusion_matrix: np.ndarray
+
+    @property
+    def mean_iou(self):
+        """Mean over the classes that occur, in [0, 1]."""
+        return float(metrics.mean_iou(self.confusion_matrix))
+
+    @property
+    def pixel_accuracy(self):
+        return float(metrics.pixel_accuracy(self.confusion_matrix))
+
+    @property
+    def class_iou(self):
+        """Dict of class name to IoU; NaN for a class that does not occur."""
+        iou = metrics.class_iou(self.confusion_matrix)
+        return dict(zip(self.class_names, map(float, iou), strict=True))
+
+    def table(self):
+        """The report as text, one row per class."""
+        width = max(len("mean IoU"), *map(len, self.class_names))
+        share = self.confusion_matrix.sum(axis=1)
+        share = share / max(int(share.sum()), 1)
+        lines = [
+            f"{self.dataset} {self.split}, {self.num_images} images; "
+            f"{self.protocol}",
+            f"{'class':<{width}}     IoU   pixels",
+        ]
+        for (name, iou), part in zip(
+            self.class_iou.items(), share, strict=True
+        ):
+            shown = "      -" if math.isnan(iou) else f"{iou:7.2%}"
+            lines.append(f"{name:<{width}} {shown}  {part:7.2%}")
+        lines.append(f"{'mean IoU':<{width}} {self.mean_iou:7.2%}")
+        lines.append(f"{'accuracy':<{width}} {self.pixel_accuracy:7.2%}")
+        return "\n".join(lines)
+
+    def save(self, path):
+        """Writes the report as JSON, whole or not at all."""
+        path = pathlib.Path(path)
+        content = {
+            "dataset": self.dataset,
+            "split": self.split,
+            "protocol": self.protocol,
+            "num_images": self.num_images,
+            "mean_iou": _number(self.mean_iou),
+            "pixel_accuracy": _number(self.pixel_accuracy),
+            "class_iou": {k: _number(v) for k, v in self.class_iou.items()},
+            "confusion_matrix": self.confusion_matrix.tolist(),
+        }
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(partial, path)
+
+
+def evaluate(predictor, pairs, dataset, split, progress=None):
+    """Predicts every image and counts every labelled pixel.
+
+    Args:
+        predictor: a `Predictor`, or any function of an image's path to a
+            `(height, width)` label map.
+        pairs: list of `data.files.Pair`.
+        dataset: `data.datasets.Dataset` that they belong to.
+        split: string, for the report.
+        progress: function of (number done, number in all), called after each
+            image. Defaults to `None`.
+
+    Returns:
+        A `Report`.
+
+    Raises:
+        ValueError: if a file is unreadable, holds unknown label values, or
+            image and label differ in size.
+    """
+    matrix = np.zeros((dataset.num_classes,) * 2, "int64")
+    for index, pair in enumerate(pairs):
+        label = read_label(pair, dataset)
+        prediction = predictor(pair.image)
+        matrix += metrics.confusion_matrix(
+            label, prediction, dataset.num_classes
+        )
+        if progress:
+            progress(index + 1, len(pairs))
+    return Report(
+        dataset=dataset.name,
+        split=split,
+        protocol=getattr(predictor, "protocol", "unknown"),
+        num_images=len(pairs),
+        class_names=dataset.class_names,
+        confusion_matrix=matrix,
+    )
+
+
+def _number(value):
+    """JSON has no NaN."""
+    return None if math.isnan(value) else value

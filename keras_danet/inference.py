@@ -1,0 +1,121 @@
+"""`Predictor`: an image of any size in, its label map out."""
+
+import os
+
+import keras
+import numpy as np
+from PIL import Image
+
+from keras_danet.data.files import read_image
+
+
+class Predictor:
+    """Segments images of any size with a DANet.
+
+    The whole image goes through the network at its own size, once.
+
+    Args:
+        model: a `DANet`.
+
+    Call arguments:
+        image: a path, a Pillow image, or an array `(height, width, 3)`, RGB
+            in 0-255, uint8 or float.
+
+    Returns:
+        `(height, width)` uint8 array of class indices.
+
+    Raises:
+        ValueError: if the image has another shape, is empty, or a file
+            cannot be read.
+
+    Example:
+
+    >>> model = keras_danet.DANet(
+    ...     num_classes=5, backbone=keras_danet.DilatedResNet(18, filters=8))
+    >>> predictor = keras_danet.Predictor(model)
+    >>> labels = predictor(np.zeros((37, 20, 3), "uint8"))
+    >>> labels.shape, labels.dtype
+    ((37, 20), dtype('uint8'))
+    """
+
+    # How a number measured with it was measured.
+    protocol = "whole images, one scale, no mirroring"
+
+    def __init__(self, model):
+        self.model = model
+
+    def __call__(self, image):
+        return np.argmax(self.logits(image), axis=-1).astype("uint8")
+
+    def logits(self, image):
+        """The logits, `(height, width, num_classes)` float array."""
+        image = self.as_array(image)
+        return self.model.predict_on_batch(image[np.newaxis])[0]
+
+    @staticmethod
+    def as_array(image):
+        """`image` in any accepted form as a `(height, width, 3)` array."""
+        if isinstance(image, (str, os.PathLike)):
+            return read_image(image)
+        if isinstance(image, Image.Image):
+            image = image.convert("RGB")
+        image = np.asarray(image)
+        if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
+            raise ValueError(
+                "An image must have the shape (height, width, 3), RGB in "
+                f"0-255. Received: shape {image.shape}"
+            )
+        return image
+
+
+def attention_maps(model, image, points, num_channels=3):
+    """What a DANet's attentions look at in an image.
+
+    One position's row of the N x N map is computed, never the map.
+
+    Args:
+        model: `DANet`.
+        image: as `Predictor` takes it.
+        points: sequence of (row, column) in pixels of the image.
+        num_channels: integer, how many channels to show: those of channel
+            attention's output that vary most over the image. Defaults to
+            `3`.
+
+    Returns:
+        `(point_maps, channel_maps, channels)`: per point, a float array of
+        the features' (height, width) that sums to 1; per channel, its output;
+        and the channels' numbers. Empty for an attention that the model has
+        not.
+    """
+    image = Predictor.as_array(image)
+    point_maps, channel_maps, channels = [], [], []
+    if "position" in model.attention:
+        layer = model.get_layer("position_attention")
+        query, key = (
+            _features(model, part(layer.input), image)
+            for part in (layer.query, layer.key)
+        )
+        height, width, depth = query.shape
+        for row, column in points:
+            cell = query[
+                row * height // image.shape[0],
+                column * width // image.shape[1],
+            ]
+            energy = key.reshape(-1, depth) @ cell
+            weights = np.exp(energy - energy.max())
+            point_maps.append((weights / weights.sum()).reshape(height, width))
+    if "channel" in model.attention:
+        output = model.get_layer("channel_attention").output
+        features = _features(model, output, image)
+        deviation = features.std(axis=(0, 1))
+        channels = np.argsort(-deviation)[:num_channels].tolist()
+        channel_maps = [features[..., channel] for channel in channels]
+    return point_maps, channel_maps, channels
+
+
+def _features(model, tensor, image):
+    """The value of a symbolic tensor of `model` for one image, float32."""
+    inside = keras.Model(model.input, tensor)
+    batch = keras.ops.convert_to_tensor(image[np.newaxis], dtype="float32")
+    features = inside(batch, training=False)
+    return keras.ops.convert_to_numpy(features)[0].astype("float32")

@@ -1,0 +1,4 @@
+"""Models: the dilated ResNet and DANet on top of it."""
+
+from keras_danet.models.danet import DANet as DANet
+from keras_danet.models.resnet import DilatedResNet as DilatedResNet

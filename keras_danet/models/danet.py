@@ -1,0 +1,533 @@
+"""DANet: two attention branches over a dilated backbone, and their sum."""
+
+import keras
+from keras import layers
+
+from keras_danet.layers import BilinearResize
+from keras_danet.layers import ChannelAttention
+from keras_danet.layers import PositionAttention
+from keras_danet.layers.attention import wide_dtype
+from keras_danet.losses import PixelCrossentropy
+from keras_danet.metrics import SegmentationMetrics
+from keras_danet.models.resnet import STAGE_BLOCKS
+from keras_danet.models.resnet import DilatedResNet
+from keras_danet.models.resnet import convolution_bn
+from keras_danet.models.resnet import dtype_policy_scope
+from keras_danet.optimizers import SGD
+
+# ImageNet's statistics, RGB, in the 0-255 units of images.
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+ATTENTION = {"position": PositionAttention, "channel": ChannelAttention}
+# Weights of the outputs' losses: the authors' 1, 1, 1 and MMSegmentation's 0.4.
+LOSS_WEIGHTS = {
+    "fusion": 1.0,
+    "position": 1.0,
+    "channel": 1.0,
+    "auxiliary": 0.4,
+}
+
+# Label 255 means "ignore", so that it can be no class.
+MAX_CLASSES = 255
+
+
+def attention_branch(x, filters, kind):
+    """3x3 convolution, one of the attentions, 3x3 convolution."""
+    x = convolution_bn(x, filters, 3, f"{kind}_in")
+    x = ATTENTION[kind](data_format="channels_last", name=f"{kind}_attention")(
+        x
+    )
+    return convolution_bn(x, filters, 3, f"{kind}_out")
+
+
+def head_features(x, attention):
+    """What each output classifies, by the output's name."""
+    filters = x.shape[-1] // 4
+    if not attention:
+        return {"fusion": convolution_bn(x, filters, 3, "fcn")}
+    branches = {kind: attention_branch(x, filters, kind) for kind in attention}
+    if len(branches) == 1:
+        return {"fusion": branches[attention[0]]}
+    fusion = layers.Add(name="fusion_sum")(list(branches.values()))
+    return {"fusion": fusion, **branches}
+
+
+def classifier(x, num_classes, dropout, name):
+    """Logits at the resolution of the features."""
+    if dropout:
+        x = layers.SpatialDropout2D(
+            dropout, data_format="channels_last", name=f"{name}_dropout"
+        )(x)
+    return layers.Conv2D(
+        num_classes,
+        1,
+        kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+        data_format="channels_last",
+        name=f"{name}_classifier",
+    )(x)
+
+
+@keras.saving.register_keras_serializable(package="keras_danet")
+class DANet(keras.Model):
+    """Dual Attention Network: a semantic segmentation of any image.
+
+    A dilated backbone's last features go through two branches: in one every
+    position gathers features from all positions, in the other every channel
+    from all channels. Their sum gives the segmentation; in training each
+    branch is classified, too, and has its own loss.
+
+        model = keras_danet.DANet(num_classes=19)
+        model.compile(total_steps=80_000)
+        model.fit(train_dataset, validation_data=val_dataset)
+        logits = model.predict(images)
+
+    The graph has the outputs `fusion`, `position` and `channel` (`fusion`
+    alone with fewer than two attentions) and, if asked for, `auxiliary`.
+    Called with `training=True` the model returns that dict of logits,
+    otherwise the fused logits alone. `inference_model` is a functional model
+    over the same layers with that one output: export it, or nest it in a
+    model of your own. `features` is a dict of the symbolic tensors inside:
+    `stage1` to `stage4` and `{output}_logits` before they are upsampled; read
+    them with `keras.Model(model.input, model.features["stage4"])`.
+
+    Reference:
+        - [Dual Attention Network for Scene Segmentation](
+          https://arxiv.org/abs/1809.02983) (Fu et al., CVPR 2019)
+
+    Args:
+        num_classes: integer from 2 to 255. Two classes are two classes, not
+            one sigmoid.
+        backbone: `"resnet18"`, `"resnet34"`, `"resnet50"`, `"resnet101"`,
+            `"resnet152"`, or a functional model of normalised images whose
+            output is a dict with `stage4` (and `stage3` for `auxiliary`),
+            such as `DilatedResNet`. Defaults to `"resnet50"`.
+        attention: tuple of the attentions to use, of `"position"` and
+            `"channel"`. `()` is the dilated FCN that the paper compares
+            with. Defaults to both.
+        auxiliary: boolean, whether to train a small FCN on `stage3` beside
+            the head, as MMSegmentation does. Defaults to `False`.
+        dropout: float in [0, 1), the share of channels dropped before each
+            classifier. Defaults to `0.1`.
+        align_corners: boolean, how logits are upsampled; see
+            `BilinearResize`. Defaults to `True`, the authors' choice.
+        output_stride: 8, 16 or 32, of a backbone given by name. Defaults to
+            `None`, which is 8.
+        multi_grid: dilation rates of the last stage of a backbone given by
+            name. Defaults to `None`.
+        stem_filters: widths of the deep stem of a backbone given by name.
+            Defaults to `None`, the plain stem.
+        pixel_mean: number, or three (red, green, blue), subtracted from the
+            images, in 0-255 units. Defaults to ImageNet's.
+        pixel_std: number, or three, that the images are then divided by. A
+            mean of 0 and a deviation of 1 switch the normalisation off.
+            Defaults to ImageNet's.
+        name: string. Defaults to `"danet"`.
+        dtype: dtype policy. Logits are float32 under half precision. Defaults
+            to the global policy.
+
+    Input shape:
+        `(batch, height, width, 3)`, RGB in 0-255, uint8 or float, of any
+        height and width.
+
+    Output shape:
+        `(batch, height, width, num_classes)` logits; in training a dict of
+        them.
+
+    Raises:
+        ValueError: for arguments out of range or that do not fit together.
+
+    Example:
+
+    >>> model = keras_danet.DANet(
+    ...     num_classes=5, backbone=keras_danet.DilatedResNet(18, filters=8))
+    >>> images = np.zeros((1, 33, 65, 3), "uint8")
+    >>> model.predict(images, verbose=0).shape
+    (1, 33, 65, 5)
+    >>> sorted(model(images, training=True))
+    ['channel', 'fusion', 'position']
+    """
+
+    def __init__(
+        self,
+        num_classes,
+        backbone="resnet50",
+        attention=("position", "channel"),
+        auxiliary=False,
+        dropout=0.1,
+        align_corners=True,
+        output_stride=None,
+        multi_grid=None,
+        stem_filters=None,
+        pixel_mean=PIXEL_MEAN,
+        pixel_std=PIXEL_STD,
+        name="danet",
+        dtype=None,
+        **kwargs,
+    ):
+        _check_num_classes(num_classes)
+        attention = _standardize_attention(attention)
+        if not 0 <= dropout < 1:
+            raise ValueError(
+                "`dropout` is the share of channels to drop, in [0, 1). "
+                f"Received: dropout={dropout!r}"
+            )
+        arguments = {
+            "num_classes": num_classes,
+            "backbone": backbone,
+            "attention": attention,
+            "auxiliary": bool(auxiliary),
+            "dropout": dropout,
+            "align_corners": bool(align_corners),
+            "output_stride": output_stride,
+            "multi_grid": multi_grid and tuple(multi_grid),
+            "stem_filters": stem_filters and tuple(stem_filters),
+            "pixel_mean": _per_channel("pixel_mean", pixel_mean),
+            "pixel_std": _per_channel("pixel_std", pixel_std),
+        }
+        if min(arguments["pixel_std"]) <= 0:
+            raise ValueError(
+                "`pixel_std` must be positive (1 switches it off). "
+                f"Received: pixel_std={pixel_std!r}"
+            )
+        with dtype_policy_scope(dtype) as policy:
+            images, features, outputs = _graph(**arguments)
+            super().__init__(images, outputs, name=name, **kwargs)
+        self.num_classes = num_classes
+        self.attention = attention
+        self._constructor_arguments = {**arguments, "dtype": policy}
+        # Kept from Keras's tracking: these are views of the layers above.
+        self.__dict__["features"] = features
+        self.__dict__["inference_model"] = keras.Model(
+            images, outputs["fusion"], name=f"{name}_inference"
+        )
+
+    def call(self, inputs, training=None, mask=None):
+        if training:
+            return super().call(inputs, training=True, mask=mask)
+        return self.inference_model(inputs, training=False)
+
+    def compile(
+        self,
+        optimizer="auto",
+        loss="auto",
+        loss_weights=None,
+        metrics="auto",
+        weighted_metrics=None,
+        total_steps=None,
+        **kwargs,
+    ):
+        """Configures training; the defaults are the paper's.
+
+        Args:
+            optimizer: a Keras optimizer or its name, or `"auto"`: `SGD` with
+                momentum 0.9, coupled weight decay 1e-4 and learning rate
+                0.01, which falls to 0 over `total_steps` with power 0.9 and
+                stays constant without `total_steps`. Defaults to `"auto"`.
+            loss: `"auto"` for `PixelCrossentropy`; one loss for every
+                output; or a dict, or list in the order of `loss_weights`, of
+                one loss per output (`None` leaves an output untrained).
+                Each is given the labels of the batch and one output's
+                logits. In validation only the loss of `fusion` is computed.
+                Defaults to `"auto"`.
+            loss_weights: dict of output name to float, or list in the order
+                fusion, position, channel, auxiliary. Defaults to `None`: 1,
+                and 0.4 for `auxiliary`.
+            metrics: metrics of the fused logits; `"auto"` for mean IoU and
+                pixel accuracy. Defaults to `"auto"`.
+            weighted_metrics: metrics of the fused logits that are given the
+                sample weights. Defaults to `None`.
+            total_steps: integer, the steps of the whole training, for the
+                schedule of the `"auto"` optimizer. Defaults to `None`.
+            **kwargs: the rest of `keras.Model.compile`.
+
+        Raises:
+            ValueError: for outputs that the model does not have, or
+                `total_steps` beside an optimizer of your own.
+        """
+        _refuse_other_outputs("metrics", metrics)
+        _refuse_other_outputs("weighted_metrics", weighted_metrics)
+        names = [name for name in LOSS_WEIGHTS if name in self.output]
+        given = PixelCrossentropy() if loss == "auto" else loss
+        losses = _per_output("loss", given, names)
+        weights = _per_output(
+            "loss_weights",
+            {name: LOSS_WEIGHTS[name] for name in names}
+            if loss_weights is None
+            else loss_weights,
+            names,
+        )
+        if loss_weights is not None and not isinstance(
+            loss_weights, (dict, list, tuple)
+        ):
+            raise ValueError(
+                "`loss_weights` must be a dict or a list of floats, one per "
+                f"output {names}. Received: loss_weights={loss_weights!r}"
+            )
+        if optimizer == "auto":
+            optimizer = default_optimizer(total_steps)
+        elif total_steps is not None:
+            raise ValueError(
+                "`total_steps` sets the schedule of optimizer='auto'; give "
+                "your own optimizer a learning-rate schedule instead. "
+                f"Received: optimizer={optimizer!r}"
+            )
+        if metrics == "auto":
+            metrics = [SegmentationMetrics(self.num_classes)]
+        # The losses are not handed on: Keras would look for one label per
+        # output in every batch, and for every output in validation.
+        super().compile(
+            optimizer=optimizer,
+            metrics=metrics,
+            weighted_metrics=weighted_metrics,
+            **kwargs,
+        )
+        self.loss = given
+        self._loss_weights = loss_weights
+        self._output_losses = {
+            name: (weights.get(name, 1.0), _as_loss(losses[name]))
+            for name in names
+            if losses.get(name) is not None
+        }
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        outputs = y_pred if isinstance(y_pred, dict) else {"fusion": y_pred}
+        total = None
+        for name, (weight, loss) in self._output_losses.items():
+            if name in outputs:
+                value = weight * loss(y, outputs[name], sample_weight)
+                total = value if total is None else total + value
+        if total is not None and not self.losses:
+            return total
+        # What `add_loss` and regularizers ask for, and Keras's error if
+        # there is nothing at all.
+        added = super().compute_loss(
+            x, y, y_pred, sample_weight, training=training
+        )
+        return added if total is None else total + added
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        if isinstance(y_pred, dict):
+            y_pred = y_pred["fusion"]
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def fit(self, *args, **kwargs):
+        _refuse_class_weight(kwargs)
+        return super().fit(*args, **kwargs)
+
+    def train_on_batch(self, *args, **kwargs):
+        _refuse_class_weight(kwargs)
+        return super().train_on_batch(*args, **kwargs)
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        if config:
+            for key, value in (
+                ("loss", self.loss),
+                ("loss_weights", self._loss_weights),
+            ):
+                config[key] = keras.saving.serialize_keras_object(value)
+        return config
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def get_config(self):
+        arguments = dict(self._constructor_arguments)
+        if not isinstance(arguments["backbone"], str):
+            arguments["backbone"] = keras.saving.serialize_keras_object(
+                arguments["backbone"]
+            )
+        arguments["dtype"] = keras.dtype_policies.serialize(arguments["dtype"])
+        return {**arguments, "name": self.name, "trainable": self.trainable}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        if isinstance(config["backbone"], dict):
+            backbone = keras.saving.deserialize_keras_object(
+                config["backbone"], custom_objects=custom_objects
+            )
+            config = {**config, "backbone": backbone}
+        return cls(**config)
+
+
+def default_optimizer(total_steps=None):
+    """The optimizer of `DANet.compile`; see there."""
+    learning_rate = 0.01
+    if total_steps is not None:
+        learning_rate = keras.optimizers.schedules.PolynomialDecay(
+            learning_rate, total_steps, end_learning_rate=0.0, power=0.9
+        )
+    return SGD(learning_rate, momentum=0.9, weight_decay=1e-4)
+
+
+def _graph(
+    num_classes,
+    backbone,
+    attention,
+    auxiliary,
+    dropout,
+    align_corners,
+    output_stride,
+    multi_grid,
+    stem_filters,
+    pixel_mean,
+    pixel_std,
+):
+    """Images, the features inside, and the dict of outputs."""
+    backbone = _build_backbone(
+        backbone,
+        output_stride=output_stride,
+        multi_grid=multi_grid,
+        stem_filters=stem_filters,
+    )
+    # Pixels are too fine for a half precision; what follows is not.
+    wide = wide_dtype(keras.config.dtype_policy().compute_dtype)
+    images = keras.Input((None, None, 3), name="images", dtype=wide)
+    x = layers.Normalization(
+        mean=pixel_mean,
+        variance=[std**2 for std in pixel_std],
+        name="normalization",
+        dtype=wide,
+    )(images)
+    stages = backbone(x)
+    features = dict(stages)
+    classified = head_features(stages["stage4"], attention)
+    if auxiliary:
+        classified["auxiliary"] = convolution_bn(
+            stages["stage3"], stages["stage3"].shape[-1] // 4, 3, "auxiliary_in"
+        )
+    outputs = {}
+    for name, x in classified.items():
+        logits = classifier(x, num_classes, dropout, name)
+        features[f"{name}_logits"] = logits
+        outputs[name] = BilinearResize(
+            align_corners, data_format="channels_last", name=name, dtype=wide
+        )(logits, images)
+    return images, features, outputs
+
+
+def _build_backbone(backbone, **options):
+    options = {k: v for k, v in options.items() if v is not None}
+    if isinstance(backbone, str):
+        depths = {f"resnet{depth}": depth for depth in STAGE_BLOCKS}
+        if backbone not in depths:
+            raise ValueError(
+                f"`backbone` must be one of {list(depths)} or a model. "
+                f"Received: backbone={backbone!r}"
+            )
+        return DilatedResNet(depths[backbone], **options)
+    if options:
+        raise ValueError(
+            f"{', '.join(f'`{name}`' for name in options)} shape a backbone "
+            "given by name; set them where you make the backbone. "
+            f"Received: backbone={backbone!r}"
+        )
+    output = getattr(backbone, "output", None)
+    if not isinstance(output, dict) or "stage4" not in output:
+        raise ValueError(
+            "`backbone` must be a name or a functional model whose output is "
+            "a dict with 'stage4', such as keras_danet.DilatedResNet. "
+            f"Received: backbone={backbone!r}"
+        )
+    return backbone
+
+
+def _check_num_classes(num_classes):
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int):
+        raise ValueError(
+            "`num_classes` must be an integer. "
+            f"Received: num_classes={num_classes!r}"
+        )
+    if num_classes < 2:
+        raise ValueError(
+            "`num_classes` must be at least 2: the network decides between "
+            "classes by softmax, so that foreground and background are two. "
+            f"Received: num_classes={num_classes}"
+        )
+    if num_classes > MAX_CLASSES:
+        raise ValueError(
+            f"`num_classes` must be at most {MAX_CLASSES}: labels are one "
+            "byte, and 255 means 'ignore'. "
+            f"Received: num_classes={num_classes}"
+        )
+
+
+def _standardize_attention(attention):
+    names = (attention,) if isinstance(attention, str) else tuple(attention)
+    if len(set(names)) < len(names) or not set(names) <= set(ATTENTION):
+        raise ValueError(
+            f"`attention` must name each of {tuple(ATTENTION)} at most once; "
+            f"() uses none. Received: attention={attention!r}"
+        )
+    # One order, whatever order was asked for: layer order is weight order.
+    return tuple(name for name in ATTENTION if name in names)
+
+
+def _per_channel(argument, value):
+    values = (value,) * 3 if isinstance(value, (int, float)) else tuple(value)
+    if len(values) != 3:
+        raise ValueError(
+            f"`{argument}` must be one number or three (red, green, blue). "
+            f"Received: {argument}={value!r}"
+        )
+    return tuple(float(v) for v in values)
+
+
+def _per_output(argument, value, names):
+    """A dict by output name from a dict, a list or one value for all."""
+    if isinstance(value, dict):
+        unknown = sorted(set(value) - set(names))
+        if unknown:
+            raise ValueError(
+                f"`{argument}` names {unknown}, but the outputs of this model "
+                f"are {names}."
+            )
+        return dict(value)
+    if isinstance(value, (list, tuple)):
+        if len(value) != len(names):
+            raise ValueError(
+                f"`{argument}` must have one entry per output, {names}. "
+                f"Received: {argument}={value!r}"
+            )
+        return dict(zip(names, value, strict=True))
+    return dict.fromkeys(names, value)
+
+
+def _as_loss(loss):
+    loss = keras.losses.get(loss)
+    return loss if isinstance(loss, keras.losses.Loss) else _FunctionLoss(loss)
+
+
+class _FunctionLoss(keras.losses.Loss):
+    """A loss given as a function of (labels, logits)."""
+
+    def __init__(self, function):
+        super().__init__(name=getattr(function, "__name__", "loss"))
+        self.function = function
+
+    def call(self, y_true, y_pred):
+        return self.function(y_true, y_pred)
+
+
+def _refuse_other_outputs(argument, metrics):
+    others = sorted(
+        set(metrics) - {"fusion"} if isinstance(metrics, dict) else ()
+    )
+    if others:
+        raise ValueError(
+            f"`{argument}` are computed on the fused output only, 'fusion'. "
+            f"Received: metrics for {others}"
+        )
+
+
+def _refuse_class_weight(arguments):
+    if arguments.get("class_weight") is not None:
+        raise ValueError(
+            "`class_weight` weights whole images, not pixels, in Keras. Give "
+            "batches of (image, label, sample_weight) with one weight per "
+            "pixel instead, or a weighted loss to `compile()`."
+        )

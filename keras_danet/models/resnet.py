@@ -1,0 +1,338 @@
+"""ResNet whose late strides are turned into dilation: block, stage, model."""
+
+import contextlib
+
+import keras
+from keras import layers
+
+from keras_danet.layers import BatchNormalization
+
+# Blocks per stage and the kind of block (He et al. 2015, table 1).
+STAGE_BLOCKS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+# Stride and dilation rate of the four stages by output stride.
+STAGE_STRIDES = {8: (1, 2, 1, 1), 16: (1, 2, 2, 1), 32: (1, 2, 2, 2)}
+STAGE_RATES = {8: (1, 1, 2, 4), 16: (1, 1, 1, 2), 32: (1, 1, 1, 1)}
+
+BOTTLENECK_EXPANSION = 4
+
+
+@contextlib.contextmanager
+def dtype_policy_scope(dtype):
+    """Makes `dtype` the policy of the layers made inside; yields the policy."""
+    policy = keras.dtype_policies.get(dtype)
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield policy
+    finally:
+        keras.config.set_dtype_policy(previous)
+
+
+def convolution(x, filters, kernel_size, name, strides=1, dilation_rate=1):
+    """Convolution without bias, padded on both sides alike.
+
+    `padding="same"` pads even sides at the end only when it strides, so
+    strided kernels are padded explicitly, as PyTorch does.
+    """
+    padding = "same"
+    if strides > 1:
+        padding = "valid"
+        if kernel_size > 1:
+            x = layers.ZeroPadding2D(
+                kernel_size // 2,
+                data_format="channels_last",
+                name=f"{name}_pad",
+            )(x)
+    return layers.Conv2D(
+        filters,
+        kernel_size,
+        strides=strides,
+        padding=padding,
+        dilation_rate=dilation_rate,
+        use_bias=False,
+        # N(0, sqrt(2 / (k * k * filters))): the authors' initialisation.
+        kernel_initializer=keras.initializers.VarianceScaling(
+            2.0, "fan_out", "untruncated_normal"
+        ),
+        data_format="channels_last",
+        name=name,
+    )(x)
+
+
+def convolution_bn(x, filters, kernel_size, name, relu=True, **kwargs):
+    """Convolution `name`, batch norm `name`_bn and, unless told, a ReLU."""
+    x = convolution(x, filters, kernel_size, name, **kwargs)
+    x = BatchNormalization(name=f"{name}_bn")(x)
+    return layers.ReLU(name=f"{name}_relu")(x) if relu else x
+
+
+def stem(x, stem_filters, name="stem"):
+    """Stride 4: 7x7 or three 3x3 convolutions, then a 3x3 max-pool."""
+    if len(stem_filters) == 1:
+        x = convolution_bn(x, stem_filters[0], 7, f"{name}_conv1", strides=2)
+    else:
+        for index, filters in enumerate(stem_filters):
+            x = convolution_bn(
+                x,
+                filters,
+                3,
+                f"{name}_conv{index + 1}",
+                strides=2 if index == 0 else 1,
+            )
+    # Zeros are as good as -inf beside the outputs of a ReLU.
+    x = layers.ZeroPadding2D(
+        1, data_format="channels_last", name=f"{name}_pool_pad"
+    )(x)
+    return layers.MaxPooling2D(
+        3, strides=2, data_format="channels_last", name=f"{name}_pool"
+    )(x)
+
+
+def shortcut(x, filters, strides, name):
+    """The input, projected by a 1x1 convolution where its shape changes."""
+    if strides == 1 and x.shape[-1] == filters:
+        return x
+    return convolution_bn(
+        x, filters, 1, f"{name}_shortcut", relu=False, strides=strides
+    )
+
+
+def basic_block(x, filters, strides, rates, name):
+    """Two 3x3 convolutions; the first carries the stride (ResNet-18, 34)."""
+    residual = shortcut(x, filters, strides, name)
+    x = convolution_bn(
+        x,
+        filters,
+        3,
+        f"{name}_conv1",
+        strides=strides,
+        dilation_rate=rates[0],
+    )
+    x = convolution_bn(
+        x, filters, 3, f"{name}_conv2", relu=False, dilation_rate=rates[1]
+    )
+    x = layers.Add(name=f"{name}_add")([x, residual])
+    return layers.ReLU(name=f"{name}_relu")(x)
+
+
+def bottleneck_block(x, filters, strides, rates, name):
+    """1x1, 3x3, 1x1; the 3x3 carries stride and dilation (v1.5)."""
+    residual = shortcut(x, filters * BOTTLENECK_EXPANSION, strides, name)
+    x = convolution_bn(x, filters, 1, f"{name}_conv1")
+    x = convolution_bn(
+        x,
+        filters,
+        3,
+        f"{name}_conv2",
+        strides=strides,
+        dilation_rate=rates[0],
+    )
+    x = convolution_bn(
+        x, filters * BOTTLENECK_EXPANSION, 1, f"{name}_conv3", relu=False
+    )
+    x = layers.Add(name=f"{name}_add")([x, residual])
+    return layers.ReLU(name=f"{name}_relu")(x)
+
+
+def block_rates(num_blocks, rate, previous_rate, multi_grid=None):
+    """Per block, the rates of (the strided 3x3, the 3x3 after it).
+
+    In the first block of a dilated stage the convolution that carried the
+    stride keeps the previous rate: its input is sampled as before, and only
+    what follows it sees a grid twice as dense. Multi-grid gives absolute
+    rates to whole blocks instead.
+    """
+    if multi_grid is not None:
+        grid = [multi_grid[i % len(multi_grid)] for i in range(num_blocks)]
+        return [(rate, rate) for rate in grid]
+    return [(previous_rate, rate)] + [(rate, rate)] * (num_blocks - 1)
+
+
+def stage(x, block, filters, strides, rates, name):
+    """Blocks of one width; the first one carries the stride."""
+    for index, rates_of_block in enumerate(rates):
+        x = block(
+            x,
+            filters,
+            strides if index == 0 else 1,
+            rates_of_block,
+            f"{name}_block{index}",
+        )
+    return x
+
+
+@keras.saving.register_keras_serializable(package="keras_danet")
+class DilatedResNet(keras.Model):
+    """ResNet v1.5 that keeps resolution: late strides become dilation.
+
+    A classifier shrinks its image 32 times; a segmentation network cannot
+    afford to. With `output_stride=8` the last two stages keep the resolution
+    of the second, and their 3x3 kernels are spread so that every pretrained
+    weight still sees the neighbours that it was trained on. The first block
+    of a dilated stage has the rate of the stage before, the rest twice that.
+
+    The layers have stable names (`stage2_block0_conv1`, `..._conv1_bn`); the
+    last activation of stage 3 of ResNet-50 is `stage3_block5_relu`.
+
+    Reference:
+        - [Deep Residual Learning for Image Recognition](
+          https://arxiv.org/abs/1512.03385)
+        - [Dilated Residual Networks](https://arxiv.org/abs/1705.09914) and,
+          for the rates, the authors' DANet and MMSegmentation
+
+    Args:
+        depth: 18 or 34 (basic blocks), 50, 101 or 152 (bottlenecks).
+        output_stride: 8, 16 or 32, how many times smaller than the image the
+            last stage is. Defaults to `8`.
+        multi_grid: positive integers, the absolute dilation rates of the
+            blocks of the last stage, repeated if they are fewer; the authors'
+            released model has `(4, 8, 16)`. Needs a dilated last stage.
+            Defaults to `None`, the rule above.
+        stem_filters: `None` for the plain stem, one 7x7 convolution with
+            `filters` channels; three integers for a deep stem of three 3x3
+            convolutions (`(32, 32, 64)` in MMSegmentation's `v1c`, `(64, 64,
+            128)` in the authors' later code). Defaults to `None`.
+        filters: integer, width of the first stage; each later one doubles
+            it. Defaults to `64`; less makes small nets.
+        name: string. Defaults to `"resnet{depth}"`.
+        dtype: dtype policy of the layers. Defaults to the global policy.
+
+    Input shape:
+        `(batch, height, width, 3)` normalised RGB floats, of any height and
+        width.
+
+    Output shape:
+        Dict of `stage1` to `stage4`, `(batch, ceil(height / s), ceil(width /
+        s), channels)` with s = 4, 8, `min(16, output_stride)` and
+        `output_stride`; `filters`, 2, 4 and 8 times `filters` channels, 4
+        times as many with bottlenecks. (Sizes halve by rounding up each
+        time.)
+
+    Raises:
+        ValueError: for another depth, output stride, stem or multi-grid.
+
+    Example:
+
+    >>> backbone = keras_danet.DilatedResNet(18, filters=8)
+    >>> features = backbone(np.zeros((1, 65, 33, 3), "float32"))
+    >>> tuple(features["stage4"].shape)
+    (1, 9, 5, 64)
+    """
+
+    def __init__(
+        self,
+        depth,
+        output_stride=8,
+        multi_grid=None,
+        stem_filters=None,
+        filters=64,
+        name=None,
+        dtype=None,
+        **kwargs,
+    ):
+        _check_arguments(
+            depth, output_stride, multi_grid, stem_filters, filters
+        )
+        arguments = {
+            "depth": depth,
+            "output_stride": output_stride,
+            "multi_grid": multi_grid and tuple(multi_grid),
+            "stem_filters": stem_filters and tuple(stem_filters),
+            "filters": filters,
+        }
+        with dtype_policy_scope(dtype) as policy:
+            images = keras.Input((None, None, 3), name="images")
+            outputs = _stages(images, **arguments)
+            name = name or f"resnet{depth}"
+            super().__init__(images, outputs, name=name, **kwargs)
+        self._constructor_arguments = {**arguments, "dtype": policy}
+
+    def get_config(self):
+        policy = self._constructor_arguments["dtype"]
+        return {
+            **self._constructor_arguments,
+            "dtype": keras.dtype_policies.serialize(policy),
+            "name": self.name,
+            "trainable": self.trainable,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        return cls(**config)
+
+
+def _stages(x, depth, output_stride, multi_grid, stem_filters, filters):
+    """The graph: a dict of the four stages' outputs."""
+    block = basic_block if depth < 50 else bottleneck_block
+    x = stem(x, stem_filters or (filters,))
+    outputs, previous_rate = {}, 1
+    for index, num_blocks in enumerate(STAGE_BLOCKS[depth]):
+        rate = STAGE_RATES[output_stride][index]
+        rates = block_rates(
+            num_blocks, rate, previous_rate, multi_grid if index == 3 else None
+        )
+        x = stage(
+            x,
+            block,
+            filters * 2**index,
+            STAGE_STRIDES[output_stride][index],
+            rates,
+            f"stage{index + 1}",
+        )
+        outputs[f"stage{index + 1}"] = x
+        previous_rate = rate
+    return outputs
+
+
+def _check_arguments(depth, output_stride, multi_grid, stem_filters, filters):
+    if depth not in STAGE_BLOCKS:
+        raise ValueError(
+            f"`depth` must be one of {sorted(STAGE_BLOCKS)}. "
+            f"Received: depth={depth!r}"
+        )
+    if output_stride not in STAGE_STRIDES:
+        raise ValueError(
+            f"`output_stride` must be one of {sorted(STAGE_STRIDES)}. "
+            f"Received: output_stride={output_stride!r}"
+        )
+    if not _positive_integers((filters,)):
+        raise ValueError(
+            "`filters` must be a positive integer. "
+            f"Received: filters={filters!r}"
+        )
+    if multi_grid is not None and not _positive_integers(multi_grid):
+        raise ValueError(
+            "`multi_grid` must be None or positive dilation rates such as "
+            f"(4, 8, 16). Received: multi_grid={multi_grid!r}"
+        )
+    if multi_grid is not None and output_stride == 32:
+        raise ValueError(
+            "`multi_grid` sets the dilation of the last stage, which has none "
+            "with output_stride=32: use output_stride 8 or 16, or "
+            f"multi_grid=None. Received: multi_grid={multi_grid!r}"
+        )
+    if stem_filters is not None and not (
+        _positive_integers(stem_filters) and len(stem_filters) == 3
+    ):
+        raise ValueError(
+            "`stem_filters` must be None (one 7x7 convolution) or the widths "
+            "of three 3x3 convolutions such as (32, 32, 64). "
+            f"Received: stem_filters={stem_filters!r}"
+        )
+
+
+def _positive_integers(values):
+    return (
+        isinstance(values, (tuple, list))
+        and len(values) > 0
+        and all(
+            isinstance(v, int) and not isinstance(v, bool) and v > 0
+            for v in values
+        )
+    )

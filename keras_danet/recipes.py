@@ -1,0 +1,138 @@
+"""Recipes: `TrainConfig`, everything that decides a training, and its file."""
+
+import dataclasses
+import importlib.util
+import pathlib
+import types
+import typing
+
+from keras_danet.data.datasets import did_you_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a training, and nothing about the machine.
+
+    Args:
+        dataset: name of a data set, a key of `data.datasets.DATASETS`.
+        epochs: integer, passes over the training split.
+        batch_size: integer, over all devices together.
+        crop_size: (height, width) of the training crops, in pixels.
+        scale_range: least and greatest factor on an image's size before it
+            is cropped.
+        data_root: folder of the data set. None takes the environment
+            variable `KERAS_DANET_{DATASET}`, and for the drawn scenes a
+            folder in the run, where they are drawn.
+        train_split, val_split: names of the splits.
+        val_batch_size: integer; more than 1 needs images of one size.
+        val_every: integer, epochs from one validation to the next.
+        depth, filters, output_stride, multi_grid, stem_filters: those of
+            `DilatedResNet`.
+        attention, auxiliary, dropout, align_corners: those of `DANet`.
+        learning_rate: float at the first step; it falls to 0 at the last.
+        power: float, exponent of the poly schedule.
+        momentum, weight_decay: those of `SGD`.
+        dtype: dtype policy, such as "float32" or "mixed_bfloat16".
+        jit_compile: boolean, or "auto" for Keras's choice.
+        seed: integer, of weights and augmentation.
+    """
+
+    dataset: str
+    epochs: int
+    batch_size: int
+    crop_size: tuple[int, int]
+    scale_range: tuple[float, float] = (0.5, 2.0)
+    data_root: str | None = None
+    train_split: str = "train"
+    val_split: str = "val"
+    val_batch_size: int = 1
+    val_every: int = 1
+    depth: int = 50
+    filters: int = 64
+    output_stride: int = 8
+    multi_grid: tuple[int, ...] | None = None
+    stem_filters: tuple[int, int, int] | None = None
+    attention: tuple[str, ...] = ("position", "channel")
+    auxiliary: bool = False
+    dropout: float = 0.1
+    align_corners: bool = True
+    learning_rate: float = 0.01
+    power: float = 0.9
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    dtype: str = "float32"
+    jit_compile: bool | str = "auto"
+    seed: int = 0
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                value = tuple(value)
+                object.__setattr__(self, field.name, value)
+            if not _fits(value, field.type):
+                shown = getattr(field.type, "__name__", str(field.type))
+                raise ValueError(
+                    f"`{field.name}` must be {shown}. "
+                    f"Received: {field.name}={value!r}"
+                )
+        for name in ("epochs", "batch_size", "val_batch_size", "val_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"`{name}` must be at least 1. "
+                    f"Received: {name}={getattr(self, name)!r}"
+                )
+
+    def replace(self, settings):
+        """A copy with `settings`, a dict of field names to new values."""
+        known = [field.name for field in dataclasses.fields(self)]
+        for name in settings:
+            if name not in known:
+                raise ValueError(
+                    f"A recipe has no key {name!r}."
+                    f"{did_you_mean(name, known)} Expected one of: "
+                    f"{', '.join(known)}."
+                )
+        return dataclasses.replace(self, **settings)
+
+
+def load_recipe(path):
+    """The `config` of a recipe, a Python file (which is executed)."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no recipe {path}. A recipe is a Python file with a "
+            "`config = TrainConfig(...)`; see the folder training/."
+        )
+    spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
+    if spec is None:
+        raise ValueError(f"{path} is no Python file; a recipe ends in .py.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = getattr(module, "config", None)
+    if not isinstance(config, TrainConfig):
+        raise ValueError(
+            f"{path} must define `config = keras_danet.TrainConfig(...)`. "
+            f"Received: config={config!r}"
+        )
+    return config
+
+
+def _fits(value, kind):
+    """Whether `value` is of the annotated type `kind`."""
+    arguments = typing.get_args(kind)
+    if isinstance(kind, types.UnionType):
+        return any(_fits(value, option) for option in arguments)
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if arguments[-1] is Ellipsis:
+            arguments = arguments[:1] * len(value)
+        return len(value) == len(arguments) and all(
+            map(_fits, value, arguments)
+        )
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)

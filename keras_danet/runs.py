@@ -1,0 +1,147 @@
+"""Run folders: what a training leaves, and how every later step finds it."""
+
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+
+import keras
+
+from keras_danet.data.datasets import get_dataset
+from keras_danet.data.files import find_pairs
+from keras_danet.data.files import read_image
+from keras_danet.recipes import TrainConfig
+
+
+def make_run_folder(run, overwrite=False):
+    """Makes an empty folder for a run, in place of an old run if told to."""
+    run = pathlib.Path(run)
+    if run.exists() and not overwrite:
+        raise FileExistsError(
+            f"The run folder {run} exists. Choose another with --output, or "
+            "replace it with --overwrite."
+        )
+    if run.exists():
+        # Never a folder that is something else.
+        if not run.is_dir() or (
+            any(run.iterdir()) and not (run / "config.json").is_file()
+        ):
+            raise FileExistsError(
+                f"{run} is not a run folder (it has no config.json), so it "
+                "is not overwritten. Choose another with --output."
+            )
+        shutil.rmtree(run)
+    run.mkdir(parents=True)
+    return run
+
+
+def write_run_config(run, config, root, distribute, devices, recipe):
+    """Writes `config.json`: what is run, on what, by which command."""
+    # An absolute root, so that the folder is found from anywhere; the drawn
+    # scenes move with the run.
+    inside = pathlib.Path(root).parent == run
+    content = {
+        "config": {
+            **dataclasses.asdict(config),
+            "data_root": None if inside else os.path.abspath(root),
+        },
+        "recipe": recipe and str(recipe),
+        "distribute": distribute,
+        "devices": devices,
+        "backend": keras.backend.backend(),
+        "versions": _versions(),
+        "commit": _commit(),
+        "command": sys.argv,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(
+            "T", "seconds"
+        ),
+    }
+    (run / "config.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_run_config(run):
+    """The `TrainConfig` of a run folder."""
+    path = pathlib.Path(run) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{run} is not a run folder: it has no config.json. Expected the "
+            "folder that `keras-danet train` made."
+        )
+    try:
+        return TrainConfig(**json.loads(path.read_text())["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} does not describe a run ({error}). Expected the file "
+            "that `keras-danet train` wrote."
+        ) from error
+
+
+def load_run_model(run):
+    """The trained model of a run folder."""
+    path = pathlib.Path(run) / "model.keras"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist. Expected a run folder whose training "
+            "finished at least one epoch."
+        )
+    return keras.saving.load_model(path, compile=False)
+
+
+def _versions():
+    found = {"python": platform.python_version()}
+    for name in ("keras-danet", "keras", keras.backend.backend(), "numpy"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _commit():
+    """The commit of the working folder's repository, None without one."""
+    try:
+        return subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def find_data(config, run):
+    """The data set's record and root folder; draws the scenes into a run."""
+    dataset = get_dataset(config.dataset)
+    variable = f"KERAS_DANET_{config.dataset.upper()}"
+    root = config.data_root or os.environ.get(variable)
+    if root is None and dataset.name == "scenes":
+        from keras_danet.data.scenes import write_scenes
+
+        root = pathlib.Path(run) / "scenes"
+        if not root.exists():
+            write_scenes(root)
+    if root is None:
+        raise ValueError(
+            f"Where {dataset.title} lies is not known. Give --data FOLDER, "
+            f"set `data_root` in the recipe, or the environment variable "
+            f"{variable}. It can be had from {dataset.url}."
+        )
+    return dataset, str(root)
+
+
+def sample_images(config, run, count=2):
+    """A few validation images of a run, uint8; none if they are not there."""
+    try:
+        dataset, root = find_data(config, run)
+        pairs = find_pairs(dataset, root, config.val_split)
+    except (OSError, ValueError):
+        return []
+    return [read_image(pair.image) for pair in pairs[:count]]

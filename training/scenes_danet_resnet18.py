@@ -1,0 +1,19 @@
+"""DANet-ResNet18 on the drawn street scenes; needs no files.
+
+Command: keras-danet train training/scenes_danet_resnet18.py
+"""
+
+from keras_danet import TrainConfig
+
+config = TrainConfig(
+    dataset="scenes",
+    epochs=15,
+    batch_size=8,
+    crop_size=(96, 128),
+    scale_range=(0.75, 1.5),
+    val_batch_size=16,
+    depth=18,
+    filters=24,
+    learning_rate=0.03,
+    weight_decay=1e-4,
+)
