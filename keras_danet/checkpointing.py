@@ -1,5 +1,7 @@
 """How a run survives: models are written beside, then renamed."""
 
+import csv
+import io
 import math
 import os
 import pathlib
@@ -10,9 +12,21 @@ import keras
 def save_model(model, path):
     """Writes `model` to `path` (`.keras`), whole or not at all."""
     path = pathlib.Path(path)
-    partial = path.with_name(f".{path.stem}.partial.keras")
+    # Keras goes by the ending.
+    partial = path.with_name(f".partial-{path.name}")
     try:
         model.save(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_text(text, path):
+    """Writes `text` to `path`, whole or not at all."""
+    path = pathlib.Path(path)
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -40,3 +54,25 @@ class BestModel(keras.callbacks.Callback):
         if value > self.best:
             self.best = value
             save_model(self.model, self.path)
+
+
+class HistoryFile(keras.callbacks.Callback):
+    """Keeps the epochs' figures at `path` as CSV, one row per epoch.
+
+    Keras's `CSVLogger` leaves its file open where training is broken off.
+    """
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+        self.rows = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.rows.append({"epoch": epoch + 1, **(logs or {})})
+        # Epochs without a validation have fewer figures.
+        columns = dict.fromkeys(key for row in self.rows for key in row)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        save_text(text.getvalue(), self.path)

@@ -3,12 +3,11 @@
 import dataclasses
 import json
 import math
-import os
-import pathlib
 
 import numpy as np
 
 from keras_danet import metrics
+from keras_danet.checkpointing import save_text
 from keras_danet.data.files import read_label
 
 
@@ -69,7 +68,6 @@ class Report:
 
     def save(self, path):
         """Writes the report as JSON, whole or not at all."""
-        path = pathlib.Path(path)
         content = {
             "dataset": self.dataset,
             "split": self.split,
@@ -80,9 +78,7 @@ class Report:
             "class_iou": {k: _number(v) for k, v in self.class_iou.items()},
             "confusion_matrix": self.confusion_matrix.tolist(),
         }
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(partial, path)
+        save_text(json.dumps(content, indent=1) + "\n", path)
 
 
 def evaluate(predictor, pairs, dataset, split, progress=None):

@@ -10,6 +10,8 @@ import tempfile
 import keras
 import numpy as np
 
+from keras_danet.checkpointing import save_text
+
 # A float32 graph rounds otherwise than the model, not more: 1e-4 of the
 # logits' deviation is some hundred times what is measured.
 MAX_RELATIVE_ERROR = 1e-4
@@ -114,7 +116,7 @@ def export_model(model, folder, kind, images=(), size=None):
         _replace(written, path)
     report = {**dataclasses.asdict(check), "passed": check.passed}
     beside = folder / f"{path.name}.check.json"
-    beside.write_text(json.dumps(report, indent=1) + "\n")
+    save_text(json.dumps(report, indent=1) + "\n", beside)
     return check
 
 

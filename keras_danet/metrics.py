@@ -1,8 +1,7 @@
 """Segmentation scores from an exact integer confusion matrix.
 
 The functions work on NumPy label maps, the classes inside `model.fit` on
-logits. Both end in the same matrix: rows are true classes, columns predicted
-ones.
+logits. Both fill the same matrix: rows true classes, columns predicted ones.
 """
 
 import keras
@@ -13,27 +12,21 @@ from keras import ops
 # default, and a low limb below 2**30 leaves an int32 room for one update.
 LIMB_BITS = 30
 
-# Casting these to int32 changes no value.
-SMALL_INTEGERS = ("uint8", "int8", "uint16", "int16", "int32")
-
 
 def confusion_matrix(label, prediction, num_classes, ignore_label=255):
     """Count every pair of true and predicted class.
 
     Args:
         label: Integer array of any shape, the true class of each pixel.
-        prediction: Integer array of the same shape, the predicted class of
-            each pixel, in `[0, num_classes)` where the label is not ignored.
+        prediction: Integer array of the same shape, the predicted class.
         num_classes: Integer, the number of classes.
-        ignore_label: Integer, the label of pixels to leave out. Defaults to
-            255.
+        ignore_label: Integer, the label to leave out. Defaults to 255.
 
     Returns:
         int64 array `(num_classes, num_classes)`, rows true, columns predicted.
 
     Raises:
-        ValueError: If the shapes differ, an array does not hold integers, or
-            a value is neither a class nor `ignore_label`.
+        ValueError: If shapes differ, or a value is no integer or no class.
 
     Example:
 
@@ -68,16 +61,13 @@ def _checked_classes(name, values, num_classes):
         raise ValueError(
             f"`{name}` holds values outside [0, {num_classes}): "
             f"{np.unique(wrong)[:10].tolist()} in {wrong.size} pixels. Map "
-            "them to a class, or labels to the ignored value."
+            "labels without a class to the ignored value."
         )
     return values.astype(np.int64)
 
 
 def class_iou(matrix):
-    """Intersection over union of each class.
-
-    Args:
-        matrix: Integer array `(num_classes, num_classes)`, a confusion matrix.
+    """Intersection over union of each class of a confusion matrix.
 
     Returns:
         float64 array `(num_classes,)` in [0, 1], NaN for a class that is
@@ -97,28 +87,14 @@ def class_iou(matrix):
 
 
 def mean_iou(matrix):
-    """Mean of `class_iou` over the classes in truth or prediction.
-
-    Args:
-        matrix: Integer array `(num_classes, num_classes)`, a confusion matrix.
-
-    Returns:
-        Float in [0, 1], NaN for an empty matrix.
-    """
+    """Mean of `class_iou` over the classes that have one, NaN if none has."""
     iou = class_iou(matrix)
     iou = iou[~np.isnan(iou)]
     return float(iou.mean()) if iou.size else float("nan")
 
 
 def pixel_accuracy(matrix):
-    """Share of the counted pixels whose class is right.
-
-    Args:
-        matrix: Integer array `(num_classes, num_classes)`, a confusion matrix.
-
-    Returns:
-        Float in [0, 1], NaN for an empty matrix.
-    """
+    """Share of the counted pixels whose class is right, NaN without any."""
     matrix = np.asarray(matrix)
     total = matrix.sum()
     return float(np.trace(matrix) / total) if total else float("nan")
@@ -127,14 +103,14 @@ def pixel_accuracy(matrix):
 def _predicted_class(logits, num_classes):
     if keras.backend.backend() == "torch":
         return ops.argmax(logits, axis=-1)
-    # Compilers fuse this into one pass over the logits; `ops.argmax` first
-    # rewrites all of them on a CPU (it tells -0.0 from 0.0). Ties go to the
-    # lowest index, as in `argmax`.
+    # Compilers make this one pass over the logits; `ops.argmax` first rewrites
+    # them on a CPU (it tells -0.0 from 0.0). Ties go to the lowest index too.
     best = logits[..., 0]
     index = ops.zeros_like(best, dtype="int32")
     for k in range(1, num_classes):
-        index = ops.where(logits[..., k] > best, k, index)
-        best = ops.maximum(best, logits[..., k])
+        logit = logits[..., k]
+        index = ops.where(logit > best, k, index)
+        best = ops.maximum(best, logit)
     return index
 
 
@@ -146,165 +122,35 @@ def _histogram(index, length):
     return ops.segment_sum(ops.ones_like(index), index, num_segments=length)
 
 
-class _ConfusionMatrixMetric(keras.Metric):
-    """Base of the metrics below: the counts, without a result."""
-
-    def __init__(self, num_classes, ignore_label=255, name=None):
-        super().__init__(name=name)
-        if int(num_classes) != num_classes or num_classes < 2:
-            raise ValueError(
-                "`num_classes` must be an integer of at least 2. Received: "
-                f"num_classes={num_classes}. For a binary mask use 2 classes."
-            )
-        self._direction = "up"  # what `ModelCheckpoint(mode="auto")` reads
-        self.num_classes = int(num_classes)
-        self.ignore_label = ignore_label
-        # The last element counts invalid labels. "int" is int64 on TensorFlow,
-        # which keeps int32 variables off the GPU, and int32 elsewhere.
-        shape = (self.num_classes**2 + 1,)
-        self.low = self.add_variable(shape, "zeros", dtype="int", name="low")
-        self.high = self.add_variable(shape, "zeros", dtype="int", name="high")
-
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        """Count the pixels of one batch.
-
-        Args:
-            y_true: Labels `(batch, height, width)` or
-                `(batch, height, width, 1)`, whole numbers of any dtype.
-            y_pred: Logits `(batch, height, width, num_classes)`.
-            sample_weight: `None`, or weights `(batch,)` or of `y_true`'s
-                shape: a pixel of weight 0 is left out, any other counts once.
-        """
-        y_true = ops.convert_to_tensor(y_true)
-        y_pred = ops.convert_to_tensor(y_pred)
-        self._check_shapes(y_true.shape, y_pred.shape)
-        predicted = _predicted_class(y_pred, self.num_classes)
-        y_true = ops.reshape(y_true, ops.shape(predicted))
-        row = self._pixel_rows(y_true, sample_weight)
-        index = ops.reshape(row * self.num_classes + predicted, (-1,))
-        rows = ops.reshape(
-            _histogram(index, (self.num_classes + 3) * self.num_classes),
-            (self.num_classes + 3, self.num_classes),
-        )
-        invalid = ops.sum(rows[0]) + ops.sum(rows[-2])
-        counts = ops.append(rows[1:-2], invalid)
-        low = self.low + ops.cast(counts, self.low.dtype)
-        self.high.assign(self.high + ops.right_shift(low, LIMB_BITS))
-        self.low.assign(ops.bitwise_and(low, 2**LIMB_BITS - 1))
-
-    def _check_shapes(self, label, logits):
-        fits = len(logits) == 4 and logits[-1] == self.num_classes
-        fits = fits and (len(label) == 3 or (len(label) == 4 and label[3] == 1))
-        if not fits or any(
-            None not in pair and pair[0] != pair[1]
-            for pair in zip(label[:3], logits[:3], strict=True)
-        ):
-            raise ValueError(
-                "Expected `y_true` (batch, height, width) or (batch, height, "
-                "width, 1) and `y_pred` (batch, height, width, "
-                f"{self.num_classes}), the logits. Received: y_true.shape="
-                f"{tuple(label)}, y_pred.shape={tuple(logits)}. Give the "
-                "metric the model's `num_classes`, and resize logits to labels."
-            )
-
-    def _pixel_rows(self, y_true, sample_weight):
-        """Row of the histogram per pixel.
-
-        Row 0 and row `num_classes + 1` take invalid labels, the rows between
-        them the classes, row `num_classes + 2` what is left out. Few steps on
-        purpose: without a compiler each one is a pass over the image.
-        """
-        label = ops.cast(y_true, "int32")
-        row = ops.clip(label, -1, self.num_classes) + 1
-        if keras.backend.standardize_dtype(y_true.dtype) not in SMALL_INTEGERS:
-            exact = ops.cast(label, y_true.dtype) == y_true
-            row = ops.where(exact, row, 0)
-        left_out = label == self.ignore_label
-        if sample_weight is not None:
-            weight = ops.convert_to_tensor(sample_weight)
-            if len(weight.shape) == 1:
-                weight = ops.reshape(weight, (-1, 1, 1))
-            elif len(weight.shape) == 4:
-                weight = ops.squeeze(weight, axis=-1)
-            left_out = ops.logical_or(left_out, weight == 0)
-        return ops.where(left_out, self.num_classes + 2, row)
-
-    def _scores(self):
-        """Mean IoU and pixel accuracy as float32 scalars."""
-        counts = ops.cast(self.high, "float32") * 2.0**LIMB_BITS
-        counts = counts + ops.cast(self.low, "float32")
-        shape = (self.num_classes, self.num_classes)
-        matrix = ops.reshape(counts[:-1], shape)
-        hits = ops.diagonal(matrix)
-        true, predicted = ops.sum(matrix, axis=1), ops.sum(matrix, axis=0)
-        union = true + predicted - hits
-        iou = hits / ops.maximum(union, 1.0)
-        present = ops.sum(ops.cast(union > 0, "float32"))
-        mean = ops.sum(iou) / ops.maximum(present, 1.0)
-        accuracy = ops.sum(hits) / ops.maximum(ops.sum(true), 1.0)
-        invalid = counts[-1] > 0
-        nan = float("nan")
-        return ops.where(invalid, nan, mean), ops.where(invalid, nan, accuracy)
-
-    def confusion_matrix(self):
-        """Return the exact counts so far, copied to the host.
-
-        Returns:
-            int64 NumPy array `(num_classes, num_classes)`, rows true, columns
-            predicted.
-
-        Raises:
-            ValueError: If a label was neither a class nor `ignore_label`.
-        """
-        low, high = (
-            ops.convert_to_numpy(limb.value).astype(np.int64)
-            for limb in (self.low, self.high)
-        )
-        counts = (high << LIMB_BITS) + low
-        if counts[-1]:
-            raise ValueError(
-                f"{counts[-1]} pixels had a label that is neither in [0, "
-                f"{self.num_classes}) nor ignore_label={self.ignore_label}, "
-                "so the counts are not complete. Map such values to a class "
-                "or to `ignore_label`, then call `reset_state()`."
-            )
-        return counts[:-1].reshape(self.num_classes, self.num_classes)
-
-    def get_config(self):
-        return {
-            "num_classes": self.num_classes,
-            "ignore_label": self.ignore_label,
-            "name": self.name,
-        }
-
-
 @keras.saving.register_keras_serializable(package="keras_danet")
-class SegmentationMetrics(_ConfusionMatrixMetric):
+class SegmentationMetrics(keras.Metric):
     """Mean IoU and pixel accuracy from one exact confusion matrix.
 
     `fit` and `evaluate` log them as `mean_iou` and `pixel_accuracy` (and
-    `val_...`). One pass over the logits serves both. Counts are integers in two
-    limbs, exact on every backend up to 2**61 pixels a cell (fewer than 2**30
-    pixels an update), so the scores do not depend on the batch size. Left
-    out: pixels labelled `ignore_label`, pixels of weight 0, and from the mean
-    classes that are in neither truth nor prediction. Both scores are 0 before
-    the first pixel and NaN once a label was neither a class nor
-    `ignore_label`; `confusion_matrix()` then raises.
+    `val_...`), without a prefix for the output. One pass over the logits serves
+    both. Counts are integers in two limbs, exact on every backend to 2**61
+    pixels a cell (fewer than 2**30 pixels an update), so neither batch size nor
+    number of devices matters. Left out are pixels labelled `ignore_label` or
+    of weight 0 and, from the mean, classes in neither truth nor prediction.
+    Scores are 0 before the first pixel, and NaN once a label was neither a
+    class nor `ignore_label`: `confusion_matrix()` then raises ValueError.
 
-    A callback that monitors `val_mean_iou` needs `mode="max"`: Keras finds the
-    direction only of a metric with that very name, such as `MeanIoU`.
+    A callback that monitors `val_mean_iou` needs `mode="max"`, or this metric
+    the name `"mean_iou"`: by its name Keras finds whether up is better.
 
     Args:
         num_classes: Integer of at least 2, the number of classes.
-        ignore_label: Integer, the label of pixels to leave out. Defaults to
-            255.
-        name: String, the name of the metric. Defaults to
-            `"segmentation_metrics"`; the logs do not show it.
+        ignore_label: Integer, the label to leave out. Defaults to 255.
+        name: String. Defaults to `"segmentation_metrics"`.
 
-    Call arguments: see `update_state`: integer labels and logits.
+    Call arguments:
+        y_true: Labels `(batch, height, width)` or `(..., 1)`, of any dtype.
+        y_pred: Logits `(batch, height, width, num_classes)`.
+        sample_weight: `None`, or weights `(batch,)` or of `y_true`'s shape: a
+            pixel of weight 0 is left out, any other counts once.
 
     Raises:
-        ValueError: If `num_classes` is below 2, or shapes do not fit.
+        ValueError: If `num_classes` is below 2, or the shapes do not fit.
 
     Example:
 
@@ -320,30 +166,141 @@ class SegmentationMetrics(_ConfusionMatrixMetric):
     def __init__(
         self, num_classes, ignore_label=255, name="segmentation_metrics"
     ):
-        super().__init__(num_classes, ignore_label, name)
+        super().__init__(name=name)
+        if int(num_classes) != num_classes or num_classes < 2:
+            raise ValueError(
+                "`num_classes` must be an integer of at least 2. Received: "
+                f"num_classes={num_classes}. For a binary mask use 2 classes."
+            )
+        self._direction = "up"  # what `ModelCheckpoint(mode="auto")` reads
+        self.num_classes = int(num_classes)
+        self.ignore_label = ignore_label
+        self._table_rows = max(self.num_classes, 256)
+        # The last element counts invalid labels. "int" is int64 on TensorFlow,
+        # which keeps int32 variables off the GPU, and int32 elsewhere.
+        shape = (self.num_classes**2 + 1,)
+        self.low = self.add_variable(shape, "zeros", dtype="int", name="low")
+        self.high = self.add_variable(shape, "zeros", dtype="int", name="high")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        y_true = ops.convert_to_tensor(y_true)
+        y_pred = ops.convert_to_tensor(y_pred)
+        if getattr(y_true.shape, "rank", 0) is None:
+            # A TensorFlow function that met both forms of labels.
+            y_true = ops.reshape(y_true, ops.shape(y_pred)[:-1])
+        self._check_shapes(y_true.shape, y_pred.shape)
+        predicted = _predicted_class(y_pred, self.num_classes)
+        row = self._pixel_rows(y_true, sample_weight)
+        index = ops.reshape(row * self.num_classes + predicted, (-1,))
+        counts = _histogram(index, (self._table_rows + 2) * self.num_classes)
+        counts = ops.reshape(counts, (-1, self.num_classes))[:-1]
+        kept = np.append(np.arange(self._table_rows) != self.ignore_label, True)
+        counts = ops.multiply(counts, kept[:, None].astype("int32"))
+        invalid = ops.sum(counts[self.num_classes :])
+        counts = ops.append(counts[: self.num_classes], invalid)
+        low = self.low + ops.cast(counts, self.low.dtype)
+        self.high.assign(self.high + ops.right_shift(low, LIMB_BITS))
+        self.low.assign(ops.bitwise_and(low, 2**LIMB_BITS - 1))
+
+    def _check_shapes(self, label, logits):
+        fits = len(logits) == 4 and logits[-1] == self.num_classes
+        fits = fits and (len(label) == 3 or (len(label) == 4 and label[3] == 1))
+        if not fits or any(
+            None not in pair and pair[0] != pair[1]
+            for pair in zip(label[:3], logits[:3], strict=True)
+        ):
+            raise ValueError(
+                "Expected `y_true` (batch, height, width) or (batch, height, "
+                "width, 1) and `y_pred` (batch, height, width, "
+                f"{self.num_classes}). Received: y_true.shape={tuple(label)}, "
+                f"y_pred.shape={tuple(logits)}. Give the metric the model's "
+                "`num_classes`, and resize logits to labels."
+            )
+
+    def _pixel_rows(self, y_true, sample_weight):
+        # One row per label value, one for invalid labels, one left out. Each
+        # step may be a pass over the image: uint8 is sorted out afterwards.
+        if len(y_true.shape) == 4:
+            y_true = ops.squeeze(y_true, axis=-1)
+        dtype = keras.backend.standardize_dtype(y_true.dtype)
+        label = ops.cast(y_true, "int32")
+        if dtype == "uint8" and sample_weight is None:
+            return label
+        # Fractions, NaN and integers beyond int32 do not survive the cast.
+        whole = ops.cast(label, dtype) == y_true
+        valid = ops.logical_and(label >= 0, label < self.num_classes)
+        valid = ops.logical_and(valid, whole)
+        left_out = ops.logical_and(label == self.ignore_label, whole)
+        if sample_weight is not None:
+            weight = ops.convert_to_tensor(sample_weight)
+            if len(weight.shape) == 4:
+                weight = ops.squeeze(weight, axis=-1)
+            elif len(weight.shape) == 1:
+                weight = weight[:, None, None]
+            left_out = ops.logical_or(left_out, weight == 0)
+        row = ops.where(valid, label, self._table_rows)
+        return ops.where(left_out, self._table_rows + 1, row)
 
     def result(self):
-        mean, accuracy = self._scores()
-        return {"mean_iou": mean, "pixel_accuracy": accuracy}
+        counts = ops.cast(self.high, "float32") * 2.0**LIMB_BITS
+        counts = counts + ops.cast(self.low, "float32")
+        matrix = ops.reshape(counts[:-1], (self.num_classes, -1))
+        hits = ops.diagonal(matrix)
+        true = ops.sum(matrix, axis=1)
+        union = true + ops.sum(matrix, axis=0) - hits
+        present = ops.sum(ops.cast(union > 0, "float32"))
+        iou = hits / ops.maximum(union, 1.0)
+        mean = ops.sum(iou) / ops.maximum(present, 1.0)
+        accuracy = ops.sum(hits) / ops.maximum(ops.sum(true), 1.0)
+        poison = ops.where(counts[-1] > 0, float("nan"), 1.0)
+        return {"mean_iou": mean * poison, "pixel_accuracy": accuracy * poison}
+
+    def confusion_matrix(self):
+        """The exact int64 NumPy matrix so far, rows true, columns predicted."""
+        low = ops.convert_to_numpy(self.low.value).astype(np.int64)
+        high = ops.convert_to_numpy(self.high.value).astype(np.int64)
+        counts = (high << LIMB_BITS) + low
+        if counts[-1]:
+            raise ValueError(
+                f"{counts[-1]} pixels had a label neither in [0, "
+                f"{self.num_classes}) nor ignore_label={self.ignore_label}. "
+                "Map it to one of these, then call `reset_state()`."
+            )
+        return counts[:-1].reshape(self.num_classes, self.num_classes)
+
+    def get_config(self):
+        return {
+            "num_classes": self.num_classes,
+            "ignore_label": self.ignore_label,
+            "name": self.name,
+        }
 
 
 @keras.saving.register_keras_serializable(package="keras_danet")
-class MeanIoU(_ConfusionMatrixMetric):
-    """The mean IoU of `SegmentationMetrics` alone, a scalar."""
+class MeanIoU(SegmentationMetrics):
+    """The mean IoU of `SegmentationMetrics` alone, a scalar.
+
+    Args:
+        num_classes, ignore_label, name: those of `SegmentationMetrics`.
+    """
 
     def __init__(self, num_classes, ignore_label=255, name="mean_iou"):
         super().__init__(num_classes, ignore_label, name)
 
     def result(self):
-        return self._scores()[0]
+        return super().result()["mean_iou"]
 
 
 @keras.saving.register_keras_serializable(package="keras_danet")
-class PixelAccuracy(_ConfusionMatrixMetric):
-    """The pixel accuracy of `SegmentationMetrics` alone, a scalar."""
+class PixelAccuracy(SegmentationMetrics):
+    """The pixel accuracy of `SegmentationMetrics` alone, a scalar.
+
+    Args:
+        num_classes, ignore_label, name: those of `SegmentationMetrics`.
+    """
 
     def __init__(self, num_classes, ignore_label=255, name="pixel_accuracy"):
         super().__init__(num_classes, ignore_label, name)
 
     def result(self):
-        return self._scores()[1]
+        return super().result()["pixel_accuracy"]

@@ -30,7 +30,8 @@ class SGD(keras.optimizers.SGD):
     >>> weight = keras.Variable([1.0])
     >>> optimizer = keras_danet.SGD(0.1, weight_decay=0.5)
     >>> optimizer.apply([keras.ops.array([1.0])], [weight])
-    >>> round(float(weight[0]), 4)  # 1 - 0.1 * (1 + 0.5 * 1)
+    >>> value = keras.ops.convert_to_numpy(weight)[0]
+    >>> round(float(value), 4)  # 1 - 0.1 * (1 + 0.5 * 1)
     0.85
     """
 

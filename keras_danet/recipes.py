@@ -108,7 +108,10 @@ def load_recipe(path):
     if spec is None:
         raise ValueError(f"{path} is no Python file; a recipe ends in .py.")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, NameError, TypeError, ImportError) as error:
+        raise ValueError(f"{path} cannot be run: {error}") from error
     config = getattr(module, "config", None)
     if not isinstance(config, TrainConfig):
         raise ValueError(

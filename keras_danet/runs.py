@@ -13,6 +13,7 @@ from importlib import metadata
 
 import keras
 
+from keras_danet.checkpointing import save_text
 from keras_danet.data.datasets import get_dataset
 from keras_danet.data.files import find_pairs
 from keras_danet.data.files import read_image
@@ -62,7 +63,7 @@ def write_run_config(run, config, root, distribute, devices, recipe):
             "T", "seconds"
         ),
     }
-    (run / "config.json").write_text(json.dumps(content, indent=1) + "\n")
+    save_text(json.dumps(content, indent=1) + "\n", run / "config.json")
 
 
 def read_run_config(run):

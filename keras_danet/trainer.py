@@ -8,6 +8,7 @@ import keras
 from keras_danet import distribution
 from keras_danet import runs
 from keras_danet.checkpointing import BestModel
+from keras_danet.checkpointing import HistoryFile
 from keras_danet.data.datasets import get_dataset
 from keras_danet.data.files import find_pairs
 from keras_danet.data.plan import steps_per_epoch
@@ -139,7 +140,7 @@ def _train(config, run, distribute, devices, recipe, verbose):
             callbacks=[
                 StopAtNaN(),
                 BestModel(run / "model.keras"),
-                keras.callbacks.CSVLogger(str(run / "history.csv")),
+                HistoryFile(run / "history.csv"),
             ],
             # The plan has its own order; Keras would warn that it cannot.
             shuffle=False,

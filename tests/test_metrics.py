@@ -193,13 +193,26 @@ def test_perfect_is_exactly_one_and_nothing_is_zero(metric_class):
     assert metric.confusion_matrix().sum() == 0
 
 
-@pytest.mark.parametrize("wrong", [4, 17, 254, -1, 1.5, np.nan, 2.0**32 + 1])
-def test_an_invalid_label_gives_nan(wrong):
-    label, logits, _ = example(4)
-    label = label.astype("float64" if wrong % 1 else "int64")
-    label[0, 0, 0] = wrong
-    if BACKEND == "jax" and abs(wrong) > 2**31:
+@pytest.mark.parametrize(
+    ("wrong", "dtype"),
+    [
+        (4, "uint8"),
+        (254, "uint8"),
+        (4, "int32"),
+        (-1, "int32"),
+        (256, "int32"),
+        (2**32 + 255, "int64"),
+        (1.5, "float32"),
+        (255.5, "float32"),
+        (np.nan, "float32"),
+    ],
+)
+def test_an_invalid_label_gives_nan(wrong, dtype):
+    if BACKEND == "jax" and dtype == "int64":
         pytest.skip("JAX itself cuts int64 arrays to int32")
+    label, logits, _ = example(4)
+    label = label.astype(dtype)
+    label[0, 0, 0] = wrong
     metric = SegmentationMetrics(4)
     metric.update_state(label, logits)
     assert np.isnan(list(result_of(metric).values())).all()
@@ -210,18 +223,27 @@ def test_an_invalid_label_gives_nan(wrong):
     assert metric.confusion_matrix().sum() == (label[1:] != 255).sum()
 
 
-def test_ignore_label_is_free_to_choose():
+@pytest.mark.parametrize(
+    ("ignore_label", "dtype"),
+    [(0, "uint8"), (0, "int32"), (254, "uint8"), (-1, "int32"), (256, "int32")],
+)
+def test_ignore_label_is_free_to_choose(ignore_label, dtype):
     label, logits, prediction = example(4)
     expected = counted(label, prediction, 4)
-    signed = np.where(label == 255, -1, label.astype("int32"))
-    metric = SegmentationMetrics(4, ignore_label=-1)
-    metric.update_state(signed, logits)
+    expected[ignore_label == np.arange(4)] = 0
+    label = np.where(label == 255, ignore_label, label.astype(dtype))
+    metric = SegmentationMetrics(4, ignore_label=ignore_label)
+    metric.update_state(label.astype(dtype), logits)
     np.testing.assert_array_equal(metric.confusion_matrix(), expected)
 
-    metric = SegmentationMetrics(4, ignore_label=0)
-    metric.update_state(np.where(label == 255, 0, label), logits)
-    expected[0] = 0
-    np.testing.assert_array_equal(metric.confusion_matrix(), expected)
+
+def test_more_classes_than_uint8_holds():
+    label, logits, prediction = example(300, used=250)
+    metric = SegmentationMetrics(300)
+    metric.update_state(label, logits)
+    np.testing.assert_array_equal(
+        metric.confusion_matrix(), counted(label, prediction, 300)
+    )
 
 
 @pytest.mark.parametrize("form", ["pixel", "pixel_channel", "example"])

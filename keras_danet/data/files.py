@@ -279,6 +279,8 @@ def _open(path, formats):
     Image.MAX_IMAGE_PIXELS = None
     try:
         return Image.open(path, formats=formats)
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise _unreadable(path, error) from error
     finally:
@@ -299,8 +301,8 @@ def _load(path, formats=DATA_FORMATS):
 
 def _unreadable(path, error):
     return ValueError(
-        f"{path} cannot be read: {error}. Expected a complete PNG or JPEG "
-        "file; replace it, or remove its line from the split list."
+        f"{path} cannot be read: {error}. Expected a complete PNG, JPEG or "
+        "other known image file; replace it, or leave it out."
     )
 
 

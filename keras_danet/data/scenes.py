@@ -127,10 +127,10 @@ def _sky_colours(rng, light):
 def _wall_colour(scene):
     rng, kind = scene.rng, scene.rng.random()
     if kind < 0.35:
-        return _grey(rng, 50, 215, 12)
-    if kind < 0.7:  # brick and plaster
+        return _grey(rng, 60, 215, 12)
+    if kind < 0.8:  # brick and plaster
         return _paint(rng, (0.0, 0.14), (0.2, 0.65), (0.35, 0.9))
-    if kind < 0.85:  # glass that mirrors the sky
+    if kind < 0.9:  # glass that mirrors the sky
         return scene.sky[rng.integers(2)] * rng.uniform(0.8, 1.05)
     return _paint(rng)
 
@@ -138,7 +138,7 @@ def _wall_colour(scene):
 def _draw_sky(scene):
     rng, (top, bottom) = scene.rng, scene.sky
     width, height = scene.numbers.size
-    for part in np.linspace(0, 1, 10, endpoint=False):
+    for part in np.linspace(0, 1, 20, endpoint=False):
         box = 0, scene.horizon * part, width, height
         colour = top + (bottom - top) * part
         scene.paint(scene.pen.rectangle, box, SKY, colour, 2)
@@ -165,11 +165,11 @@ def _draw_sky(scene):
 def _draw_ground(scene):
     """Pavement everywhere, the road on it, and what is painted on both."""
     rng, (left, right), near = scene.rng, scene.kerbs, scene.near
-    road = _grey(rng, 55, 150, 10)
+    road = _grey(rng, 55, 125)
     kind = rng.random()
     if kind < 0.6:
-        pavement = _grey(rng, 70, 190, 14)
-    elif kind < 0.8:
+        pavement = _grey(rng, 95, 190, 10)
+    elif kind < 0.85:
         pavement = _paint(rng, (0.0, 0.12), (0.1, 0.45), (0.4, 0.75))
     else:
         pavement = road + rng.uniform(-12, 12)
@@ -251,7 +251,7 @@ def _draw_tree(scene, x, z):
     bark = _paint(rng, (0.04, 0.12), (0.1, 0.5), (0.2, 0.5))
     scene.shadow(x - 1.0, x + 1.6, z - 0.8, z + 0.8)
     scene.upright(x - half, x + half, 0, trunk + 1, z, TREE, bark)
-    season = (0.2, 0.4) if rng.random() < 0.75 else (0.03, 0.16)
+    season = (0.22, 0.38) if rng.random() < 0.85 else (0.03, 0.16)
     leaf = _paint(rng, season, (0.25, 0.7), (0.25, 0.65))
     for _ in range(rng.integers(6, 12)):
         size = radius * rng.uniform(0.4, 0.75)
@@ -263,8 +263,8 @@ def _draw_tree(scene, x, z):
 def _draw_pole(scene, x, z):
     """A lamp post, a traffic light or a sign; the plate is part of the pole."""
     rng, kind = scene.rng, scene.rng.integers(3)
-    half = max(rng.uniform(0.2, 0.28), 1.5 * z / scene.focal)
-    metal = _grey(rng, 30, 230) if rng.random() < 0.75 else _paint(rng)
+    half = max(rng.uniform(0.22, 0.3), 1.5 * z / scene.focal)
+    metal = _grey(rng, 30, 130) if rng.random() < 0.7 else _paint(rng)
     top = rng.uniform(4, 6.5) if kind == 0 else rng.uniform(2.6, 3.8)
     scene.shadow(x - half, x + 2, z - 0.2, z + 0.2)
     scene.upright(x - half, x + half, 0, top, z, POLE, metal)
@@ -348,22 +348,22 @@ def _place_on_pavements(scene):
     """Yields (z, x, draw) of what stands beside both kerbs."""
     rng = scene.rng
     for kerb, wall in zip(scene.kerbs, scene.walls, strict=True):
-        for z in np.arange(rng.uniform(4.5, 8), 15, rng.uniform(5, 8)):
+        for z in np.arange(rng.uniform(4.5, 7), 13, rng.uniform(4.5, 7)):
             yield z, kerb + np.sign(kerb) * 0.45, _draw_pole
         if rng.random() < 0.75:
             for z in np.arange(rng.uniform(6, 11), 22, rng.uniform(5, 9)):
-                x = kerb + np.sign(kerb) * rng.uniform(0.5, 1.4)
+                x = kerb + np.sign(kerb) * rng.uniform(0.9, 2.2)
                 yield z, x, _draw_tree
-        for _ in range(rng.integers(1, 4)):
+        for _ in range(rng.integers(1, 5)):
             x = kerb + (wall - kerb) * rng.uniform(0.25, 0.85)
-            yield rng.uniform(4.5, 9), x, _draw_pedestrian
+            yield rng.uniform(5, 9), x, _draw_pedestrian
 
 
 def _place_on_road(scene):
     """Yields (z, x, draw) of traffic, parked cars and those who cross."""
     rng, (left, right), street = scene.rng, scene.kerbs, scene.crossing
-    lanes = [(0.0, 7, 0.6), (-3.2 if left < -4.5 else left + 1.1, 5, 0.7)]
-    lanes += [(right - 1.1, 5, 0.8)] if right > 3.2 else []
+    lanes = [(0.0, 6, 0.75), (max(left + 1.2, -3.2), 4.5, 0.8)]
+    lanes += [(right - 1.1, 5, 0.8)] if right > 2.8 else []
     lanes += [(left + 1.1, 5, 0.8)] if left < -5.4 else []
     for x, first, chance in lanes:
         z = first + rng.uniform(0, 6)
@@ -416,18 +416,18 @@ def _develop(scene):
     image[ground & np.asarray(scene.shadows)] *= rng.uniform(0.5, 0.8)
     if scene.light == "overcast":
         mean = image.mean(-1, keepdims=True)
-        image = mean + rng.uniform(0.4, 0.8) * (image - mean)
+        image = mean + rng.uniform(0.6, 0.9) * (image - mean)
     gain = rng.uniform(0.85, 1.1)
     if scene.light == "dusk":
-        gain *= rng.uniform(0.55, 0.8)
+        gain *= rng.uniform(0.65, 0.85)
     rows = 1 + rng.uniform(-0.15, 0.15) * np.linspace(-1, 1, height)
     columns = gain + rng.uniform(-0.2, 0.2) * np.linspace(-1, 1, width)
     image *= np.multiply.outer(rows, columns)[..., None]
-    image *= rng.uniform(0.92, 1.08, 3)
+    image *= rng.uniform(0.94, 1.06, 3)
     image = Image.fromarray(image.clip(0, 255).astype("uint8"))
     image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.7)))
     noise = rng.standard_normal((height, width, 3), "float32")
-    image = image + noise * np.float32(rng.uniform(1, 5))
+    image = image + noise * np.float32(rng.uniform(1, 4))
     return image.clip(0, 255).astype("uint8"), label
 
 

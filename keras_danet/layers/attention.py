@@ -83,6 +83,13 @@ class _Attention(keras.layers.Layer):
         return {**super().get_config(), "data_format": self.data_format}
 
 
+def _softmax(energy):
+    # Of one element it is 1, and Keras warns of a mistake.
+    if energy.shape[-1] == 1:
+        return ops.ones_like(energy)
+    return ops.softmax(energy, axis=-1)
+
+
 @keras.saving.register_keras_serializable(package="keras_danet")
 class PositionAttention(_Attention):
     """Lets every position gather features from all positions like it.
@@ -182,7 +189,7 @@ class PositionAttention(_Attention):
         value = self._to_rows(self.value(inputs))
 
         energy = ops.matmul(query, ops.transpose(key, (0, 2, 1)))
-        scores = ops.softmax(energy, axis=-1)
+        scores = _softmax(energy)
         rows = ops.matmul(scores, ops.cast(value, wide))
         output = self._add_to_input(inputs, rows)
         return (output, scores) if return_attention_scores else output
@@ -259,7 +266,7 @@ class ChannelAttention(_Attention):
         energy = ops.matmul(ops.transpose(rows, (0, 2, 1)), rows)
         # softmax subtracts each row's maximum itself, so softmax(-energy) is
         # softmax(max - energy) without a second pass over the map.
-        scores = ops.softmax(-energy, axis=-1)
+        scores = _softmax(-energy)
         attended = ops.matmul(rows, ops.transpose(scores, (0, 2, 1)))
         output = self._add_to_input(inputs, attended)
         return (output, scores) if return_attention_scores else output

@@ -68,8 +68,9 @@ class BilinearResize(keras.layers.Layer):
 
     Call arguments:
         inputs: feature map of floats.
-        size: `(height, width)` as positive integers, or an image tensor of
-            the same `data_format` whose height and width are taken.
+        size: `(height, width)` as positive integers, given by keyword as
+            Keras wants it of all that is no tensor; or an image tensor of the
+            same `data_format` whose height and width are taken.
 
     Input shape:
         `(batch, height, width, channels)`, or `(batch, channels, height,
@@ -87,7 +88,7 @@ class BilinearResize(keras.layers.Layer):
 
     >>> layer = keras_danet.layers.BilinearResize()
     >>> x = np.array([[0.0, 2.0]], "float32").reshape((1, 1, 2, 1))
-    >>> keras.ops.convert_to_numpy(layer(x, (1, 3))).ravel().tolist()
+    >>> keras.ops.convert_to_numpy(layer(x, size=(1, 3))).ravel().tolist()
     [0.0, 1.0, 2.0]
     """
 
@@ -125,7 +126,7 @@ class BilinearResize(keras.layers.Layer):
         shape = ops.shape(inputs)
         vertical, horizontal = (
             interpolation_matrix(
-                shape[axis], length, self.align_corners, inputs.dtype
+                shape[axis], length, self.align_corners, self.compute_dtype
             )
             for axis, length in zip(
                 spatial_axes(self.data_format), target, strict=True
@@ -133,13 +134,16 @@ class BilinearResize(keras.layers.Layer):
         )
         if self.data_format == "channels_first":
             rows = ops.matmul(vertical, inputs)
-            return ops.matmul(rows, ops.transpose(horizontal))
-        # Rows first: it is the cheap one of the two while the map is narrow.
-        flat = ops.reshape(inputs, (-1, shape[1], shape[2] * shape[3]))
-        rows = ops.reshape(
-            ops.matmul(vertical, flat), (-1, target[0], shape[2], shape[3])
-        )
-        return ops.matmul(horizontal, rows)
+            output = ops.matmul(rows, ops.transpose(horizontal))
+        else:
+            # Rows first: the map is still narrow.
+            flat = ops.reshape(inputs, (-1, shape[1], shape[2] * shape[3]))
+            rows = ops.reshape(
+                ops.matmul(vertical, flat), (-1, target[0], shape[2], shape[3])
+            )
+            output = ops.matmul(horizontal, rows)
+        # Some backends multiply float64 in float32.
+        return ops.cast(output, self.compute_dtype)
 
     def compute_output_spec(self, inputs, size):
         shape = self.compute_output_shape(inputs.shape, size)

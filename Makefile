@@ -1,0 +1,88 @@
+# `make demo` and `make test` set themselves up; they need Python >= 3.11.
+PYTHON ?= python3
+VENV ?= .venv
+RUN ?= saved_models/scenes_demo
+
+# Without them every command of TensorFlow begins with lines about CPUs.
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest -q --durations=5
+
+.PHONY: help demo test test-tensorflow test-jax test-torch test-alone lint \
+	format check bench-metrics clean
+
+help:
+	@echo "make demo    train, evaluate, predict and export on drawn scenes"
+	@echo "make test    the whole suite on TensorFlow, JAX and torch"
+	@echo "make lint    ruff: format and rules        make format  mend them"
+	@echo "make check   lint and test"
+
+# Stamps: set up once, and again when what is needed changes.
+$(VENV)/demo.stamp: pyproject.toml constraints.txt
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@echo "Installing TensorFlow and what the demo needs into $(VENV) ..."
+	@$(PIP) -c constraints.txt -e ".[tensorflow,viz,export]"
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml constraints.txt
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@echo "Installing TensorFlow, JAX, torch and the test tools into $(VENV) ..."
+	@$(PIP) -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: export KERAS_BACKEND = tensorflow
+demo: $(VENV)/demo.stamp
+	@echo "== 1/5 drawing scenes and training DANet-ResNet18 on them"
+	@$(BIN)/keras-danet train training/scenes_danet_resnet18.py \
+		--output $(RUN) --overwrite
+	@echo "== 2/5 evaluating on scenes it never saw"
+	@$(BIN)/keras-danet evaluate $(RUN)
+	@echo "== 3/5 drawing overlays and attention maps"
+	@$(BIN)/keras-danet predict $(RUN) $(RUN)/scenes/val/*000[0-3].png \
+		--output $(RUN)/pictures --attention
+	@echo "== 4/5 exporting to SavedModel and checking it"
+	@$(BIN)/keras-danet export $(RUN) --format saved_model
+	@echo "== 5/5 exporting to TFLite and checking it"
+	@$(BIN)/keras-danet export $(RUN) --format tflite
+	@echo
+	@echo "Everything lies in $(RUN):"
+	@echo "  model.keras    the best epoch's model      report.json  its IoU"
+	@echo "  history.csv    the figures of every epoch  config.json  how"
+	@echo "  pictures/      labels, overlays, attention scenes/      the data"
+	@echo "  exports/       saved_model/, model.tflite and their checks"
+	@echo "Try next:"
+	@echo "  $(BIN)/keras-danet predict $(RUN) YOUR_PHOTO.jpg --output pictures"
+	@echo "  $(BIN)/keras-danet train training/camvid_danet_resnet18.py --data CamVid"
+
+# One process per backend: they cannot share one.
+test: test-tensorflow test-jax test-torch test-alone
+
+test-tensorflow test-jax test-torch: test-%: $(VENV)/dev.stamp
+	@echo "== the suite on $*"
+	@KERAS_BACKEND=$* $(PYTEST)
+
+test-alone: $(VENV)/dev.stamp
+	@echo "== without TensorFlow"
+	@KERAS_BACKEND=torch $(BIN)/python tests/without_tensorflow.py
+	@KERAS_BACKEND=jax $(BIN)/python tests/without_tensorflow.py
+
+lint: $(VENV)/dev.stamp
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+format: $(VENV)/dev.stamp
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+check: lint test
+
+# One update of the metric beside argmax, on each backend.
+bench-metrics: $(VENV)/dev.stamp
+	@for backend in tensorflow jax torch; do \
+		KERAS_BACKEND=$$backend $(BIN)/python benchmarks/metrics.py; \
+	done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

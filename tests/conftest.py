@@ -1,0 +1,25 @@
+import os
+import pathlib
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+# Importing torch after TensorFlow aborts the process on some machines.
+if os.environ.get("KERAS_BACKEND") == "torch":
+    import torch  # noqa: F401
+
+# tests/references.py is shared by tests in several folders.
+sys.path.insert(0, str(ROOT / "tests"))
+
+
+@pytest.fixture(scope="session")
+def camvid_root():
+    root = pathlib.Path(
+        os.environ.get("KERAS_DANET_CAMVID", SHARED / "data" / "camvid")
+    )
+    if not root.is_dir():
+        pytest.skip(f"CamVid is not at {root}; set KERAS_DANET_CAMVID")
+    return root

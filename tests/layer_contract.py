@@ -1,0 +1,71 @@
+"""What every layer of the package promises, whatever it computes."""
+
+import keras
+import numpy as np
+
+POLICIES = ("float32", "float64", "bfloat16", "mixed_bfloat16", "mixed_float16")
+
+
+def to_numpy(x):
+    return np.asarray(keras.ops.convert_to_numpy(x), "float64")
+
+
+def check_config(layer):
+    """The config is the constructor's arguments, and goes round."""
+    config = layer.get_config()
+    copy = type(layer).from_config(config)
+    assert copy.get_config() == config
+    registered = keras.saving.serialize_keras_object(layer)
+    assert registered["registered_name"].startswith("keras_danet>")
+    again = keras.saving.deserialize_keras_object(registered)
+    assert again.get_config() == config
+
+
+def check_shapes(layer, shapes, **keywords):
+    """The symbolic output is what a call gives, for known and unknown sizes."""
+    for shape in shapes:
+        x = np.random.default_rng(0).standard_normal(shape)
+        given = layer(x.astype("float32"), **keywords)
+        known = layer(keras.KerasTensor(shape), **keywords)
+        unknown = layer(
+            keras.KerasTensor(
+                [
+                    None if axis in _free_axes(layer) else n
+                    for axis, n in enumerate(shape)
+                ]
+            ),
+            **keywords,
+        )
+        outputs = keras.tree.flatten(given)
+        for output, symbolic, free in zip(
+            outputs,
+            keras.tree.flatten(known),
+            keras.tree.flatten(unknown),
+            strict=True,
+        ):
+            assert tuple(output.shape) == tuple(symbolic.shape)
+            dtype = keras.backend.standardize_dtype(output.dtype)
+            assert dtype == symbolic.dtype == free.dtype
+            assert len(free.shape) == len(output.shape)
+            assert all(
+                a in (None, b)
+                for a, b in zip(free.shape, output.shape, strict=True)
+            )
+
+
+def _free_axes(layer):
+    return (0, 2, 3) if layer.data_format == "channels_first" else (0, 1, 2)
+
+
+def check_policies(make, x, **keywords):
+    """Under every policy the output is finite and has the policy's dtype."""
+    for name in POLICIES:
+        layer = make(dtype=name)
+        output = layer(x, **keywords)
+        policy = keras.dtype_policies.get(name)
+        dtype = keras.backend.standardize_dtype(output.dtype)
+        if keras.backend.backend() == "jax" and name == "float64":
+            assert dtype in ("float32", "float64")  # JAX without x64
+        else:
+            assert dtype == policy.compute_dtype
+        assert np.isfinite(to_numpy(output)).all()

@@ -1,0 +1,132 @@
+"""The house's table of who may import whom (see the README), held by `ast`."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "keras_danet"
+
+# Arrows point downwards: a module imports from rows above its own, and from
+# the modules of its own row where that makes no circle.
+ROWS = (
+    {"data.datasets", "data.plan", "data.scenes", "layers"},
+    {"data.files", "data.augment"},
+    {"data.pipeline", "losses", "metrics", "optimizers", "models.checkpoints"},
+    {"models.resnet"},
+    {"models.danet"},
+    {"models", "recipes", "checkpointing", "distribution"},
+    {"inference", "visualization", "runs"},
+    {"trainer", "evaluation", "export"},
+    {"", "cli"},
+    {"__main__"},
+)
+TENSORFLOW = {"data/augment.py", "data/pipeline.py"}
+TENSORFLOW_LAZILY = {"export.py", "distribution.py"}
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        yield path, name
+
+
+def row(name):
+    for index, names in enumerate(ROWS):
+        if name in names or (index == 0 and name.startswith("layers.")):
+            return index
+    raise AssertionError(f"{name} has no row in the architecture table")
+
+
+def imports(path, top_level_only=False):
+    tree = ast.parse(path.read_text())
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            for alias in node.names:
+                inside = f"{node.module}.{alias.name}"
+                is_module = (ROOT / inside.replace(".", "/")).is_dir() or (
+                    ROOT / (inside.replace(".", "/") + ".py")
+                ).is_file()
+                yield inside if is_module else node.module
+
+
+@pytest.mark.parametrize(
+    "path, name", list(modules()), ids=[n or "init" for _, n in modules()]
+)
+def test_arrows_point_one_way(path, name):
+    if name in ("data",):
+        return
+    for imported in imports(path):
+        if not imported.startswith("keras_danet"):
+            continue
+        target = imported.removeprefix("keras_danet").lstrip(".")
+        if target in ("", "data"):
+            assert row(name) >= row(""), f"{name} imports the package"
+            continue
+        same_folder = name.split(".")[0] == target.split(".")[0]
+        assert row(target) < row(name) or (
+            row(target) == row(name) and (same_folder or name == "cli")
+        ), f"{name} imports {target}"
+
+
+def test_tensorflow_is_imported_where_it_may_be():
+    for path, _ in modules():
+        file = path.relative_to(PACKAGE).as_posix()
+        at_all = any(i.split(".")[0] == "tensorflow" for i in imports(path))
+        first = any(
+            i.split(".")[0] == "tensorflow" for i in imports(path, True)
+        )
+        assert not at_all or file in TENSORFLOW | TENSORFLOW_LAZILY, file
+        assert not first or file in TENSORFLOW, file
+
+
+def test_optional_packages_are_imported_lazily():
+    for path, _ in modules():
+        optional = {"jax", "torch", "matplotlib", "ai_edge_litert"}
+        found = {i.split(".")[0] for i in imports(path, True)} & optional
+        assert not found, f"{path.name} imports {found} at once"
+
+
+def test_no_drawers_and_no_unsafe_loading():
+    for path, _ in modules():
+        assert path.stem not in ("utils", "common", "helpers")
+        text = path.read_text()
+        for unsafe in ("safe_mode=False", "allow_pickle", "pickle", "Lambda("):
+            assert unsafe not in text, f"{path.name}: {unsafe}"
+        assert "keras.src" not in text
+
+
+def test_layers_are_not_made_in_call():
+    for path, _ in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name == "call":
+                made = [
+                    ast.unparse(n.func)
+                    for n in ast.walk(node)
+                    if isinstance(n, ast.Call)
+                    and ast.unparse(n.func).startswith(
+                        ("layers.", "keras.layers.")
+                    )
+                ]
+                assert not made, f"{path.name} makes {made} in call"
+
+
+def test_only_the_package_is_packaged():
+    script = (
+        "from setuptools import find_packages;"
+        "print(sorted({p.split('.')[0] for p in find_packages("
+        "include=['keras_danet', 'keras_danet.*'])}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT
+    )
+    if done.returncode:
+        pytest.skip("setuptools is not installed")
+    assert done.stdout.strip() == "['keras_danet']"

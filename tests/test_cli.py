@@ -1,0 +1,177 @@
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_danet.cli import main
+
+pytest.importorskip("tensorflow", reason="training reads data with tf.data")
+
+RECIPE = """
+from keras_danet import TrainConfig
+
+config = TrainConfig(
+    dataset="scenes",
+    epochs=1,
+    batch_size=4,
+    crop_size=(48, 64),
+    val_batch_size=4,
+    depth=18,
+    filters=8,
+    jit_compile=False,
+)
+"""
+
+
+def run_cli(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "keras_danet", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    """A folder with tiny scenes and a recipe for them."""
+    from keras_danet.data.scenes import write_scenes
+
+    folder = tmp_path_factory.mktemp("workshop")
+    write_scenes(
+        folder / "scenes", splits={"train": 8, "val": 3}, size=(48, 64)
+    )
+    (folder / "tiny.py").write_text(RECIPE)
+    return folder
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow",
+    reason="the same steps are tested one by one on every backend",
+)
+def test_the_whole_way_in_subprocesses(workshop):
+    run = workshop / "run"
+    done = run_cli(
+        "train",
+        workshop / "tiny.py",
+        "--data",
+        workshop / "scenes",
+        "--set",
+        "epochs=2",
+        "--output",
+        run,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Best mean IoU" in done.stdout
+    config = json.loads((run / "config.json").read_text())
+    assert config["config"]["epochs"] == 2
+
+    done = run_cli("evaluate", run, "--split", "val")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((run / "report.json").read_text())
+    assert report["num_images"] == 3
+    assert f"mean IoU   {report['mean_iou']:6.2%}" in done.stdout
+    with open(run / "history.csv") as file:
+        columns, *rows = [line.strip().split(",") for line in file]
+    best = max(float(row[columns.index("val_mean_iou")]) for row in rows)
+    # Users' number and training's: whole images, the same pixels. A tie of
+    # two logits may fall otherwise in another graph.
+    assert report["mean_iou"] == pytest.approx(best, abs=1e-3)
+
+    photo = workshop / "my photo.png"
+    Image.fromarray(np.full((37, 53, 3), 200, "uint8")).save(photo)
+    output = workshop / "pictures"
+    done = run_cli("predict", run, photo, "--output", output, "--attention")
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in output.iterdir()) == [
+        "my photo_attention.png",
+        "my photo_label.png",
+        "my photo_overlay.png",
+    ]
+    label = np.array(Image.open(output / "my photo_label.png"))
+    assert label.shape == (37, 53)
+    assert label.max() < 8
+
+    for kind in ("saved_model", "tflite"):
+        done = run_cli("export", run, "--format", kind)
+        assert done.returncode == 0, done.stderr
+        assert "agrees with the model" in done.stdout
+    check = json.loads((run / "exports/model.tflite.check.json").read_text())
+    assert check["sizes"][0] == [48, 64]
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(workshop):
+    done = run_cli("train", workshop / "tiny.py", "--set", "bach_size=4")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    message = done.stderr.strip().splitlines()[-1]
+    assert message.startswith("keras-danet: error: A recipe has no key")
+    assert "Did you mean 'batch_size'" in message
+
+
+def fails(capsys, *arguments):
+    code = main(list(map(str, arguments)))
+    captured = capsys.readouterr()
+    assert code == 2
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_mistakes_are_explained(workshop, tmp_path, capsys):
+    recipe = workshop / "tiny.py"
+    run = tmp_path / "run"
+
+    def train(*arguments):
+        return fails(capsys, "train", recipe, "--output", run, *arguments)
+
+    assert "KEY=VALUE" in train("--set", "epochs")
+    assert "`epochs` must be int" in train("--set", "epochs=many")
+    assert str(tmp_path / "none") in train("--data", tmp_path / "none")
+    assert "no recipe" in fails(capsys, "train", tmp_path / "none.py")
+    assert "must be one of" in train("--distribute", "horovod")
+    (tmp_path / "scenes").mkdir()
+    assert "train.txt" in train("--data", tmp_path / "scenes")
+    assert not run.exists()
+    assert "not a run folder" in fails(capsys, "evaluate", tmp_path)
+    assert "not a run folder" in fails(
+        capsys, "predict", tmp_path, "x.png", "--output", tmp_path / "out"
+    )
+    assert "not a run folder" in fails(
+        capsys, "export", tmp_path, "--format", "tflite"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_images_leave_no_output(workshop, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    config = {"dataset": "scenes", "epochs": 1, "batch_size": 1}
+    config["crop_size"] = [32, 32]
+    (run / "config.json").write_text(json.dumps({"config": config}))
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    output = tmp_path / "out"
+    message = fails(capsys, "predict", run, bad, "--output", output)
+    assert "bad.png cannot be read" in message
+    message = fails(capsys, "predict", run, bad, bad, "--output", output)
+    assert "called bad" in message
+    assert not output.exists()
+
+
+def test_usage(capsys):
+    for arguments in ([], ["fly"], ["export", "run", "--format", "caffe"]):
+        with pytest.raises(SystemExit) as error:
+            main(arguments)
+        assert error.value.code == 2
+    with pytest.raises(SystemExit) as error:
+        main(["--help"])
+    assert error.value.code == 0
+    text = capsys.readouterr().out
+    for verb in ("train", "evaluate", "predict", "export"):
+        assert verb in text

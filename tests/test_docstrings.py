@@ -1,0 +1,39 @@
+"""The examples in docstrings run, and give what they say."""
+
+import doctest
+import importlib
+import pkgutil
+
+import keras
+import numpy as np
+import pytest
+
+import keras_danet
+
+# Modules that need TensorFlow are examined where it is the backend.
+TENSORFLOW = {"keras_danet.data.augment", "keras_danet.data.pipeline"}
+MODULES = [
+    module.name
+    for module in pkgutil.walk_packages(keras_danet.__path__, "keras_danet.")
+    if not module.name.endswith("__main__")
+    and (
+        module.name not in TENSORFLOW or keras.backend.backend() == "tensorflow"
+    )
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name):
+    module = importlib.import_module(name)
+    names = {"np": np, "keras": keras, "keras_danet": keras_danet}
+    result = doctest.testmod(module, extraglobs=names)
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize(
+    "public", [n for n in vars(keras_danet) if n[0].isupper()]
+)
+def test_public_names_are_documented(public):
+    thing = getattr(keras_danet, public)
+    assert thing.__doc__
+    assert "Args:" in thing.__doc__

@@ -1,0 +1,134 @@
+import keras
+import numpy as np
+import pytest
+import references
+from PIL import Image
+
+from keras_danet import DANet
+from keras_danet import DilatedResNet
+from keras_danet import Predictor
+from keras_danet.inference import attention_maps
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    model = DANet(5, DilatedResNet(18, filters=8))
+    for kind, gamma in (("position", 0.7), ("channel", -0.6)):
+        model.get_layer(f"{kind}_attention").gamma.assign(gamma)
+    kernel = model.get_layer("fusion_classifier").kernel
+    kernel.assign(kernel * 50)  # so that classes are decided, not tied
+    return model
+
+
+def photo(height, width, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (height, width, 3)).astype("uint8")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 120), (121, 9), (40, 56)])
+def test_label_map_is_the_argmax_of_the_logits(model, size):
+    image = photo(*size)
+    label = Predictor(model)(image)
+    assert label.shape == size
+    assert label.dtype == "uint8"
+    logits = keras.ops.convert_to_numpy(model(image[None]))[0]
+    sorted_logits = np.sort(logits, axis=-1)
+    clear = sorted_logits[..., -1] - sorted_logits[..., -2] > 1e-4
+    np.testing.assert_array_equal(label[clear], logits.argmax(-1)[clear])
+    if min(size) > 1:
+        assert clear.mean() > 0.5
+
+
+def test_every_form_of_an_image_is_the_same(model, tmp_path):
+    image = photo(33, 20)
+    path = tmp_path / "photo with space.png"
+    Image.fromarray(image).save(path)
+    predictor = Predictor(model)
+    expected = predictor.logits(image)
+    for given in (
+        image.astype("float32"),
+        path,
+        str(path),
+        Image.fromarray(image),
+    ):
+        np.testing.assert_allclose(predictor.logits(given), expected, atol=1e-5)
+
+
+def test_photos_are_turned_upright_and_to_rgb(model, tmp_path):
+    image = photo(20, 32)
+    rotated = Image.fromarray(image)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    path = tmp_path / "rotated.png"
+    rotated.save(path, exif=exif)
+    np.testing.assert_array_equal(
+        Predictor.as_array(path), np.rot90(image, k=-1)
+    )
+    grey = tmp_path / "grey.png"
+    Image.fromarray(image[..., 0]).save(grey)
+    assert Predictor.as_array(grey).shape == (20, 32, 3)
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((4, 4)), np.zeros((4, 4, 4)), np.zeros((0, 4, 3))]
+)
+def test_bad_arrays_are_refused(model, image):
+    with pytest.raises(ValueError, match="must have the shape"):
+        Predictor(model)(image)
+
+
+def test_bad_files_are_refused(model, tmp_path):
+    path = tmp_path / "bad.png"
+    for content in (b"", b"no image", b"\x89PNG\r\n\x1a\n" + b"\0" * 30):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="bad.png"):
+            Predictor(model)(path)
+    with pytest.raises(FileNotFoundError, match="missing.png"):
+        Predictor(model)(tmp_path / "missing.png")
+    whole = tmp_path / "whole.png"
+    Image.fromarray(photo(60, 60)).save(whole)
+    path.write_bytes(whole.read_bytes()[:5000])
+    with pytest.raises(ValueError, match="bad.png"):
+        Predictor(model)(path)
+
+
+def test_attention_maps_are_the_layers_own(model):
+    image = photo(40, 56)
+    points = [(0, 0), (39, 55), (20, 31)]
+    point_maps, channel_maps, channels = attention_maps(
+        model, image, points, num_channels=2
+    )
+    position = model.get_layer("position_attention")
+    channel = model.get_layer("channel_attention")
+    inside = keras.Model(model.input, [position.input, channel.input])
+    before, channel_before = (
+        np.asarray(keras.ops.convert_to_numpy(x), "float64")
+        for x in inside(image[None].astype("float32"), training=False)
+    )
+    projections = [
+        (
+            keras.ops.convert_to_numpy(part.kernel)[0, 0],
+            keras.ops.convert_to_numpy(part.bias),
+        )
+        for part in (position.query, position.key, position.value)
+    ]
+    _, scores = references.position_attention(before, *projections, 0.7)
+    for got, (row, column) in zip(point_maps, points, strict=True):
+        # Features are (5, 7): one for each 8 pixels.
+        cell = row // 8 * 7 + column // 8
+        np.testing.assert_allclose(
+            got, scores[0, cell].reshape(5, 7), atol=1e-5
+        )
+    expected, _ = references.channel_attention(channel_before, -0.6)
+    assert len(channels) == 2
+    for got, number in zip(channel_maps, channels, strict=True):
+        np.testing.assert_allclose(
+            got, expected[0, ..., number], rtol=1e-4, atol=1e-4
+        )
+
+
+def test_attention_maps_of_an_ablation_are_empty():
+    model = DANet(3, DilatedResNet(18, filters=8), attention=())
+    maps = attention_maps(model, photo(16, 16), [(0, 0)])
+    assert maps == ([], [], [])
