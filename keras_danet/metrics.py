@@ -18,7 +18,7 @@ def confusion_matrix(label, prediction, num_classes, ignore_label=255):
 
     Args:
         label: Integer array of any shape, the true class of each pixel.
-        prediction: Integer array of the same shape, the predicted class.
+        prediction: Integer array of the same shape, read where counted.
         num_classes: Integer, the number of classes.
         ignore_label: Integer, the label to leave out. Defaults to 255.
 
@@ -28,8 +28,6 @@ def confusion_matrix(label, prediction, num_classes, ignore_label=255):
     Raises:
         ValueError: If shapes differ, or a value is no integer or no class.
 
-    Example:
-
     >>> confusion_matrix(np.array([0, 1, 255]), np.array([0, 0, 1]), 2)
     array([[1, 0],
            [1, 0]])
@@ -37,17 +35,15 @@ def confusion_matrix(label, prediction, num_classes, ignore_label=255):
     label, prediction = np.asarray(label), np.asarray(prediction)
     if label.shape != prediction.shape:
         raise ValueError(
-            "`label` and `prediction` must have the same shape. Received: "
-            f"label.shape={label.shape}, prediction.shape={prediction.shape}. "
-            "Resize the prediction to the label, not the label."
+            "`label` and `prediction` must have the same shape: resize the "
+            f"prediction. Received: {label.shape} and {prediction.shape}."
         )
     valid = label != ignore_label
     label = _checked_classes("label", label[valid], num_classes)
     prediction = _checked_classes("prediction", prediction[valid], num_classes)
-    counts = np.bincount(
-        label * num_classes + prediction, minlength=num_classes**2
-    )
-    return counts.reshape(num_classes, num_classes).astype(np.int64)
+    cells = label * num_classes + prediction
+    counts = np.bincount(cells, minlength=num_classes**2).astype(np.int64)
+    return counts.reshape(num_classes, num_classes)
 
 
 def _checked_classes(name, values, num_classes):
@@ -73,8 +69,6 @@ def class_iou(matrix):
         float64 array `(num_classes,)` in [0, 1], NaN for a class that is
         neither in the truth nor in the prediction.
 
-    Example:
-
     >>> class_iou(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
     array([0.75, 0.8 ,  nan])
     """
@@ -89,8 +83,8 @@ def class_iou(matrix):
 def mean_iou(matrix):
     """Mean of `class_iou` over the classes that have one, NaN if none has."""
     iou = class_iou(matrix)
-    iou = iou[~np.isnan(iou)]
-    return float(iou.mean()) if iou.size else float("nan")
+    present = ~np.isnan(iou)
+    return float(iou[present].mean()) if present.any() else float("nan")
 
 
 def pixel_accuracy(matrix):
@@ -126,17 +120,16 @@ def _histogram(index, length):
 class SegmentationMetrics(keras.Metric):
     """Mean IoU and pixel accuracy from one exact confusion matrix.
 
-    `fit` and `evaluate` log them as `mean_iou` and `pixel_accuracy` (and
-    `val_...`), without a prefix for the output. One pass over the logits serves
-    both. Counts are integers in two limbs, exact on every backend to 2**61
-    pixels a cell (fewer than 2**30 pixels an update), so neither batch size nor
-    number of devices matters. Left out are pixels labelled `ignore_label` or
-    of weight 0 and, from the mean, classes in neither truth nor prediction.
-    Scores are 0 before the first pixel, and NaN once a label was neither a
-    class nor `ignore_label`: `confusion_matrix()` then raises ValueError.
+    `fit` and `evaluate` log them as `mean_iou` and `pixel_accuracy`, without
+    the output's name. Counts are integers in two limbs, exact on every backend
+    to 2**61 pixels a cell (fewer than 2**30 an update), whatever the batches
+    and devices. Left out are pixels labelled `ignore_label` or of weight 0 and,
+    from the mean, classes in neither truth nor prediction. Scores are 0 before
+    the first pixel, and NaN once a label was neither a class nor
+    `ignore_label`: `confusion_matrix()` then raises ValueError.
 
-    A callback that monitors `val_mean_iou` needs `mode="max"`, or this metric
-    the name `"mean_iou"`: by its name Keras finds whether up is better.
+    A callback on `val_mean_iou` needs `mode="max"`, or this metric the name
+    `"mean_iou"`: by its name Keras finds whether up is better.
 
     Args:
         num_classes: Integer of at least 2, the number of classes.
@@ -169,8 +162,8 @@ class SegmentationMetrics(keras.Metric):
         super().__init__(name=name)
         if int(num_classes) != num_classes or num_classes < 2:
             raise ValueError(
-                "`num_classes` must be an integer of at least 2. Received: "
-                f"num_classes={num_classes}. For a binary mask use 2 classes."
+                "`num_classes` must be an integer of at least 2 (a binary mask "
+                f"has 2 classes). Received: num_classes={num_classes}."
             )
         self._direction = "up"  # what `ModelCheckpoint(mode="auto")` reads
         self.num_classes = int(num_classes)
@@ -218,14 +211,13 @@ class SegmentationMetrics(keras.Metric):
             )
 
     def _pixel_rows(self, y_true, sample_weight):
-        # One row per label value, one for invalid labels, one left out. Each
-        # step may be a pass over the image: uint8 is sorted out afterwards.
+        # One row per label value, one for invalid labels, one left out.
         if len(y_true.shape) == 4:
             y_true = ops.squeeze(y_true, axis=-1)
         dtype = keras.backend.standardize_dtype(y_true.dtype)
         label = ops.cast(y_true, "int32")
         if dtype == "uint8" and sample_weight is None:
-            return label
+            return label  # has its row; each step below is a pass over pixels
         # Fractions, NaN and integers beyond int32 do not survive the cast.
         whole = ops.cast(label, dtype) == y_true
         valid = ops.logical_and(label >= 0, label < self.num_classes)

@@ -12,6 +12,8 @@ from keras_danet import DilatedResNet
 from keras_danet import PixelCrossentropy
 
 BACKEND = keras.backend.backend()
+# XLA compiles for longer than these trainings take; JAX is nothing without.
+JIT = {"jit_compile": False} if BACKEND == "tensorflow" else {}
 
 
 def small(num_classes=5, seed=0, depth=18, **arguments):
@@ -68,7 +70,7 @@ def test_ablations_have_one_output(attention):
     for kind in ("position", "channel"):
         assert (f"{kind}_attention" in names) == (kind in attention)
     images, labels = example()
-    model.compile()
+    model.compile(**JIT)
     loss = model.evaluate(images, labels, verbose=0, return_dict=True)["loss"]
     expected = references.pixel_crossentropy(labels, to_numpy(model(images)))
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
@@ -102,7 +104,7 @@ def test_any_size_in_the_same_size_out(shape):
 
 def test_loss_is_the_weighted_sum_over_the_outputs():
     model = small(auxiliary=True, dropout=0)
-    model.compile()
+    model.compile(**JIT)
     images, labels = example()
     weights = np.random.default_rng(3).random(labels.shape).astype("float32")
     outputs = {
@@ -135,7 +137,7 @@ def test_loss_is_the_weighted_sum_over_the_outputs():
 def test_fit_evaluate_predict():
     model = small()
     images, labels = example()
-    model.compile(total_steps=6)
+    model.compile(total_steps=6, **JIT)
     history = model.fit(
         images,
         labels,
@@ -162,7 +164,7 @@ def test_fit_evaluate_predict():
 def test_every_weight_but_the_key_bias_is_trained():
     model = small(auxiliary=True, dropout=0)
     before = {v.path: to_numpy(v) for v in model.trainable_variables}
-    model.compile(keras.optimizers.SGD(1.0))
+    model.compile(keras.optimizers.SGD(1.0), **JIT)
     images, labels = example()
     model.train_on_batch(images, labels)
     moved = {
@@ -213,7 +215,7 @@ def test_inference_model_trains_inside_another_model():
     model = small()
     inputs = keras.Input((None, None, 3))
     outer = keras.Model(inputs, model.inference_model(inputs))
-    outer.compile(keras.optimizers.SGD(0.1), PixelCrossentropy())
+    outer.compile(keras.optimizers.SGD(0.1), PixelCrossentropy(), **JIT)
     images, labels = example()
     before = to_numpy(model.get_layer("position_attention").gamma)
     losses = outer.fit(images, labels, epochs=5, verbose=0).history["loss"]
@@ -225,7 +227,7 @@ def test_inference_model_trains_inside_another_model():
 def test_mixed_precision_trains_without_nan(policy):
     model = small(dtype=policy)
     images, labels = example()
-    model.compile()
+    model.compile(**JIT)
     logits = model(images)
     assert keras.backend.standardize_dtype(logits.dtype) == "float32"
     history = model.fit(images, labels, epochs=3, verbose=0).history
@@ -238,7 +240,7 @@ def test_keras_file_loads_in_a_fresh_process(tmp_path):
         auxiliary=True, multi_grid=None, pixel_mean=(1.5, 2, 3), name="mine"
     )
     images, labels = example()
-    model.compile(total_steps=7)
+    model.compile(total_steps=7, **JIT)
     model.fit(images, labels, verbose=0)
     path = tmp_path / "model.keras"
     model.save(path)
@@ -336,11 +338,11 @@ def test_bad_compile_arguments_are_refused(arguments, message):
 
 def test_what_fit_cannot_honour_is_refused():
     model = small()
-    model.compile()
+    model.compile(**JIT)
     images, labels = example()
     with pytest.raises(ValueError, match="weights whole images"):
         model.fit(images, labels, class_weight={0: 2.0}, verbose=0)
-    with pytest.raises(ValueError, match=r"\(2, 32, 65\)"):
+    with pytest.raises(ValueError, match=r"32, 65\)"):
         model.fit(images, labels[:, :-1], verbose=0)
     with pytest.raises(ValueError):
         model.predict(images[..., :2], verbose=0)
