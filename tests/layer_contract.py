@@ -60,12 +60,11 @@ def _free_axes(layer):
 def check_policies(make, x, **keywords):
     """Under every policy the output is finite and has the policy's dtype."""
     for name in POLICIES:
+        if keras.backend.backend() == "jax" and name == "float64":
+            continue  # JAX has no float64 unless it is told so at its start
         layer = make(dtype=name)
         output = layer(x, **keywords)
         policy = keras.dtype_policies.get(name)
         dtype = keras.backend.standardize_dtype(output.dtype)
-        if keras.backend.backend() == "jax" and name == "float64":
-            assert dtype in ("float32", "float64")  # JAX without x64
-        else:
-            assert dtype == policy.compute_dtype
+        assert dtype == policy.compute_dtype
         assert np.isfinite(to_numpy(output)).all()

@@ -7,13 +7,14 @@ from keras_danet import TrainConfig
 
 config = TrainConfig(
     dataset="scenes",
-    epochs=15,
+    epochs=22,
     batch_size=8,
     crop_size=(96, 128),
-    scale_range=(0.75, 1.5),
+    scale_range=(0.9, 1.2),
     val_batch_size=16,
+    val_every=11,
     depth=18,
-    filters=24,
-    learning_rate=0.03,
+    filters=16,
+    learning_rate=0.05,
     weight_decay=1e-4,
 )

@@ -279,8 +279,10 @@ def _open(path, formats):
     Image.MAX_IMAGE_PIXELS = None
     try:
         return Image.open(path, formats=formats)
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{path} cannot be read: there is no such file."
+        ) from error
     except OSError as error:
         raise _unreadable(path, error) from error
     finally:

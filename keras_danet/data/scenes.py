@@ -126,11 +126,11 @@ def _sky_colours(rng, light):
 
 def _wall_colour(scene):
     rng, kind = scene.rng, scene.rng.random()
-    if kind < 0.35:
-        return _grey(rng, 60, 215, 12)
-    if kind < 0.8:  # brick and plaster
+    if kind < 0.3:
+        return _grey(rng, 90, 215, 12)
+    if kind < 0.92:  # brick and plaster
         return _paint(rng, (0.0, 0.14), (0.2, 0.65), (0.35, 0.9))
-    if kind < 0.9:  # glass that mirrors the sky
+    if kind < 0.97:  # glass that mirrors the sky
         return scene.sky[rng.integers(2)] * rng.uniform(0.8, 1.05)
     return _paint(rng)
 
@@ -168,8 +168,8 @@ def _draw_ground(scene):
     road = _grey(rng, 55, 125)
     kind = rng.random()
     if kind < 0.6:
-        pavement = _grey(rng, 95, 190, 10)
-    elif kind < 0.85:
+        pavement = _grey(rng, 130, 200, 10)
+    elif kind < 0.92:
         pavement = _paint(rng, (0.0, 0.12), (0.1, 0.45), (0.4, 0.75))
     else:
         pavement = road + rng.uniform(-12, 12)
@@ -264,7 +264,7 @@ def _draw_pole(scene, x, z):
     """A lamp post, a traffic light or a sign; the plate is part of the pole."""
     rng, kind = scene.rng, scene.rng.integers(3)
     half = max(rng.uniform(0.22, 0.3), 1.5 * z / scene.focal)
-    metal = _grey(rng, 30, 130) if rng.random() < 0.7 else _paint(rng)
+    metal = _grey(rng, 20, 80) if rng.random() < 0.9 else _paint(rng)
     top = rng.uniform(4, 6.5) if kind == 0 else rng.uniform(2.6, 3.8)
     scene.shadow(x - half, x + 2, z - 0.2, z + 0.2)
     scene.upright(x - half, x + half, 0, top, z, POLE, metal)
@@ -326,22 +326,24 @@ def _draw_car(scene, x, z, across=False):
 
 def _draw_pedestrian(scene, x, z):
     rng = scene.rng
-    tall, stride = rng.uniform(1.7, 2.1), rng.uniform(0.16, 0.34)
+    tall, stride = rng.uniform(2.0, 2.5), rng.uniform(0.18, 0.36)
     trousers, coat = (
-        _paint(rng) if rng.random() < 0.5 else _grey(rng, 20, 200)
-        for _ in range(2)
+        _paint(rng, saturation=(0.6, 0.95))
+        if rng.random() < chance
+        else _grey(rng, 20, 200)
+        for chance in (0.5, 0.85)
     )
     hip = 0.48 * tall
     scene.shadow(x - 0.2, x + 1.0, z - 0.2, z + 0.2)
     for way in (-1, 1):
         foot, top = x + way * stride, x + way * 0.14
-        legs = (foot - 0.14, 0), (foot + 0.14, 0), (top + 0.17, hip)
-        leg = [(u, y, z) for u, y in (*legs, (top - 0.17, hip))]
+        legs = (foot - 0.18, 0), (foot + 0.18, 0), (top + 0.22, hip)
+        leg = [(u, y, z) for u, y in (*legs, (top - 0.22, hip))]
         scene.polygon(leg, PEDESTRIAN, trousers)
-    body = x - 0.4, x + 0.4, hip - 0.05, 0.84 * tall
+    body = x - 0.5, x + 0.5, hip - 0.05, 0.84 * tall
     scene.upright(*body, z, PEDESTRIAN, coat)
     skin = _paint(rng, (0.04, 0.09), (0.25, 0.6), (0.3, 0.95))
-    scene.disc(x, 0.91 * tall, z, 0.2, 0.2, PEDESTRIAN, skin)
+    scene.disc(x, 0.91 * tall, z, 0.26, 0.26, PEDESTRIAN, skin)
 
 
 def _place_on_pavements(scene):
@@ -356,7 +358,7 @@ def _place_on_pavements(scene):
                 yield z, x, _draw_tree
         for _ in range(rng.integers(1, 5)):
             x = kerb + (wall - kerb) * rng.uniform(0.25, 0.85)
-            yield rng.uniform(5, 9), x, _draw_pedestrian
+            yield rng.uniform(5, 7.5), x, _draw_pedestrian
 
 
 def _place_on_road(scene):
@@ -419,15 +421,15 @@ def _develop(scene):
         image = mean + rng.uniform(0.6, 0.9) * (image - mean)
     gain = rng.uniform(0.85, 1.1)
     if scene.light == "dusk":
-        gain *= rng.uniform(0.65, 0.85)
+        gain *= rng.uniform(0.75, 0.9)
     rows = 1 + rng.uniform(-0.15, 0.15) * np.linspace(-1, 1, height)
     columns = gain + rng.uniform(-0.2, 0.2) * np.linspace(-1, 1, width)
     image *= np.multiply.outer(rows, columns)[..., None]
-    image *= rng.uniform(0.94, 1.06, 3)
+    image *= rng.uniform(0.97, 1.03, 3)
     image = Image.fromarray(image.clip(0, 255).astype("uint8"))
-    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.7)))
+    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.5)))
     noise = rng.standard_normal((height, width, 3), "float32")
-    image = image + noise * np.float32(rng.uniform(1, 4))
+    image = image + noise * np.float32(rng.uniform(1, 3))
     return image.clip(0, 255).astype("uint8"), label
 
 

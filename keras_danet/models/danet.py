@@ -273,7 +273,8 @@ class DANet(keras.Model):
                 f"Received: optimizer={optimizer!r}"
             )
         if metrics == "auto":
-            metrics = [SegmentationMetrics(self.num_classes)]
+            # Of this name callbacks know that more is better.
+            metrics = [SegmentationMetrics(self.num_classes, name="mean_iou")]
         # The losses are not handed on: Keras would look for one label per
         # output in every batch, and for every output in validation.
         super().compile(

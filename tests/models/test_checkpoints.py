@@ -76,8 +76,9 @@ def test_logits_equal_the_reference_networks(name, options):
             )
             agreement = values[ours].argmax(-1) == expected.argmax(-1)
             assert agreement.mean() > 0.999
+    fused = values["fusion"]
     np.testing.assert_allclose(
-        model.predict(images, verbose=0), values["fusion"], atol=1e-5
+        model.predict(images, verbose=0), fused, atol=TOLERANCE * fused.std()
     )
 
 
