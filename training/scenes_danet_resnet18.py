@@ -7,14 +7,13 @@ from keras_danet import TrainConfig
 
 config = TrainConfig(
     dataset="scenes",
-    epochs=22,
-    batch_size=8,
+    epochs=4,
+    batch_size=4,
     crop_size=(96, 128),
-    scale_range=(0.9, 1.2),
+    scale_range=(1.0, 1.0),
     val_batch_size=16,
-    val_every=11,
     depth=18,
     filters=16,
-    learning_rate=0.05,
+    learning_rate=0.03,
     weight_decay=1e-4,
 )

@@ -31,7 +31,7 @@ CLASS_NAMES = (
 )
 SKY, BUILDING, ROAD, PAVEMENT, TREE, POLE, CAR, PEDESTRIAN = range(8)
 IGNORE_LABEL = 255
-SPLITS = {"train": 480, "val": 96}
+SPLITS = {"train": 2400, "val": 96}
 MIN_SIDE = 32  # pixels
 SKYLINE = 60.0  # metres to the end of the street
 
@@ -126,7 +126,7 @@ def _sky_colours(rng, light):
 
 def _wall_colour(scene):
     rng, kind = scene.rng, scene.rng.random()
-    if kind < 0.3:
+    if kind < 0.2:
         return _grey(rng, 90, 215, 12)
     if kind < 0.92:  # brick and plaster
         return _paint(rng, (0.0, 0.14), (0.2, 0.65), (0.35, 0.9))
@@ -150,7 +150,7 @@ def _draw_sky(scene):
             scene.disc(*at, size, size / 3, SKY, colour, 3)
     x, kind = -SKYLINE, rng.choice((BUILDING, BUILDING, TREE, SKY))
     while x < SKYLINE and kind != SKY:
-        size = rng.uniform(4, 14)
+        size = rng.uniform(9, 22)
         if kind == BUILDING:
             material = BUILDING, _wall_colour(scene)
             tall = rng.uniform(4, 16)
@@ -168,7 +168,7 @@ def _draw_ground(scene):
     road = _grey(rng, 55, 125)
     kind = rng.random()
     if kind < 0.6:
-        pavement = _grey(rng, 130, 200, 10)
+        pavement = _grey(rng, 140, 200, 8)
     elif kind < 0.92:
         pavement = _paint(rng, (0.0, 0.12), (0.1, 0.45), (0.4, 0.75))
     else:
@@ -251,8 +251,8 @@ def _draw_tree(scene, x, z):
     bark = _paint(rng, (0.04, 0.12), (0.1, 0.5), (0.2, 0.5))
     scene.shadow(x - 1.0, x + 1.6, z - 0.8, z + 0.8)
     scene.upright(x - half, x + half, 0, trunk + 1, z, TREE, bark)
-    season = (0.22, 0.38) if rng.random() < 0.85 else (0.03, 0.16)
-    leaf = _paint(rng, season, (0.25, 0.7), (0.25, 0.65))
+    season = (0.22, 0.38) if rng.random() < 0.95 else (0.03, 0.16)
+    leaf = _paint(rng, season, (0.45, 0.85), (0.3, 0.65))
     for _ in range(rng.integers(6, 12)):
         size = radius * rng.uniform(0.4, 0.75)
         u, v = radius * rng.uniform(-0.6, 0.6), radius * rng.uniform(0.3, 1.8)
@@ -263,7 +263,7 @@ def _draw_tree(scene, x, z):
 def _draw_pole(scene, x, z):
     """A lamp post, a traffic light or a sign; the plate is part of the pole."""
     rng, kind = scene.rng, scene.rng.integers(3)
-    half = max(rng.uniform(0.22, 0.3), 1.5 * z / scene.focal)
+    half = max(rng.uniform(0.22, 0.3), 2.2 * z / scene.focal)
     metal = _grey(rng, 20, 80) if rng.random() < 0.9 else _paint(rng)
     top = rng.uniform(4, 6.5) if kind == 0 else rng.uniform(2.6, 3.8)
     scene.shadow(x - half, x + 2, z - 0.2, z + 0.2)
@@ -331,7 +331,7 @@ def _draw_pedestrian(scene, x, z):
         _paint(rng, saturation=(0.6, 0.95))
         if rng.random() < chance
         else _grey(rng, 20, 200)
-        for chance in (0.5, 0.85)
+        for chance in (0.7, 0.97)
     )
     hip = 0.48 * tall
     scene.shadow(x - 0.2, x + 1.0, z - 0.2, z + 0.2)
@@ -353,7 +353,7 @@ def _place_on_pavements(scene):
         for z in np.arange(rng.uniform(4.5, 7), 13, rng.uniform(4.5, 7)):
             yield z, kerb + np.sign(kerb) * 0.45, _draw_pole
         if rng.random() < 0.75:
-            for z in np.arange(rng.uniform(6, 11), 22, rng.uniform(5, 9)):
+            for z in np.arange(rng.uniform(6, 10), 15, rng.uniform(5, 9)):
                 x = kerb + np.sign(kerb) * rng.uniform(0.9, 2.2)
                 yield z, x, _draw_tree
         for _ in range(rng.integers(1, 5)):
@@ -369,7 +369,7 @@ def _place_on_road(scene):
     lanes += [(left + 1.1, 5, 0.8)] if left < -5.4 else []
     for x, first, chance in lanes:
         z = first + rng.uniform(0, 6)
-        while z < 20:
+        while z < 15:
             clear = not street or not street - 8.5 < z < street + 7.5
             if clear and rng.random() < chance:
                 yield z, x + rng.uniform(-0.2, 0.2), _draw_car
@@ -421,7 +421,7 @@ def _develop(scene):
         image = mean + rng.uniform(0.6, 0.9) * (image - mean)
     gain = rng.uniform(0.85, 1.1)
     if scene.light == "dusk":
-        gain *= rng.uniform(0.75, 0.9)
+        gain *= rng.uniform(0.8, 0.95)
     rows = 1 + rng.uniform(-0.15, 0.15) * np.linspace(-1, 1, height)
     columns = gain + rng.uniform(-0.2, 0.2) * np.linspace(-1, 1, width)
     image *= np.multiply.outer(rows, columns)[..., None]
