@@ -154,7 +154,6 @@ def _write_saved_model(model, path, size):
     if keras.backend.backend() == "jax":
         options["jax2tf_kwargs"] = {
             "with_gradient": False,
-            "native_serialization": True,
             "polymorphic_shapes": ["(b,h,w,3)"],
         }
     model.inference_model.export(

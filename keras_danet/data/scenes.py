@@ -369,7 +369,7 @@ def _place_on_road(scene):
     lanes += [(left + 1.1, 5, 0.8)] if left < -5.4 else []
     for x, first, chance in lanes:
         z = first + rng.uniform(0, 6)
-        while z < 15:
+        while z < 20:
             clear = not street or not street - 8.5 < z < street + 7.5
             if clear and rng.random() < chance:
                 yield z, x + rng.uniform(-0.2, 0.2), _draw_car
