@@ -51,10 +51,11 @@ class _Attention(keras.layers.Layer):
             name="gamma", shape=(), initializer="zeros"
         )
 
+    def _channels_last(self, x):
+        return ops.transpose(x, (0, 2, 3, 1)) if self._channels_first else x
+
     def _to_rows(self, x):
-        """(batch, positions, channels), positions in row-major order."""
-        if self._channels_first:
-            x = ops.transpose(x, (0, 2, 3, 1))
+        """(batch, positions, channels) of a channels-last map, row-major."""
         _, height, width, channels = ops.shape(x)
         return ops.reshape(x, (-1, height * width, channels))
 
@@ -167,26 +168,28 @@ class PositionAttention(_Attention):
             )
         super().build(input_shape)
         depth = channels // self.reduction
-        self.query = self._projection(depth, "query", input_shape)
-        self.key = self._projection(depth, "key", input_shape)
-        self.value = self._projection(channels, "value", input_shape)
+        self.query = self._projection(depth, "query", channels)
+        self.key = self._projection(depth, "key", channels)
+        self.value = self._projection(channels, "value", channels)
 
-    def _projection(self, filters, name, input_shape):
+    def _projection(self, filters, name, channels):
         layer = keras.layers.Conv2D(
             filters,
             1,
-            data_format=self.data_format,
+            # TensorFlow has no channels-first convolution on a CPU.
+            data_format="channels_last",
             dtype=self.dtype_policy,
             name=name,
         )
-        layer.build(input_shape)
+        layer.build((None, None, None, channels))
         return layer
 
     def call(self, inputs, return_attention_scores=False):
         wide = wide_dtype(self.compute_dtype)
-        query = ops.cast(self._to_rows(self.query(inputs)), wide)
-        key = ops.cast(self._to_rows(self.key(inputs)), wide)
-        value = self._to_rows(self.value(inputs))
+        x = self._channels_last(inputs)
+        query = ops.cast(self._to_rows(self.query(x)), wide)
+        key = ops.cast(self._to_rows(self.key(x)), wide)
+        value = self._to_rows(self.value(x))
 
         energy = ops.matmul(query, ops.transpose(key, (0, 2, 1)))
         scores = _softmax(energy)
@@ -261,7 +264,8 @@ class ChannelAttention(_Attention):
     """
 
     def call(self, inputs, return_attention_scores=False):
-        rows = ops.cast(self._to_rows(inputs), wide_dtype(self.compute_dtype))
+        rows = self._to_rows(self._channels_last(inputs))
+        rows = ops.cast(rows, wide_dtype(self.compute_dtype))
 
         energy = ops.matmul(ops.transpose(rows, (0, 2, 1)), rows)
         # softmax subtracts each row's maximum itself, so softmax(-energy) is

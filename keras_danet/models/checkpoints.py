@@ -93,7 +93,7 @@ def load_state_dict(model, state_dict):
         if path not in variables or path in arrays:
             unknown.append(name)
             continue
-        arrays[path] = _our_layout(array, variables[path].shape)
+        arrays[path] = _our_layout(array, tuple(variables[path].shape))
     missing = sorted(set(variables) - set(arrays))
     wrong = [
         f"{path} {tuple(variables[path].shape)} from {array.shape}"
