@@ -23,3 +23,20 @@ def camvid_root():
     if not root.is_dir():
         pytest.skip(f"CamVid is not at {root}; set KERAS_DANET_CAMVID")
     return root
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A small DANet whose attentions matter and whose classes are no ties."""
+    import keras
+
+    from keras_danet import DANet
+    from keras_danet import DilatedResNet
+
+    keras.utils.set_random_seed(0)
+    model = DANet(5, DilatedResNet(18, filters=8))
+    for kind, gamma in (("position", 0.7), ("channel", -0.6)):
+        model.get_layer(f"{kind}_attention").gamma.assign(gamma)
+    kernel = model.get_layer("fusion_classifier").kernel
+    kernel.assign(kernel * 50)
+    return model

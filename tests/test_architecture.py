@@ -2,10 +2,14 @@
 
 import ast
 import pathlib
+import shutil
 import subprocess
 import sys
+import zipfile
 
 import pytest
+
+import keras_danet
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "keras_danet"
@@ -118,15 +122,23 @@ def test_layers_are_not_made_in_call():
                 assert not made, f"{path.name} makes {made} in call"
 
 
-def test_only_the_package_is_packaged():
-    script = (
-        "from setuptools import find_packages;"
-        "print(sorted({p.split('.')[0] for p in find_packages("
-        "include=['keras_danet', 'keras_danet.*'])}))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT
-    )
-    if done.returncode:
-        pytest.skip("setuptools is not installed")
-    assert done.stdout.strip() == "['keras_danet']"
+def test_only_the_package_is_packaged(tmp_path):
+    # From a copy: a build leaves folders beside its source.
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("keras_danet", "training", "tests"):
+        shutil.copytree(ROOT / name, source / name)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+    command += ["--no-build-isolation", "-w", str(tmp_path), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    files = zipfile.ZipFile(wheel).namelist()
+    modules = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "keras_danet").rglob("*.py")
+    }
+    info = f"keras_danet-{keras_danet.__version__}.dist-info/"
+    assert modules == {name for name in files if not name.startswith(info)}

@@ -6,8 +6,6 @@ import keras
 import numpy as np
 import pytest
 
-from keras_danet import DANet
-from keras_danet import DilatedResNet
 from keras_danet import export
 
 BACKEND = keras.backend.backend()
@@ -17,17 +15,6 @@ needs_tensorflow = pytest.mark.skipif(
 needs_saved_model = pytest.mark.skipif(
     BACKEND == "torch", reason="torch writes no SavedModel"
 )
-
-
-@pytest.fixture(scope="module")
-def model():
-    keras.utils.set_random_seed(0)
-    model = DANet(5, DilatedResNet(18, filters=8))
-    for kind, gamma in (("position", 0.7), ("channel", -0.6)):
-        model.get_layer(f"{kind}_attention").gamma.assign(gamma)
-    kernel = model.get_layer("fusion_classifier").kernel
-    kernel.assign(kernel * 50)  # so that classes are decided, not tied
-    return model
 
 
 def images(*shape, seed=0):

@@ -10,17 +10,6 @@ from keras_danet import Predictor
 from keras_danet.inference import attention_maps
 
 
-@pytest.fixture(scope="module")
-def model():
-    keras.utils.set_random_seed(0)
-    model = DANet(5, DilatedResNet(18, filters=8))
-    for kind, gamma in (("position", 0.7), ("channel", -0.6)):
-        model.get_layer(f"{kind}_attention").gamma.assign(gamma)
-    kernel = model.get_layer("fusion_classifier").kernel
-    kernel.assign(kernel * 50)  # so that classes are decided, not tied
-    return model
-
-
 def photo(height, width, seed=0):
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (height, width, 3)).astype("uint8")

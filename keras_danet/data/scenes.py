@@ -47,7 +47,7 @@ class _Scene:
     def __init__(self, rng, size):
         height, width = size
         self.rng = rng
-        self.focal = 0.6 * min(width, height * 4 / 3)
+        self.focal = 0.75 * min(width, height * 4 / 3)
         self.horizon = height * rng.uniform(0.4, 0.56)
         self.centre = width * rng.uniform(0.35, 0.65)
         self.eye = rng.uniform(1.7, 2.6)
@@ -350,7 +350,7 @@ def _place_on_pavements(scene):
     """Yields (z, x, draw) of what stands beside both kerbs."""
     rng = scene.rng
     for kerb, wall in zip(scene.kerbs, scene.walls, strict=True):
-        for z in np.arange(rng.uniform(4.5, 7), 13, rng.uniform(4.5, 7)):
+        for z in np.arange(rng.uniform(5.5, 8.5), 15, rng.uniform(5, 7.5)):
             yield z, kerb + np.sign(kerb) * 0.45, _draw_pole
         if rng.random() < 0.75:
             for z in np.arange(rng.uniform(6, 10), 15, rng.uniform(5, 9)):
@@ -358,7 +358,7 @@ def _place_on_pavements(scene):
                 yield z, x, _draw_tree
         for _ in range(rng.integers(1, 5)):
             x = kerb + (wall - kerb) * rng.uniform(0.25, 0.85)
-            yield rng.uniform(5, 7.5), x, _draw_pedestrian
+            yield rng.uniform(6, 9), x, _draw_pedestrian
 
 
 def _place_on_road(scene):
