@@ -22,7 +22,8 @@ examples:
   keras-danet export saved_models/run --format tflite --size 360x480
 
 exit codes:
-  0  done    1  checked and found wrong    2  could not do it"""
+  0  done    1  checked and found wrong    2  could not do it
+  130  interrupted from the keyboard"""
 
 
 def main(argv=None):
@@ -32,7 +33,8 @@ def main(argv=None):
         argv: list of strings. Defaults to `None`, the process's arguments.
 
     Returns:
-        Exit code: 0 done, 1 checked and found wrong, 2 could not do it.
+        Exit code: 0 done, 1 checked and found wrong, 2 could not do it, 130
+        interrupted from the keyboard.
     """
     arguments = _parser().parse_args(argv)
     try:
@@ -52,6 +54,9 @@ def main(argv=None):
             file=sys.stderr,
         )
         return 2
+    except KeyboardInterrupt:
+        print("keras-danet: interrupted", file=sys.stderr)
+        return 130
 
 
 def _parser():
@@ -261,12 +266,15 @@ def _predict(arguments):
                 f"Two images are called {name}, so that one's results would "
                 "replace the other's. Predict them into different folders."
             )
-    # Every image is read before the first result is written: a bad one
-    # leaves no half of the work behind.
-    images = [read_image(image) for image in arguments.images]
+    # Every image is read before the first result is written, because a bad
+    # one must leave no half of the work behind; none is kept, because
+    # together they may not fit into memory.
+    for image in arguments.images:
+        read_image(image)
     predictor = Predictor(runs.load_run_model(arguments.run))
     output = pathlib.Path(arguments.output)
-    for name, image in zip(names, images, strict=True):
+    for name, path in zip(names, arguments.images, strict=True):
+        image = read_image(path)
         label = predictor(image)
         visualization.save_png(output / f"{name}_label.png", label)
         picture = visualization.compare(

@@ -8,6 +8,11 @@ from PIL import Image
 
 from keras_danet.data.files import read_image
 
+# Of position attention's map, which has N x N float32 numbers for the N
+# positions of the features. A machine that is asked for more than it has does
+# not raise an error; it stops the process, or itself.
+MAX_MAP_BYTES = 2**33
+
 
 class Predictor:
     """Segments images of any size with a DANet.
@@ -25,8 +30,9 @@ class Predictor:
         `(height, width)` uint8 array of class indices.
 
     Raises:
-        ValueError: if the image has another shape, is empty, or a file
-            cannot be read.
+        ValueError: if the image has another shape, is empty, has values
+            outside 0-255, is too large for position attention's map, or a
+            file cannot be read.
 
     Example:
 
@@ -50,6 +56,7 @@ class Predictor:
     def logits(self, image):
         """The logits, `(height, width, num_classes)` float array."""
         image = self.as_array(image)
+        check_map_size(self.model, *image.shape[:2])
         return self.model.predict_on_batch(image[np.newaxis])[0]
 
     @staticmethod
@@ -65,7 +72,44 @@ class Predictor:
                 "An image must have the shape (height, width, 3), RGB in "
                 f"0-255. Received: shape {image.shape}"
             )
+        if image.dtype.kind not in "iuf":
+            raise ValueError(
+                "An image must be uint8 or float, RGB in 0-255. Received: "
+                f"dtype {image.dtype}"
+            )
+        # Written so that NaN fails it too.
+        if not 0 <= image.min() <= image.max() <= 255:
+            raise ValueError(
+                "An image must lie in 0-255. Received: values from "
+                f"{image.min()} to {image.max()}"
+            )
         return image
+
+
+def check_map_size(model, height, width):
+    """Refuses an image whose attention map would not fit into memory.
+
+    Args:
+        model: `DANet`.
+        height, width: integers, the image's size in pixels.
+
+    Raises:
+        ValueError: if the map takes more than `MAX_MAP_BYTES`.
+    """
+    if "position" not in model.attention:
+        return
+    features = keras.Model(model.input, model.features["stage4"])
+    _, rows, columns, _ = features.compute_output_shape((1, height, width, 3))
+    needed = 4 * (rows * columns) ** 2
+    if needed > MAX_MAP_BYTES:
+        factor = (MAX_MAP_BYTES / needed) ** 0.25
+        raise ValueError(
+            f"An image of {height} x {width} pixels has {rows * columns} "
+            "positions, and position attention's map of them takes "
+            f"{needed / 2**30:.1f} GiB. Expected at most "
+            f"{MAX_MAP_BYTES / 2**30:g} GiB; scale the image to about "
+            f"{int(height * factor)} x {int(width * factor)} pixels."
+        )
 
 
 def attention_maps(model, image, points, num_channels=3):

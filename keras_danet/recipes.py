@@ -2,11 +2,24 @@
 
 import dataclasses
 import importlib.util
+import math
 import pathlib
 import types
 import typing
 
 from keras_danet.data.datasets import did_you_mean
+
+LEAST = {
+    "epochs": 1,
+    "batch_size": 1,
+    "val_batch_size": 1,
+    "val_every": 1,
+    "learning_rate": 0,
+    "power": 0,
+    "momentum": 0,
+    "weight_decay": 0,
+    "seed": 0,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +65,7 @@ class TrainConfig:
     output_stride: int = 8
     multi_grid: tuple[int, ...] | None = None
     stem_filters: tuple[int, int, int] | None = None
-    attention: tuple[str, ...] = ("position", "channel")
+    attention: tuple[str, ...] | str = ("position", "channel")
     auxiliary: bool = False
     dropout: float = 0.1
     align_corners: bool = True
@@ -61,7 +74,7 @@ class TrainConfig:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     dtype: str = "float32"
-    jit_compile: bool | str = "auto"
+    jit_compile: bool | typing.Literal["auto"] = "auto"
     seed: int = 0
 
     def __post_init__(self):
@@ -76,10 +89,11 @@ class TrainConfig:
                     f"`{field.name}` must be {shown}. "
                     f"Received: {field.name}={value!r}"
                 )
-        for name in ("epochs", "batch_size", "val_batch_size", "val_every"):
-            if getattr(self, name) < 1:
+        for name, least in LEAST.items():
+            # Written so that NaN fails it too.
+            if not least <= getattr(self, name) < math.inf:
                 raise ValueError(
-                    f"`{name}` must be at least 1. "
+                    f"`{name}` must be finite and at least {least}. "
                     f"Received: {name}={getattr(self, name)!r}"
                 )
 
@@ -110,8 +124,11 @@ def load_recipe(path):
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except (SyntaxError, NameError, TypeError, ImportError) as error:
-        raise ValueError(f"{path} cannot be run: {error}") from error
+    # It is anybody's code: whatever it raises is about this file.
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be run: {type(error).__name__}: {error}"
+        ) from error
     config = getattr(module, "config", None)
     if not isinstance(config, TrainConfig):
         raise ValueError(
@@ -124,8 +141,10 @@ def load_recipe(path):
 def _fits(value, kind):
     """Whether `value` is of the annotated type `kind`."""
     arguments = typing.get_args(kind)
-    if isinstance(kind, types.UnionType):
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
         return any(_fits(value, option) for option in arguments)
+    if typing.get_origin(kind) is typing.Literal:
+        return value in arguments
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, tuple):
             return False

@@ -1,5 +1,6 @@
 """Run folders: what a training leaves, and how every later step finds it."""
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -9,6 +10,8 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
+import zipfile
 from importlib import metadata
 
 import keras
@@ -17,29 +20,63 @@ from keras_danet.checkpointing import save_text
 from keras_danet.data.datasets import get_dataset
 from keras_danet.data.files import find_pairs
 from keras_danet.data.files import read_image
+from keras_danet.models import DANet
 from keras_danet.recipes import TrainConfig
 
+# DANet-ResNet152 with its optimizer takes 1 GB; what says it unpacks to more
+# than this is no model of ours.
+MAX_MODEL_BYTES = 2**33
 
-def make_run_folder(run, overwrite=False):
-    """Makes an empty folder for a run, in place of an old run if told to."""
-    run = pathlib.Path(run)
-    if run.exists() and not overwrite:
+
+@contextlib.contextmanager
+def new_run_folder(run, overwrite=False):
+    """Makes an empty folder for a run, in place of an old run if told to.
+
+    If no model has come to lie in it at the end, the folder goes again and
+    the old run, which waited beside it, comes back.
+
+    Args:
+        run: path of the folder.
+        overwrite: boolean, whether it may replace an older run.
+
+    Yields:
+        `run` as an absolute `pathlib.Path`.
+
+    Raises:
+        FileExistsError: if `run` exists and may not be replaced.
+    """
+    run = pathlib.Path(os.path.abspath(run))
+    waiting = None
+    if run.exists():
+        _check_replaceable(run, overwrite)
+        waiting = tempfile.mkdtemp(prefix=f".{run.name}-", dir=run.parent)
+        os.rename(run, os.path.join(waiting, run.name))
+    try:
+        run.mkdir(parents=True)
+        yield run
+    finally:
+        if not (run / "model.keras").exists():
+            shutil.rmtree(run, ignore_errors=True)
+            if waiting:
+                os.rename(os.path.join(waiting, run.name), run)
+        if waiting:
+            shutil.rmtree(waiting)
+
+
+def _check_replaceable(run, overwrite):
+    if not overwrite:
         raise FileExistsError(
             f"The run folder {run} exists. Choose another with --output, or "
             "replace it with --overwrite."
         )
-    if run.exists():
-        # Never a folder that is something else.
-        if not run.is_dir() or (
-            any(run.iterdir()) and not (run / "config.json").is_file()
-        ):
-            raise FileExistsError(
-                f"{run} is not a run folder (it has no config.json), so it "
-                "is not overwritten. Choose another with --output."
-            )
-        shutil.rmtree(run)
-    run.mkdir(parents=True)
-    return run
+    # Never a folder that is something else.
+    if not run.is_dir() or (
+        any(run.iterdir()) and not (run / "config.json").is_file()
+    ):
+        raise FileExistsError(
+            f"{run} is not a run folder (it has no config.json), so it is not "
+            "overwritten. Choose another with --output."
+        )
 
 
 def write_run_config(run, config, root, distribute, devices, recipe):
@@ -91,7 +128,23 @@ def load_run_model(run):
             f"{path} does not exist. Expected a run folder whose training "
             "finished at least one epoch."
         )
-    return keras.saving.load_model(path, compile=False)
+    remedy = "Expected the file that `keras-danet train` wrote; train again."
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > MAX_MODEL_BYTES:
+            raise ValueError(f"it unpacks to {size} bytes")
+        model = keras.saving.load_model(path, compile=False)
+    # Keras has no common error for broken files.
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be loaded: {error}. {remedy}"
+        ) from error
+    if not isinstance(model, DANet):
+        raise ValueError(
+            f"{path} holds a {type(model).__name__}, not a DANet. {remedy}"
+        )
+    return model
 
 
 def _versions():

@@ -1,7 +1,6 @@
 """Training: the one loop of compile and fit, from a recipe to a run folder."""
 
 import math
-import shutil
 
 import keras
 
@@ -87,16 +86,15 @@ def train(
 
     Raises:
         ValueError: for settings or data that cannot be used, or if the loss
-            becomes NaN. A run folder without a model is removed.
+            becomes NaN. A run folder without a model is removed, and the
+            run that it replaced comes back.
         FileExistsError: if `run` exists and `overwrite` is not set.
     """
-    run = runs.make_run_folder(run, overwrite)
-    try:
-        with distribution.scope(distribute, num_devices) as devices:
-            return _train(config, run, distribute, devices, recipe, verbose)
-    finally:
-        if not (run / "model.keras").exists():
-            shutil.rmtree(run)
+    with (
+        runs.new_run_folder(run, overwrite) as run,
+        distribution.scope(distribute, num_devices) as devices,
+    ):
+        return _train(config, run, distribute, devices, recipe, verbose)
 
 
 def _train(config, run, distribute, devices, recipe, verbose):

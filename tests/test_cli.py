@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_danet import cli
 from keras_danet.cli import main
 
 pytest.importorskip("tensorflow", reason="training reads data with tf.data")
@@ -163,6 +164,15 @@ def test_bad_images_leave_no_output(workshop, tmp_path, capsys):
     message = fails(capsys, "predict", run, bad, bad, "--output", output)
     assert "called bad" in message
     assert not output.exists()
+
+
+def test_an_interruption_has_its_exit_code(monkeypatch, capsys):
+    def interrupt(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_evaluate", interrupt)
+    assert main(["evaluate", "run"]) == 130
+    assert capsys.readouterr().err == "keras-danet: interrupted\n"
 
 
 def test_usage(capsys):

@@ -7,6 +7,7 @@ from PIL import Image
 from keras_danet import DANet
 from keras_danet import DilatedResNet
 from keras_danet import Predictor
+from keras_danet import inference
 from keras_danet.inference import attention_maps
 
 
@@ -65,6 +66,33 @@ def test_photos_are_turned_upright_and_to_rgb(model, tmp_path):
 def test_bad_arrays_are_refused(model, image):
     with pytest.raises(ValueError, match="must have the shape"):
         Predictor(model)(image)
+
+
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        (np.nan, "0-255.*nan"),
+        (256.0, "0-255.*256"),
+        (-1, "0-255.*-1"),
+        (True, "dtype bool"),
+        ("x", "dtype <U1"),
+    ],
+)
+def test_bad_values_are_refused(model, value, message):
+    image = np.full((4, 4, 3), value)
+    with pytest.raises(ValueError, match=message):
+        Predictor(model)(image)
+
+
+def test_an_image_too_large_for_its_map_is_refused(model, monkeypatch):
+    # 33 x 49 pixels are 5 x 7 positions: a map of 4 * 35**2 bytes.
+    monkeypatch.setattr(inference, "MAX_MAP_BYTES", 4 * 35**2)
+    image = photo(33, 49)
+    assert Predictor(model)(image).shape == (33, 49)
+    with pytest.raises(ValueError, match=r"33 x 57 pixels has 40 positions"):
+        Predictor(model)(photo(33, 57))
+    fcn = DANet(2, DilatedResNet(18, filters=8), attention=("channel",))
+    assert Predictor(fcn)(photo(33, 57)).shape == (33, 57)
 
 
 def test_bad_files_are_refused(model, tmp_path):

@@ -15,6 +15,8 @@ def test_settings_replace_and_lists_become_tuples():
     config = CONFIG.replace({"crop_size": [64, 64], "learning_rate": 1})
     assert config.crop_size == (64, 64)
     assert config.learning_rate == 1
+    assert CONFIG.replace({"attention": "channel"}).attention == "channel"
+    assert CONFIG.replace({"jit_compile": False}).jit_compile is False
     assert CONFIG.crop_size == (32, 48)
 
 
@@ -24,12 +26,16 @@ def test_settings_replace_and_lists_become_tuples():
         ({"batchsize": 4}, "no key 'batchsize'. Did you mean 'batch_size'"),
         ({"epochs": 2.5}, "`epochs` must be int"),
         ({"epochs": True}, "`epochs` must be int"),
-        ({"epochs": 0}, "`epochs` must be at least 1"),
+        ({"epochs": 0}, "`epochs` must be finite and at least 1"),
         ({"crop_size": (64,)}, "`crop_size` must be"),
         ({"crop_size": "64"}, "`crop_size` must be"),
         ({"attention": ("channel", 3)}, "`attention` must be"),
         ({"multi_grid": 4}, "`multi_grid` must be"),
         ({"learning_rate": "fast"}, "`learning_rate` must be float"),
+        ({"learning_rate": float("nan")}, "`learning_rate` must be finite"),
+        ({"learning_rate": -0.1}, "`learning_rate` must be finite"),
+        ({"momentum": float("inf")}, "`momentum` must be finite"),
+        ({"jit_compile": "yes"}, "`jit_compile` must be"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
@@ -54,6 +60,10 @@ def test_bad_recipes_are_refused(tmp_path):
     path = tmp_path / "recipe.txt"
     path.write_text("")
     with pytest.raises(ValueError, match="ends in .py"):
+        load_recipe(path)
+    path = tmp_path / "zero.py"
+    path.write_text("epochs = 1 // 0")
+    with pytest.raises(ValueError, match="zero.py.*ZeroDivisionError"):
         load_recipe(path)
     path = tmp_path / "broken.py"
     path.write_text("config = (")

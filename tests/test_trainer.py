@@ -80,9 +80,15 @@ def test_an_existing_run_is_kept(root, tmp_path):
     (run / "config.json").write_text("{}")
     with pytest.raises(FileExistsError, match="--overwrite"):
         trainer.train(tiny(root), run, verbose=0)
-    assert (run / "config.json").exists()
-    assert runs.make_run_folder(run, overwrite=True) == run
-    assert list(run.iterdir()) == []
+    # Nor is it lost where the run that shall replace it fails.
+    with pytest.raises(ValueError, match="batch_size"):
+        trainer.train(tiny(root, batch_size=13), run, overwrite=True, verbose=0)
+    assert [p.name for p in tmp_path.rglob("*")] == ["run", "config.json"]
+    with runs.new_run_folder(run, overwrite=True) as new:
+        assert new == run
+        assert list(run.iterdir()) == []
+        (run / "model.keras").write_bytes(b"new")
+    assert [p.name for p in tmp_path.rglob("*")] == ["run", "model.keras"]
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.txt").write_text("")
@@ -160,10 +166,21 @@ def test_best_model_is_whole_or_not_there(tmp_path):
     best.on_epoch_end(3, {"val_mean_iou": 0.4})
 
 
-def test_run_folders_that_are_none(tmp_path):
+def test_run_folders_that_are_none(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="not a run folder"):
         runs.read_run_config(tmp_path)
     with pytest.raises(FileNotFoundError, match="at least one epoch"):
+        runs.load_run_model(tmp_path)
+    for content in (b"", b"PK\x03\x04", b"half a model"):
+        (tmp_path / "model.keras").write_bytes(content)
+        with pytest.raises(ValueError, match="model.keras cannot be loaded"):
+            runs.load_run_model(tmp_path)
+    other = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    other.save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match="a Sequential, not a DANet"):
+        runs.load_run_model(tmp_path)
+    monkeypatch.setattr(runs, "MAX_MODEL_BYTES", 1000)
+    with pytest.raises(ValueError, match=r"unpacks to \d+ bytes"):
         runs.load_run_model(tmp_path)
     for content in ("{", "{}", '{"config": {"speed": 3}}', "[]"):
         (tmp_path / "config.json").write_text(content)

@@ -7,13 +7,14 @@ from keras_danet import TrainConfig
 
 config = TrainConfig(
     dataset="scenes",
-    epochs=4,
+    epochs=5,
     batch_size=4,
     crop_size=(96, 128),
     scale_range=(1.0, 1.0),
     val_batch_size=16,
     depth=18,
     filters=16,
-    learning_rate=0.03,
+    dropout=0.0,
+    learning_rate=0.1,
     weight_decay=1e-4,
 )

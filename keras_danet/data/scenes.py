@@ -31,7 +31,7 @@ CLASS_NAMES = (
 )
 SKY, BUILDING, ROAD, PAVEMENT, TREE, POLE, CAR, PEDESTRIAN = range(8)
 IGNORE_LABEL = 255
-SPLITS = {"train": 2400, "val": 96}
+SPLITS = {"train": 1600, "val": 96}
 MIN_SIDE = 32  # pixels
 SKYLINE = 60.0  # metres to the end of the street
 
@@ -47,16 +47,16 @@ class _Scene:
     def __init__(self, rng, size):
         height, width = size
         self.rng = rng
-        self.focal = 0.75 * min(width, height * 4 / 3)
+        self.focal = 0.85 * min(width, height * 4 / 3)
         self.horizon = height * rng.uniform(0.4, 0.56)
         self.centre = width * rng.uniform(0.35, 0.65)
         self.eye = rng.uniform(1.7, 2.6)
         # Half the distance at which the ground enters the image.
         self.near = 0.5 * self.focal * self.eye / (height - self.horizon)
-        self.kerbs = -rng.uniform(3.0, 5.6), rng.uniform(1.6, 3.6)
+        self.kerbs = -rng.uniform(2.8, 5.2), rng.uniform(1.6, 3.3)
         self.walls = (
-            self.kerbs[0] - rng.uniform(2.8, 4.8),
-            self.kerbs[1] + rng.uniform(2.8, 4.8),
+            self.kerbs[0] - rng.uniform(3.4, 5.4),
+            self.kerbs[1] + rng.uniform(3.4, 5.4),
         )
         self.crossing = rng.uniform(7.5, 12) if rng.random() < 0.35 else None
         self.light = str(rng.choice(("day", "overcast", "dusk")))
@@ -169,7 +169,7 @@ def _draw_ground(scene):
     kind = rng.random()
     if kind < 0.6:
         pavement = _grey(rng, 140, 200, 8)
-    elif kind < 0.92:
+    elif kind < 0.96:
         pavement = _paint(rng, (0.0, 0.12), (0.1, 0.45), (0.4, 0.75))
     else:
         pavement = road + rng.uniform(-12, 12)
@@ -246,8 +246,8 @@ def _draw_building(scene, x, z0, z1):
 
 def _draw_tree(scene, x, z):
     rng = scene.rng
-    trunk, radius = rng.uniform(1.6, 2.6), rng.uniform(1.0, 1.9)
-    half = max(rng.uniform(0.14, 0.24), 1.2 * z / scene.focal)
+    trunk, radius = rng.uniform(1.6, 2.6), rng.uniform(1.3, 2.1)
+    half = max(rng.uniform(0.2, 0.3), 1.8 * z / scene.focal)
     bark = _paint(rng, (0.04, 0.12), (0.1, 0.5), (0.2, 0.5))
     scene.shadow(x - 1.0, x + 1.6, z - 0.8, z + 0.8)
     scene.upright(x - half, x + half, 0, trunk + 1, z, TREE, bark)
@@ -263,25 +263,25 @@ def _draw_tree(scene, x, z):
 def _draw_pole(scene, x, z):
     """A lamp post, a traffic light or a sign; the plate is part of the pole."""
     rng, kind = scene.rng, scene.rng.integers(3)
-    half = max(rng.uniform(0.22, 0.3), 2.2 * z / scene.focal)
+    half = max(rng.uniform(0.26, 0.36), 2.8 * z / scene.focal)
     metal = _grey(rng, 20, 80) if rng.random() < 0.9 else _paint(rng)
     top = rng.uniform(4, 6.5) if kind == 0 else rng.uniform(2.6, 3.8)
     scene.shadow(x - half, x + 2, z - 0.2, z + 0.2)
     scene.upright(x - half, x + half, 0, top, z, POLE, metal)
     if kind == 0:
         reach = x - np.sign(x) * rng.uniform(0.6, 1.5)
-        scene.upright(x, reach, top - 0.4, top, z, POLE, metal)
+        scene.upright(x, reach, top - 0.6, top, z, POLE, metal)
     elif kind == 1:
-        box = x - 0.5, x + 0.5, top - 1.4, top
+        box = x - 0.65, x + 0.65, top - 1.5, top
         scene.upright(*box, z, POLE, _grey(rng, 20, 70))
         lamps = (220, 40, 30), (240, 180, 40), (40, 200, 90)
         for row, lamp in enumerate(lamps):
             y = top - 0.28 - 0.42 * row
             scene.disc(x, y, z, 0.18, 0.18, POLE, np.array(lamp))
     elif rng.random() < 0.5:
-        scene.disc(x, top, z, 0.7, 0.7, POLE, _paint(rng))
+        scene.disc(x, top, z, 0.8, 0.8, POLE, _paint(rng))
     else:
-        plate = x - 0.7, x + 0.7, top - 1.1, top
+        plate = x - 0.8, x + 0.8, top - 1.2, top
         scene.upright(*plate, z, POLE, _paint(rng))
 
 
@@ -340,7 +340,7 @@ def _draw_pedestrian(scene, x, z):
         legs = (foot - 0.18, 0), (foot + 0.18, 0), (top + 0.22, hip)
         leg = [(u, y, z) for u, y in (*legs, (top - 0.22, hip))]
         scene.polygon(leg, PEDESTRIAN, trousers)
-    body = x - 0.5, x + 0.5, hip - 0.05, 0.84 * tall
+    body = x - 0.55, x + 0.55, hip - 0.05, 0.84 * tall
     scene.upright(*body, z, PEDESTRIAN, coat)
     skin = _paint(rng, (0.04, 0.09), (0.25, 0.6), (0.3, 0.95))
     scene.disc(x, 0.91 * tall, z, 0.26, 0.26, PEDESTRIAN, skin)
@@ -350,23 +350,23 @@ def _place_on_pavements(scene):
     """Yields (z, x, draw) of what stands beside both kerbs."""
     rng = scene.rng
     for kerb, wall in zip(scene.kerbs, scene.walls, strict=True):
-        for z in np.arange(rng.uniform(5.5, 8.5), 15, rng.uniform(5, 7.5)):
+        for z in np.arange(rng.uniform(6, 9), 14, rng.uniform(5, 7.5)):
             yield z, kerb + np.sign(kerb) * 0.45, _draw_pole
         if rng.random() < 0.75:
-            for z in np.arange(rng.uniform(6, 10), 15, rng.uniform(5, 9)):
+            for z in np.arange(rng.uniform(6.5, 10), 14, rng.uniform(5, 9)):
                 x = kerb + np.sign(kerb) * rng.uniform(0.9, 2.2)
                 yield z, x, _draw_tree
         for _ in range(rng.integers(1, 5)):
-            x = kerb + (wall - kerb) * rng.uniform(0.25, 0.85)
-            yield rng.uniform(6, 9), x, _draw_pedestrian
+            x = kerb + (wall - kerb) * rng.uniform(0.2, 0.7)
+            yield rng.uniform(6.5, 9), x, _draw_pedestrian
 
 
 def _place_on_road(scene):
     """Yields (z, x, draw) of traffic, parked cars and those who cross."""
     rng, (left, right), street = scene.rng, scene.kerbs, scene.crossing
     lanes = [(0.0, 6, 0.75), (max(left + 1.2, -3.2), 4.5, 0.8)]
-    lanes += [(right - 1.1, 5, 0.8)] if right > 2.8 else []
-    lanes += [(left + 1.1, 5, 0.8)] if left < -5.4 else []
+    lanes += [(right - 1.1, 5, 0.8)] if right > 2.6 else []
+    lanes += [(left + 1.1, 5, 0.8)] if left < -5.0 else []
     for x, first, chance in lanes:
         z = first + rng.uniform(0, 6)
         while z < 20:
@@ -546,7 +546,7 @@ def write_scenes(root, splits=SPLITS, size=(96, 128), seed=0):
 
     Args:
         root: Path of the folder to make. It must not exist.
-        splits: Dict of split name -> number of scenes. Defaults to 480 for
+        splits: Dict of split name -> number of scenes. Defaults to 1600 for
             `"train"` and 96 for `"val"`.
         size: `(height, width)` in pixels, each at least 32. Defaults to
             `(96, 128)`.

@@ -4,6 +4,7 @@ import hashlib
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -131,6 +132,32 @@ def test_colour_classifier_finds_a_class_told_by_colour():
     images = (30 * labels[..., None] + np.array([5, 9, 3])).astype("uint8")
     pair = images, labels
     assert colour_classifier_iou(pair, pair, 16, balanced=False) == 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow",
+    reason="what the scenes ask for is the same on every backend",
+)
+def test_a_network_does_clearly_better_than_colour(tmp_path):
+    from keras_danet import recipes
+    from keras_danet import trainer
+
+    root = scenes.write_scenes(tmp_path / "scenes", {"train": 1000, "val": 48})
+    arrays = {}
+    for split in ("train", "val"):
+        lines = (root / f"{split}.txt").read_text("utf-8").splitlines()
+        pairs = [[read(root / name)[1] for name in x.split()] for x in lines]
+        arrays[split] = tuple(map(np.stack, zip(*pairs, strict=True)))
+    colour = max(
+        colour_classifier_iou(arrays["train"], arrays["val"], 16, balanced)
+        for balanced in (False, True)
+    )
+    recipe = recipes.load_recipe("training/scenes_danet_resnet18.py")
+    config = recipe.replace({"epochs": 1, "data_root": str(root)})
+    history = trainer.train(config, tmp_path / "run", verbose=0)
+    # An eighth of the demo's training.
+    assert history["val_mean_iou"][-1] > colour + 0.15
 
 
 def test_layout_of_the_written_folder(tmp_path):
