@@ -8,7 +8,10 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-PYTEST := $(BIN)/python -m pytest -q --durations=5
+# Without the cache, which two suites would write at once.
+PYTEST := $(BIN)/python -m pytest -q --durations=10 -p no:cacheprovider
+# Makes before 4.0 cannot keep the suites' lines apart.
+SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 .PHONY: help demo test test-tensorflow test-jax test-torch test-alone lint \
 	format check bench-metrics clean
@@ -56,8 +59,16 @@ demo: $(VENV)/demo.stamp
 	@echo "  $(BIN)/keras-danet predict $(RUN) YOUR_PHOTO.jpg --output pictures"
 	@echo "  $(BIN)/keras-danet train training/camvid_danet_resnet18.py --data CamVid"
 
-# One process per backend: they cannot share one.
-test: test-tensorflow test-jax test-torch test-alone
+# One process per backend: they cannot share one. Two of them run at a time,
+# because most of a suite is tracing and compiling, on one core.
+test: $(VENV)/dev.stamp
+	@echo "Two suites at a time; each is shown when it is through."
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 $(SYNC) \
+		test-tensorflow test-jax test-torch test-alone
+
+# Tiny networks are compiled for longer than they run.
+test-jax: export XLA_FLAGS ?= --xla_backend_optimization_level=0 \
+	--xla_llvm_disable_expensive_passes=true
 
 test-tensorflow test-jax test-torch: test-%: $(VENV)/dev.stamp
 	@echo "== the suite on $*"
