@@ -2,8 +2,10 @@
 
 import argparse
 import ast
+import contextlib
 import os
 import pathlib
+import signal
 import sys
 
 DESCRIPTION = """\
@@ -20,10 +22,11 @@ examples:
   keras-danet evaluate saved_models/run --split val
   keras-danet predict saved_models/run street.png --output pictures
   keras-danet export saved_models/run --format tflite --size 360x480
+  keras-danet convert danet.pth -o danet.keras --multi-grid 4 8 16
 
 exit codes:
   0  done    1  checked and found wrong    2  could not do it
-  130  interrupted from the keyboard"""
+  130  interrupted from the keyboard        143  stopped by SIGTERM"""
 
 
 def main(argv=None):
@@ -34,11 +37,12 @@ def main(argv=None):
 
     Returns:
         Exit code: 0 done, 1 checked and found wrong, 2 could not do it, 130
-        interrupted from the keyboard.
+        interrupted from the keyboard. SIGTERM exits with 143.
     """
     arguments = _parser().parse_args(argv)
     try:
-        return arguments.run_verb(arguments)
+        with _terminable():
+            return arguments.run_verb(arguments)
     except (ValueError, OSError) as error:
         # The user's mistakes: our own errors, and the file system's.
         if arguments.traceback:
@@ -59,6 +63,20 @@ def main(argv=None):
         return 130
 
 
+@contextlib.contextmanager
+def _terminable():
+    """Lets SIGTERM unwind as an error does: nothing half-done stays."""
+
+    def stop(*_):
+        sys.exit(143)
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def _parser():
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
@@ -76,7 +94,13 @@ def _parser():
         help="show where in the code an error arose",
     )
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
-    for add in (_add_train, _add_evaluate, _add_predict, _add_export):
+    for add in (
+        _add_train,
+        _add_evaluate,
+        _add_predict,
+        _add_export,
+        _add_convert,
+    ):
         add(verbs)
     return parser
 
@@ -165,6 +189,9 @@ def _add_predict(verbs):
         "--output", required=True, metavar="DIR", help="folder to write to"
     )
     verb.add_argument(
+        "--overwrite", action="store_true", help="replace existing files"
+    )
+    verb.add_argument(
         "--attention",
         action="store_true",
         help="write NAME_attention.png as well: what three points of the "
@@ -195,6 +222,48 @@ def _add_export(verbs):
         help="image size of a tflite file (default: the validation images')",
     )
     verb.set_defaults(run_verb=_export)
+
+
+def _add_convert(verbs):
+    verb = verbs.add_parser(
+        "convert",
+        help="turn a PyTorch checkpoint into a .keras file",
+        description="Reads a DANet in the authors' or MMSegmentation's naming "
+        "without running code, says what it is, and writes it as a model "
+        "that keras.saving.load_model reads on every backend.",
+    )
+    verb.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help=".pth, .pth.tar, .safetensors or .npz",
+    )
+    verb.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="MODEL.keras",
+        help="file to write; it must not exist",
+    )
+    verb.add_argument(
+        "--multi-grid",
+        type=int,
+        nargs="*",
+        metavar="RATE",
+        help="dilation rates of the last stage (the authors' released model: "
+        "4 8 16; none: no numbers)",
+    )
+    verb.add_argument(
+        "--align-corners",
+        action=argparse.BooleanOptionalAction,
+        help="how logits are upsampled (default: by the naming)",
+    )
+    verb.add_argument(
+        "--num-classes",
+        type=int,
+        metavar="N",
+        help="start the classifiers anew for N classes",
+    )
+    verb.set_defaults(run_verb=_convert)
 
 
 def _add_run(verb):
@@ -257,6 +326,7 @@ def _predict(arguments):
     from keras_danet.data.datasets import get_dataset
     from keras_danet.data.files import read_image
     from keras_danet.inference import Predictor
+    from keras_danet.inference import check_map_size
 
     dataset = get_dataset(runs.read_run_config(arguments.run).dataset)
     names = [pathlib.Path(image).stem for image in arguments.images]
@@ -266,13 +336,30 @@ def _predict(arguments):
                 f"Two images are called {name}, so that one's results would "
                 "replace the other's. Predict them into different folders."
             )
+    output = pathlib.Path(arguments.output)
+    kinds = ["label", "overlay"] + ["attention"] * arguments.attention
+    written = [
+        output / f"{name}_{kind}.png" for name in names for kind in kinds
+    ]
+    present = [str(path) for path in written if path.exists()]
+    if present and not arguments.overwrite:
+        raise FileExistsError(
+            f"{present[0]} exists. Choose another --output, or replace it with "
+            "--overwrite."
+        )
+    inputs = {os.path.realpath(image) for image in arguments.images}
+    if any(os.path.realpath(path) in inputs for path in written):
+        raise ValueError(
+            f"A result would replace an image that is read, in {output}. "
+            "Choose another --output."
+        )
     # Every image is read before the first result is written, because a bad
     # one must leave no half of the work behind; none is kept, because
     # together they may not fit into memory.
-    for image in arguments.images:
-        read_image(image)
+    sizes = [read_image(image).shape[:2] for image in arguments.images]
     predictor = Predictor(runs.load_run_model(arguments.run))
-    output = pathlib.Path(arguments.output)
+    for size in sizes:
+        check_map_size(predictor.model, *size)
     for name, path in zip(names, arguments.images, strict=True):
         image = read_image(path)
         label = predictor(image)
@@ -325,6 +412,72 @@ def _export(arguments):
     )
     print(check.summary())
     return 0 if check.passed else 1
+
+
+def _convert(arguments):
+    import warnings
+
+    from keras_danet.checkpointing import save_model
+    from keras_danet.models import DANet
+    from keras_danet.models import checkpoints
+    from keras_danet.models import weight_files
+
+    output = pathlib.Path(arguments.output)
+    if output.suffix != ".keras" or output.exists():
+        raise ValueError(
+            "--output must be a new file that ends in .keras. Received: "
+            f"{output}{' (it exists)' if output.exists() else ''}"
+        )
+    tensors, meta = weight_files.read_weights(arguments.checkpoint)
+    tensors = checkpoints.normalize(tensors)
+    found = checkpoints.describe(tensors)
+    print(f"recognised: {found}")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        model = DANet.from_checkpoint(
+            {"state_dict": tensors, "meta": meta},
+            multi_grid=arguments.multi_grid,
+            align_corners=arguments.align_corners,
+            num_classes=arguments.num_classes,
+        )
+    for warning in caught:
+        print(f"note: {warning.message}", file=sys.stderr)
+    ignored = set(tensors) - {
+        checkpoints.their_name(
+            weight.path, found.naming, bool(found.stem_filters)
+        )
+        for weight in model.weights
+    }
+    print(
+        f"tensors: {len(tensors) - len(ignored)} taken, {len(ignored)} "
+        "ignored" + (f" ({_kinds(ignored)})" if ignored else "")
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    save_model(model, output)
+    print(f"logits of a ramp of 65x97 pixels: {_fingerprint(model)}")
+    print(f"written: {output}")
+    return 0
+
+
+def _kinds(names):
+    """Names without their first parts, each with how often it occurs."""
+    kinds = [name.rpartition(".")[2] for name in names]
+    return ", ".join(
+        f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds))
+    )
+
+
+def _fingerprint(model):
+    """Figures by which two conversions of one checkpoint are compared."""
+    import numpy as np
+
+    rows, columns = np.mgrid[0:65, 0:97]
+    ramp = np.stack([rows * 3, columns * 2, rows + columns], axis=-1)
+    logits = model.predict_on_batch(ramp[np.newaxis].astype("float32"))
+    return (
+        f"mean {logits.mean():.4f}, deviation {logits.std():.4f}, from "
+        f"{logits.min():.4f} to {logits.max():.4f}"
+    )
 
 
 def _run_config(arguments):

@@ -32,7 +32,17 @@ def scope(name="none", num_devices=None):
         raise ValueError(
             f"`distribute` must be one of {DISTRIBUTIONS}. Received: {name!r}"
         )
+    if num_devices is not None and num_devices < 1:
+        raise ValueError(
+            "`num_devices` (--devices) must be at least 1. "
+            f"Received: {num_devices}"
+        )
     if name == "none":
+        if num_devices not in (None, 1):
+            raise ValueError(
+                f"{num_devices} devices need --distribute mirrored or "
+                "data_parallel; distribute='none' uses one."
+            )
         yield 1
         return
     backend = keras.backend.backend()

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_danet import metrics
 from keras_danet.checkpointing import save_text
+from keras_danet.data.files import read_image
 from keras_danet.data.files import read_label
 
 
@@ -85,8 +86,8 @@ def evaluate(predictor, pairs, dataset, split, progress=None):
     """Predicts every image and counts every labelled pixel.
 
     Args:
-        predictor: a `Predictor`, or any function of an image's path to a
-            `(height, width)` label map.
+        predictor: a `Predictor`, or any function of an image, uint8 `(height,
+            width, 3)`, to a `(height, width)` label map.
         pairs: list of `data.files.Pair`.
         dataset: `data.datasets.Dataset` that they belong to.
         split: string, for the report.
@@ -103,7 +104,7 @@ def evaluate(predictor, pairs, dataset, split, progress=None):
     matrix = np.zeros((dataset.num_classes,) * 2, "int64")
     for index, pair in enumerate(pairs):
         label = read_label(pair, dataset)
-        prediction = predictor(pair.image)
+        prediction = predictor(read_image(pair.image, upright=False))
         matrix += metrics.confusion_matrix(
             label, prediction, dataset.num_classes
         )

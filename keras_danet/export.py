@@ -91,6 +91,11 @@ def export_model(model, folder, kind, images=(), size=None):
             f"this is {keras.backend.backend()}. A run can be exported from "
             "any backend: set KERAS_BACKEND=tensorflow."
         )
+    if kind == "saved_model" and size is not None:
+        raise ValueError(
+            "A SavedModel takes images of any size; `size` (--size) is for "
+            f"TFLite. Received: size={size!r}"
+        )
     if kind == "tflite" and size is None:
         if not len(images):
             raise ValueError(

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from keras_danet.data.files import read_image
+from keras_danet.models import DANet
 
 # Of position attention's map, which has N x N float32 numbers for the N
 # positions of the features. A machine that is asked for more than it has does
@@ -48,6 +49,11 @@ class Predictor:
     protocol = "whole images, one scale, no mirroring"
 
     def __init__(self, model):
+        if not isinstance(model, DANet):
+            raise ValueError(
+                "`model` must be a DANet (not its `inference_model`). "
+                f"Received: {type(model).__name__}"
+            )
         self.model = model
 
     def __call__(self, image):

@@ -64,6 +64,11 @@ class PixelCrossentropy(keras.losses.Loss):
         if dtype is None:
             dtype = wide_dtype(keras.config.floatx())
         super().__init__(name=name, reduction=reduction, dtype=dtype)
+        if type(ignore_label) is not int:
+            raise ValueError(
+                "`ignore_label` must be an integer. "
+                f"Received: ignore_label={ignore_label!r}"
+            )
         self.ignore_label = ignore_label
 
     def __call__(self, y_true, y_pred, sample_weight=None):
@@ -80,8 +85,12 @@ class PixelCrossentropy(keras.losses.Loss):
 
     def call(self, y_true, y_pred):
         labels = ops.cast(y_true, "int32")
-        valid = ops.not_equal(labels, self.ignore_label)
+        # Keras hands labels on as floats; a fraction is no label.
+        whole = ops.equal(ops.cast(labels, y_true.dtype), y_true)
+        ignored = ops.logical_and(whole, labels == self.ignore_label)
+        valid = ops.logical_not(ignored)
         known = ops.logical_and(labels >= 0, labels < y_pred.shape[-1])
+        known = ops.logical_and(known, whole)
         pixels = ops.sparse_categorical_crossentropy(
             ops.where(known, labels, 0), y_pred, from_logits=True
         )

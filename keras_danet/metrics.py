@@ -165,6 +165,11 @@ class SegmentationMetrics(keras.Metric):
                 "`num_classes` must be an integer of at least 2 (a binary mask "
                 f"has 2 classes). Received: num_classes={num_classes}."
             )
+        if type(ignore_label) is not int:
+            raise ValueError(
+                "`ignore_label` must be an integer. "
+                f"Received: ignore_label={ignore_label!r}."
+            )
         self._direction = "up"  # what `ModelCheckpoint(mode="auto")` reads
         self.num_classes = int(num_classes)
         self.ignore_label = ignore_label
@@ -225,10 +230,20 @@ class SegmentationMetrics(keras.Metric):
         left_out = ops.logical_and(label == self.ignore_label, whole)
         if sample_weight is not None:
             weight = ops.convert_to_tensor(sample_weight)
-            if len(weight.shape) == 4:
-                weight = ops.squeeze(weight, axis=-1)
-            elif len(weight.shape) == 1:
+            shape = tuple(weight.shape)
+            if len(shape) == 1:
                 weight = weight[:, None, None]
+            elif len(shape) == 4 and shape[3] == 1:
+                weight = ops.squeeze(weight, axis=-1)
+            if len(weight.shape) != 3 or any(
+                None not in pair and pair[0] != pair[1]
+                for pair in zip(shape[:3], label.shape, strict=False)
+            ):
+                raise ValueError(
+                    "Expected `sample_weight` of the labels' shape or "
+                    "(batch,). Received: sample_weight.shape="
+                    f"{shape}, y_true.shape={tuple(y_true.shape)}."
+                )
             left_out = ops.logical_or(left_out, weight == 0)
         row = ops.where(valid, label, self._table_rows)
         return ops.where(left_out, self._table_rows + 1, row)

@@ -9,16 +9,19 @@ import typing
 
 from keras_danet.data.datasets import did_you_mean
 
-LEAST = {
-    "epochs": 1,
-    "batch_size": 1,
-    "val_batch_size": 1,
-    "val_every": 1,
-    "learning_rate": 0,
-    "power": 0,
-    "momentum": 0,
-    "weight_decay": 0,
-    "seed": 0,
+# At least the first, below the second.
+RANGES = {
+    "epochs": (1, math.inf),
+    "batch_size": (1, math.inf),
+    "val_batch_size": (1, math.inf),
+    "val_every": (1, math.inf),
+    "filters": (4, math.inf),
+    "dropout": (0, 1),
+    "learning_rate": (0, math.inf),
+    "power": (0, math.inf),
+    "momentum": (0, 1),
+    "weight_decay": (0, math.inf),
+    "seed": (0, 2**32),
 }
 
 
@@ -73,7 +76,14 @@ class TrainConfig:
     power: float = 0.9
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    dtype: str = "float32"
+    dtype: typing.Literal[
+        "float32",
+        "mixed_float16",
+        "mixed_bfloat16",
+        "bfloat16",
+        "float16",
+        "float64",
+    ] = "float32"
     jit_compile: bool | typing.Literal["auto"] = "auto"
     seed: int = 0
 
@@ -84,16 +94,20 @@ class TrainConfig:
                 value = tuple(value)
                 object.__setattr__(self, field.name, value)
             if not _fits(value, field.type):
-                shown = getattr(field.type, "__name__", str(field.type))
+                shown = (
+                    field.type.__name__
+                    if isinstance(field.type, type)
+                    else field.type
+                )
                 raise ValueError(
                     f"`{field.name}` must be {shown}. "
                     f"Received: {field.name}={value!r}"
                 )
-        for name, least in LEAST.items():
+        for name, (least, below) in RANGES.items():
             # Written so that NaN fails it too.
-            if not least <= getattr(self, name) < math.inf:
+            if not least <= getattr(self, name) < below:
                 raise ValueError(
-                    f"`{name}` must be finite and at least {least}. "
+                    f"`{name}` must be at least {least} and below {below}. "
                     f"Received: {name}={getattr(self, name)!r}"
                 )
 
@@ -125,7 +139,7 @@ def load_recipe(path):
     try:
         spec.loader.exec_module(module)
     # It is anybody's code: whatever it raises is about this file.
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"{path} cannot be run: {type(error).__name__}: {error}"
         ) from error

@@ -32,8 +32,8 @@ MAX_MODEL_BYTES = 2**33
 def new_run_folder(run, overwrite=False):
     """Makes an empty folder for a run, in place of an old run if told to.
 
-    If no model has come to lie in it at the end, the folder goes again and
-    the old run, which waited beside it, comes back.
+    If an error ends it, or no model has come to lie in it, an old run, which
+    waited beside it, comes back. A run without a model is removed.
 
     Args:
         run: path of the folder.
@@ -51,11 +51,16 @@ def new_run_folder(run, overwrite=False):
         _check_replaceable(run, overwrite)
         waiting = tempfile.mkdtemp(prefix=f".{run.name}-", dir=run.parent)
         os.rename(run, os.path.join(waiting, run.name))
+    failed = False
     try:
         run.mkdir(parents=True)
         yield run
+    except Exception:
+        failed = True
+        raise
     finally:
-        if not (run / "model.keras").exists():
+        has_model = (run / "model.keras").exists()
+        if not has_model or (failed and waiting):
             shutil.rmtree(run, ignore_errors=True)
             if waiting:
                 os.rename(os.path.join(waiting, run.name), run)

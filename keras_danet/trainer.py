@@ -156,11 +156,18 @@ class StopAtNaN(keras.callbacks.Callback):
         self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        loss = float((logs or {}).get("loss", 0.0))
+        self._check("loss", logs, f"step {batch + 1}")
+
+    def on_epoch_end(self, epoch, logs=None):
+        # The loss of a batch is that before its update.
+        self._check("val_loss", logs, "validation")
+
+    def _check(self, name, logs, where):
+        loss = float((logs or {}).get(name, 0.0))
         if not math.isfinite(loss):
             raise ValueError(
-                f"The loss became {loss} in epoch {self.epoch + 1}, step "
-                f"{batch + 1}. The learning rate is the usual cause: lower "
+                f"The loss became {loss} in epoch {self.epoch + 1}, {where}. "
+                "The learning rate is the usual cause: lower "
                 "`learning_rate` (--set learning_rate=...), or use "
                 "dtype='float32' if it is a half precision. A label outside "
                 "the classes makes it NaN as well."

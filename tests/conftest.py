@@ -1,3 +1,4 @@
+import contextlib
 import os
 import pathlib
 import sys
@@ -7,8 +8,9 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
-# Importing torch after TensorFlow aborts the process on some machines.
-if os.environ.get("KERAS_BACKEND") == "torch":
+# Importing torch after TensorFlow aborts the process on some machines, and
+# tests of PyTorch's files need it on every backend.
+with contextlib.suppress(ImportError):
     import torch  # noqa: F401
 
 # tests/references.py is shared by tests in several folders.

@@ -1,13 +1,17 @@
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
 import pytest
 from PIL import Image
 
+from keras_danet import DANet
+from keras_danet import DilatedResNet
 from keras_danet import cli
 from keras_danet.cli import main
 
@@ -137,6 +141,8 @@ def test_mistakes_are_explained(workshop, tmp_path, capsys):
     assert str(tmp_path / "none") in train("--data", tmp_path / "none")
     assert "no recipe" in fails(capsys, "train", tmp_path / "none.py")
     assert "must be one of" in train("--distribute", "horovod")
+    assert "at least 1" in train("--devices", 0)
+    assert "need --distribute" in train("--devices", 2)
     (tmp_path / "scenes").mkdir()
     assert "train.txt" in train("--data", tmp_path / "scenes")
     assert not run.exists()
@@ -173,6 +179,81 @@ def test_an_interruption_has_its_exit_code(monkeypatch, capsys):
     monkeypatch.setattr(cli, "_evaluate", interrupt)
     assert main(["evaluate", "run"]) == 130
     assert capsys.readouterr().err == "keras-danet: interrupted\n"
+
+
+def test_a_checkpoint_is_converted(tmp_path, capsys):
+    model = DANet(3, DilatedResNet(18, filters=8))
+    model.get_layer("position_attention").gamma.assign(0.5)
+    tensors = model.to_state_dict()
+    tensors["pretrained.bn1.num_batches_tracked"] = np.array(4)
+    checkpoint, output = tmp_path / "theirs.npz", tmp_path / "ours.keras"
+    np.savez(checkpoint, **tensors)
+    arguments = ["convert", str(checkpoint), "-o", str(output)]
+    assert main([*arguments, "--multi-grid", "4", "8"]) == 0
+    captured = capsys.readouterr()
+    assert "ResNet-18 of 8 filters, 7x7 stem, DANet of 3 classes" in (
+        captured.out
+    )
+    taken = f"{len(tensors) - 1} taken, 1 ignored (1 num_batches_tracked)"
+    assert taken in captured.out
+    assert "note: " in captured.err and "`align_corners`" in captured.err
+    loaded = keras.saving.load_model(output)
+    for name, value in loaded.to_state_dict().items():
+        np.testing.assert_array_equal(value, tensors[name])
+    assert "it exists" in fails(capsys, *arguments)
+    output.unlink()
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    assert "theirs.npz is not read" in fails(capsys, *arguments)
+    assert not output.exists()
+
+
+def test_sigterm_unwinds(monkeypatch):
+    unwound = []
+
+    def wait(arguments):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        finally:
+            unwound.append(True)
+
+    monkeypatch.setattr(cli, "_evaluate", wait)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as error:
+        main(["evaluate", "run"])
+    assert error.value.code == 143
+    assert unwound == [True]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_predict_replaces_nothing_unasked(workshop, tmp_path, capsys):
+    run, output = tmp_path / "run", tmp_path / "out"
+    run.mkdir()
+    config = {"dataset": "scenes", "epochs": 1, "batch_size": 1}
+    config["crop_size"] = [32, 32]
+    (run / "config.json").write_text(json.dumps({"config": config}))
+    DANet(8, DilatedResNet(18, filters=8)).save(run / "model.keras")
+    output.mkdir()
+    image = Image.new("RGB", (48, 40))
+    image.save(output / "a.png")
+    arguments = ["predict", run, output / "a.png", "--output", output]
+    assert main(list(map(str, arguments))) == 0
+    capsys.readouterr()
+    assert "a_label.png exists" in fails(capsys, *arguments)
+    assert main([*map(str, arguments), "--overwrite"]) == 0
+    capsys.readouterr()
+    arguments = [*arguments[:3], output / "a_label.png", *arguments[3:]]
+    message = fails(capsys, *arguments, "--overwrite")
+    assert "would replace an image" in message
+    # Known to be too large before anything is written.
+    huge = tmp_path / "huge.png"
+    Image.new("RGB", (2100, 2000)).save(huge)
+    other = tmp_path / "other"
+    message = fails(
+        capsys, "predict", run, output / "a.png", huge, "--output", other
+    )
+    assert "position attention's map" in message
+    assert not other.exists()
 
 
 def test_usage(capsys):

@@ -23,6 +23,24 @@ def write_pairs(folder, labels):
     return pairs
 
 
+def test_labels_lie_over_the_stored_pixels(tmp_path):
+    # Whatever an EXIF tag says of how to look at them.
+    label = np.zeros((6, 9), "uint8")
+    [pair] = write_pairs(tmp_path, [label])
+    pair = pair._replace(image=str(tmp_path / "turned.jpg"))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (9, 6)).save(pair.image, exif=exif)
+    sizes = []
+
+    def predictor(image):
+        sizes.append(image.shape)
+        return np.zeros(image.shape[:2], "uint8")
+
+    assert evaluate(predictor, [pair], SCENES, "val").pixel_accuracy == 1
+    assert sizes == [(6, 9, 3)]
+
+
 def test_report_counts_every_labelled_pixel(tmp_path):
     rng = np.random.default_rng(0)
     # Images of different sizes; classes 6 and 7 nowhere.
@@ -34,8 +52,8 @@ def test_report_counts_every_labelled_pixel(tmp_path):
     predictions = [rng.integers(0, 6, x.shape).astype("uint8") for x in labels]
     pairs = write_pairs(tmp_path, labels)
 
-    def predictor(path):
-        return predictions[np.array(Image.open(path))[0, 0, 0]]
+    def predictor(image):
+        return predictions[image[0, 0, 0]]
 
     seen = []
     report = evaluate(

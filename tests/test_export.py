@@ -119,3 +119,5 @@ def test_unknown_kinds_and_sizes_are_refused(model, tmp_path):
         export.export_model(model, tmp_path, "caffe")
     with pytest.raises(ValueError, match="--size"):
         export.export_model(model, tmp_path, "tflite")
+    with pytest.raises(ValueError, match="any size"):
+        export.export_model(model, tmp_path, "saved_model", size=(32, 32))

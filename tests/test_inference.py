@@ -95,6 +95,18 @@ def test_an_image_too_large_for_its_map_is_refused(model, monkeypatch):
     assert Predictor(fcn)(photo(33, 57)).shape == (33, 57)
 
 
+def test_more_than_eight_bits_are_refused(model, tmp_path):
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.full((8, 8), 40000, "uint16")).save(path)
+    with pytest.raises(ValueError, match="deep.png has more than 8 bits"):
+        Predictor(model)(path)
+
+
+def test_another_model_is_refused(model):
+    with pytest.raises(ValueError, match="must be a DANet"):
+        Predictor(model.inference_model)
+
+
 def test_bad_files_are_refused(model, tmp_path):
     path = tmp_path / "bad.png"
     for content in (b"", b"no image", b"\x89PNG\r\n\x1a\n" + b"\0" * 30):

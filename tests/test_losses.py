@@ -71,6 +71,13 @@ def test_a_label_outside_the_classes_gives_nan(value):
     assert np.isfinite(float(PixelCrossentropy()(labels, logits)))
 
 
+@pytest.mark.parametrize("value", [0.5, 255.4, -0.5])
+def test_a_fraction_is_no_label(value):
+    labels = np.array([[[0.0, value, 255.0]]])
+    logits = np.zeros((1, 1, 3, 2), "float32")
+    assert np.isnan(float(PixelCrossentropy()(labels, logits)))
+
+
 def test_another_ignore_label():
     labels, logits = example()
     labels[labels == 255] = 0

@@ -97,11 +97,35 @@ def test_an_existing_run_is_kept(root, tmp_path):
     assert (other / "thesis.txt").exists()
 
 
-def test_nan_ends_training_and_leaves_nothing(root, tmp_path):
+@pytest.mark.parametrize(
+    "batch_size, where", [(4, "step 2"), (12, "validation")]
+)
+def test_nan_ends_training_and_leaves_nothing(
+    root, tmp_path, batch_size, where
+):
     run = tmp_path / "run"
-    with pytest.raises(ValueError, match="loss became nan in epoch 1"):
-        trainer.train(tiny(root, learning_rate=1e30), run, verbose=0)
+    # With one step an epoch, only validation sees what the update did.
+    config = tiny(root, learning_rate=1e30, batch_size=batch_size)
+    with pytest.raises(ValueError, match=f"became nan in epoch 1, {where}"):
+        trainer.train(config, run, verbose=0)
     assert not run.exists()
+
+
+def test_an_old_run_survives_a_failure_after_the_first_model(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text("old")
+    with pytest.raises(ValueError, match="late"):
+        with runs.new_run_folder(run, overwrite=True):
+            (run / "model.keras").write_bytes(b"new")
+            raise ValueError("late")
+    assert (run / "config.json").read_text() == "old"
+    # An interruption is no failure: what was trained is kept.
+    with pytest.raises(KeyboardInterrupt):
+        with runs.new_run_folder(run, overwrite=True):
+            (run / "model.keras").write_bytes(b"new")
+            raise KeyboardInterrupt
+    assert [p.name for p in tmp_path.rglob("*")] == ["run", "model.keras"]
 
 
 def test_bad_files_are_named_and_leave_nothing(tmp_path):

@@ -206,23 +206,34 @@ def check_pair(pair, dataset):
         )
 
 
-def read_image(path):
+def read_image(path, upright=True):
     """Reads an image as it is meant to be seen.
 
     Args:
         path: String, path of an image file.
+        upright: Boolean, whether to turn it by its EXIF tag. A data set's
+            labels lie over the pixels as they are stored. Defaults to
+            `True`.
 
     Returns:
-        uint8 array (height, width, 3), RGB, turned upright by its EXIF tag.
+        uint8 array (height, width, 3), RGB.
 
     Raises:
-        ValueError: if it is unreadable, truncated or absurdly large.
+        ValueError: if it is unreadable, truncated, absurdly large or of more
+            than 8 bits per channel.
     """
     import numpy as np
     from PIL import ImageOps
 
     read_size(path, PHOTO_FORMATS)
-    image = ImageOps.exif_transpose(_load(path, PHOTO_FORMATS))
+    image = _load(path, PHOTO_FORMATS)
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(
+            f"{path} has more than 8 bits per channel (Pillow mode "
+            f"{image.mode}). Expected 0-255; scale and save it as 8-bit."
+        )
+    if upright:
+        image = ImageOps.exif_transpose(image)
     return np.array(image.convert("RGB"))
 
 

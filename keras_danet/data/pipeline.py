@@ -9,6 +9,7 @@ from keras_danet.data.augment import decode_image
 from keras_danet.data.augment import decode_label
 from keras_danet.data.datasets import IGNORE_LABEL
 from keras_danet.data.datasets import INVALID_LABEL
+from keras_danet.data.files import MAX_PIXELS
 from keras_danet.data.files import explain_data_error
 from keras_danet.data.files import read_size
 from keras_danet.data.plan import draw_plan
@@ -202,10 +203,13 @@ def _pad_batch(image, label, batch_size):
 
 def _check_crop_size(crop_size):
     match crop_size:
-        case [int() as height, int() as width] if min(height, width) > 0:
+        case [int() as height, int() as width] if (
+            min(height, width) > 0 and height * width <= MAX_PIXELS
+        ):
             return height, width
     raise ValueError(
-        "`crop_size` must be two positive integers, (height, width). "
+        "`crop_size` must be two positive integers, (height, width), of at "
+        f"most {MAX_PIXELS} pixels. "
         f"Received: crop_size={crop_size!r}."
     )
 

@@ -152,7 +152,7 @@ class PositionAttention(_Attention):
 
     def __init__(self, reduction=8, data_format=None, **kwargs):
         super().__init__(data_format=data_format, **kwargs)
-        if not isinstance(reduction, int) or reduction < 1:
+        if type(reduction) is not int or reduction < 1:
             raise ValueError(
                 "`reduction` must be a positive integer. "
                 f"Received: reduction={reduction!r}"
@@ -192,7 +192,7 @@ class PositionAttention(_Attention):
         value = self._to_rows(self.value(x))
 
         energy = ops.matmul(query, ops.transpose(key, (0, 2, 1)))
-        scores = _softmax(energy)
+        scores = ops.cast(_softmax(energy), wide)
         rows = ops.matmul(scores, ops.cast(value, wide))
         output = self._add_to_input(inputs, rows)
         return (output, scores) if return_attention_scores else output
@@ -264,13 +264,13 @@ class ChannelAttention(_Attention):
     """
 
     def call(self, inputs, return_attention_scores=False):
-        rows = self._to_rows(self._channels_last(inputs))
-        rows = ops.cast(rows, wide_dtype(self.compute_dtype))
+        wide = wide_dtype(self.compute_dtype)
+        rows = ops.cast(self._to_rows(self._channels_last(inputs)), wide)
 
         energy = ops.matmul(ops.transpose(rows, (0, 2, 1)), rows)
         # softmax subtracts each row's maximum itself, so softmax(-energy) is
         # softmax(max - energy) without a second pass over the map.
-        scores = _softmax(-energy)
+        scores = ops.cast(_softmax(-energy), wide)
         attended = ops.matmul(rows, ops.transpose(scores, (0, 2, 1)))
         output = self._add_to_input(inputs, attended)
         return (output, scores) if return_attention_scores else output

@@ -94,7 +94,12 @@ class BilinearResize(keras.layers.Layer):
 
     def __init__(self, align_corners=True, data_format=None, **kwargs):
         super().__init__(**kwargs)
-        self.align_corners = bool(align_corners)
+        if type(align_corners) is not bool:
+            raise ValueError(
+                "`align_corners` must be a boolean. "
+                f"Received: align_corners={align_corners!r}"
+            )
+        self.align_corners = align_corners
         self.data_format = standardize_data_format(data_format)
 
     def _static_size(self, size):
@@ -104,7 +109,7 @@ class BilinearResize(keras.layers.Layer):
                 isinstance(side, int) and side > 0 for side in size
             )
         else:
-            valid = len(size.shape) == 4
+            valid = len(getattr(size, "shape", ())) == 4
         if not valid:
             raise ValueError(
                 "`size` must be (height, width) in positive integers or an "

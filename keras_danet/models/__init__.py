@@ -1,4 +1,5 @@
 """Models: the dilated ResNet and DANet on top of it."""
 
 from keras_danet.models.danet import DANet as DANet
+from keras_danet.models.dilation import dilate as dilate
 from keras_danet.models.resnet import DilatedResNet as DilatedResNet

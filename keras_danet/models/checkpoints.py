@@ -1,104 +1,383 @@
-"""Tensors of the PyTorch implementations, by name, into our variables."""
+"""Tensors of the PyTorch implementations, by name, into our variables.
 
+Two namings are known: the authors' (`"official"`, junfu1115/DANet) and
+MMSegmentation's (`"mmseg"`). One table, from ours to theirs, serves both
+ways. Nothing here knows a model class.
+"""
+
+import dataclasses
 import re
 
 import numpy as np
 
-# "Their module -> our layer", tried in order; {0}, {1} are the groups.
-# The authors' names (junfu1115/DANet) and MMSegmentation's.
-_BLOCK = r"(?:pretrained|backbone)\.layer(\d)\.(\d+)\."
-MODULES = (
-    (_BLOCK + r"conv(\d)", "{stage}_conv{2}"),
-    (_BLOCK + r"bn(\d)", "{stage}_conv{2}_bn"),
-    (_BLOCK + r"downsample\.0", "{stage}_shortcut"),
-    (_BLOCK + r"downsample\.1", "{stage}_shortcut_bn"),
-    (r"pretrained\.conv1", "stem_conv1"),
-    (r"(?:pretrained\.conv1|backbone\.stem)\.0", "stem_conv1"),
-    (r"(?:pretrained\.conv1|backbone\.stem)\.1", "stem_conv1_bn"),
-    (r"(?:pretrained\.conv1|backbone\.stem)\.3", "stem_conv2"),
-    (r"(?:pretrained\.conv1|backbone\.stem)\.4", "stem_conv2_bn"),
-    (r"(?:pretrained\.conv1|backbone\.stem)\.6", "stem_conv3"),
-    (r"pretrained\.bn1|backbone\.stem\.7", "{last_stem}_bn"),
-    (r"head\.conv5a\.0|decode_head\.pam_in_conv\.conv", "position_in"),
-    (r"head\.conv5a\.1|decode_head\.pam_in_conv\.bn", "position_in_bn"),
-    (r"head\.conv5c\.0|decode_head\.cam_in_conv\.conv", "channel_in"),
-    (r"head\.conv5c\.1|decode_head\.cam_in_conv\.bn", "channel_in_bn"),
-    (r"head\.sa\.(query|key|value)_conv", "position_attention/{0}"),
-    (r"decode_head\.pam\.(query|key|value)_project", "position_attention/{0}"),
-    (r"head\.sa|decode_head\.pam\.gamma", "position_attention"),
-    (r"head\.sc|decode_head\.cam\.gamma", "channel_attention"),
-    (r"head\.conv51\.0|decode_head\.pam_out_conv\.conv", "position_out"),
-    (r"head\.conv51\.1|decode_head\.pam_out_conv\.bn", "position_out_bn"),
-    (r"head\.conv52\.0|decode_head\.cam_out_conv\.conv", "channel_out"),
-    (r"head\.conv52\.1|decode_head\.cam_out_conv\.bn", "channel_out_bn"),
-    (r"head\.conv6\.1|decode_head\.pam_conv_seg", "position_classifier"),
-    (r"head\.conv7\.1|decode_head\.cam_conv_seg", "channel_classifier"),
-    (r"head\.conv8\.1|decode_head\.conv_seg", "fusion_classifier"),
-    (r"auxiliary_head\.convs\.0\.conv", "auxiliary_in"),
-    (r"auxiliary_head\.convs\.0\.bn", "auxiliary_in_bn"),
-    (r"auxiliary_head\.conv_seg", "auxiliary_classifier"),
-)
-BATCH_NORM = {
-    "weight": "gamma",
-    "bias": "beta",
-    "running_mean": "moving_mean",
-    "running_var": "moving_variance",
+NAMINGS = ("official", "mmseg")
+BACKBONE = {"official": "pretrained.", "mmseg": "backbone."}
+
+# Our layer: (the authors' module, MMSegmentation's).
+HEAD = {
+    "position_in": ("head.conv5a.0", "decode_head.pam_in_conv.conv"),
+    "position_in_bn": ("head.conv5a.1", "decode_head.pam_in_conv.bn"),
+    "channel_in": ("head.conv5c.0", "decode_head.cam_in_conv.conv"),
+    "channel_in_bn": ("head.conv5c.1", "decode_head.cam_in_conv.bn"),
+    "position_attention/query": (
+        "head.sa.query_conv",
+        "decode_head.pam.query_project",
+    ),
+    "position_attention/key": (
+        "head.sa.key_conv",
+        "decode_head.pam.key_project",
+    ),
+    "position_attention/value": (
+        "head.sa.value_conv",
+        "decode_head.pam.value_project",
+    ),
+    "position_out": ("head.conv51.0", "decode_head.pam_out_conv.conv"),
+    "position_out_bn": ("head.conv51.1", "decode_head.pam_out_conv.bn"),
+    "channel_out": ("head.conv52.0", "decode_head.cam_out_conv.conv"),
+    "channel_out_bn": ("head.conv52.1", "decode_head.cam_out_conv.bn"),
+    "position_classifier": ("head.conv6.1", "decode_head.pam_conv_seg"),
+    "channel_classifier": ("head.conv7.1", "decode_head.cam_conv_seg"),
+    "fusion_classifier": ("head.conv8.1", "decode_head.conv_seg"),
+    "auxiliary_in": (None, "auxiliary_head.convs.0.conv"),
+    "auxiliary_in_bn": (None, "auxiliary_head.convs.0.bn"),
+    "auxiliary_classifier": (None, "auxiliary_head.conv_seg"),
 }
-OTHER = {"weight": "kernel", "bias": "bias", "gamma": "gamma", "scale": "gamma"}
+# Variables that are no leaf of a module of theirs.
+SCALARS = {
+    "position_attention/gamma": (
+        "head.sa.gamma",
+        "decode_head.pam.gamma.scale",
+    ),
+    "channel_attention/gamma": ("head.sc.gamma", "decode_head.cam.gamma.scale"),
+}
+BATCH_NORM = {
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+OTHER = {"kernel": "weight", "bias": "bias"}
+CLASSIFIERS = tuple(name for name in HEAD if name.endswith("_classifier"))
+HEAD_NAMES = r"(head|decode_head|auxiliary_head|backbone\.fc)\..*"
+CLASSIFIER_NAMES = (
+    r"head\.conv[678]\.1\..*|"
+    r"decode_head\.((pam|cam)_)?conv_seg\..*|auxiliary_head\.conv_seg\..*"
+)
+# What carries nothing: counters of batches, and the classifier of the
+# authors' ImageNet backbone, which their network never calls.
+DEAD = r".*\.num_batches_tracked|pretrained\.fc\.(weight|bias)"
+
+# No layer whose width is read off a tensor is wider.
+MAX_WIDTH = 255
+
+# Blocks of the four stages and whether they are bottlenecks -> depth.
+DEPTHS = {
+    ((2, 2, 2, 2), False): 18,
+    ((3, 4, 6, 3), False): 34,
+    ((3, 4, 6, 3), True): 50,
+    ((3, 4, 23, 3), True): 101,
+    ((3, 8, 36, 3), True): 152,
+}
 
 
-def our_path(name, deep_stem=False):
-    """The path of our variable for their tensor, None if there is none."""
-    module, _, leaf = name.rpartition(".")
-    for pattern, layer in MODULES:
-        match = re.fullmatch(pattern, module)
-        if not match:
-            continue
-        groups = match.groups()
-        layer = layer.format(
-            *groups,
-            stage="stage{}_block{}".format(*groups[:2])
-            if "{stage}" in layer
-            else None,
-            last_stem="stem_conv3" if deep_stem else "stem_conv1",
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What the names and shapes of a checkpoint's tensors tell.
+
+    Args:
+        naming: `"official"` or `"mmseg"`.
+        depth: integer, of the ResNet.
+        filters: integer, width of its first stage.
+        stem_filters: tuple of the deep stem's widths; `None` for the 7x7.
+        num_classes: integer; `None` for a backbone alone.
+        auxiliary: boolean, whether there is an auxiliary head.
+    """
+
+    naming: str
+    depth: int
+    filters: int
+    stem_filters: tuple[int, ...] | None
+    num_classes: int | None
+    auxiliary: bool
+
+    def __str__(self):
+        by = {"official": "the authors'", "mmseg": "MMSegmentation's"}
+        stem = (
+            f"deep stem {'/'.join(map(str, self.stem_filters))}"
+            if self.stem_filters
+            else "7x7 stem"
         )
-        leaves = BATCH_NORM if layer.endswith("_bn") else OTHER
-        return f"{layer}/{leaves[leaf]}" if leaf in leaves else None
+        head = (
+            f"DANet of {self.num_classes} classes"
+            + (" with an auxiliary head" if self.auxiliary else "")
+            if self.num_classes
+            else "no head"
+        )
+        width = "" if self.filters == 64 else f" of {self.filters} filters"
+        return (
+            f"{by[self.naming]} naming, ResNet-{self.depth}{width}, {stem}, "
+            f"{head}"
+        )
+
+
+def their_name(path, naming, deep_stem=False):
+    """The name of their tensor for our variable, `None` if there is none.
+
+    Args:
+        path: string, path of our variable, such as
+            `"stage1_block0_conv1/kernel"`.
+        naming: `"official"` or `"mmseg"`.
+        deep_stem: boolean, whether the stem is three 3x3 convolutions.
+
+    >>> their_name("stem_conv1_bn/gamma", "official")
+    'pretrained.bn1.weight'
+    """
+    column = NAMINGS.index(naming)
+    if path in SCALARS:
+        return SCALARS[path][column]
+    layer, _, variable = path.rpartition("/")
+    leaf = (BATCH_NORM if layer.endswith("_bn") else OTHER).get(variable)
+    if layer in HEAD:
+        module = HEAD[layer][column]
+    else:
+        module = _backbone_module(layer, naming, deep_stem)
+    return f"{module}.{leaf}" if module and leaf else None
+
+
+def _backbone_module(layer, naming, deep_stem):
+    kind = "bn" if layer.endswith("_bn") else "conv"
+    layer = layer.removesuffix("_bn")
+    if match := re.fullmatch(r"stage(\d)_block(\d+)_(\w+)", layer):
+        stage, block, part = match.groups()
+        part = (
+            f"downsample.{int(kind == 'bn')}"
+            if part == "shortcut"
+            else kind + part.removeprefix("conv")
+        )
+        return f"{BACKBONE[naming]}layer{stage}.{block}.{part}"
+    if match := re.fullmatch(r"stem_conv(\d)", layer):
+        if not deep_stem:
+            return f"{BACKBONE[naming]}{kind}1"
+        # Convolution, batch norm, ReLU, and again.
+        place = 3 * (int(match[1]) - 1) + int(kind == "bn")
+        if naming == "mmseg":
+            return f"backbone.stem.{place}"
+        return "pretrained.bn1" if place == 7 else f"pretrained.conv1.{place}"
     return None
 
 
-def load_state_dict(model, state_dict):
-    """Assigns a PyTorch state dict to a model, accounting for every tensor.
+def normalize(tensors):
+    """Their tensors without a wrapper's prefix, a bare backbone with its own.
 
     Args:
-        model: Keras model with our layer names.
-        state_dict: dict of name to array, in the authors' or
-            MMSegmentation's naming. `num_batches_tracked` is passed over.
+        tensors: dict of name to array.
+
+    Returns:
+        Dict of name to array whose names `their_name` gives.
+    """
+    while tensors and all(name.startswith("module.") for name in tensors):
+        tensors = {
+            name.removeprefix("module."): value
+            for name, value in tensors.items()
+        }
+    if not any(name.startswith(tuple(BACKBONE.values())) for name in tensors):
+        # torchvision's and timm's ImageNet files, and MMSegmentation's.
+        prefix = "backbone." if "stem.0.weight" in tensors else "pretrained."
+        if "layer1.0.conv1.weight" in tensors:
+            return {prefix + name: value for name, value in tensors.items()}
+    return tensors
+
+
+def describe(tensors):
+    """What network the tensors, as `normalize` gives them, belong to.
+
+    Args:
+        tensors: dict of name to array.
+
+    Returns:
+        A `Description`.
+
+    Raises:
+        ValueError: if it is another network; it says which one it looks
+            like.
+    """
+    _refuse_others(tensors)
+    naming = next(
+        (
+            n
+            for n in NAMINGS
+            if f"{BACKBONE[n]}layer1.0.conv1.weight" in tensors
+        ),
+        None,
+    )
+    if naming is None:
+        raise _not_ours(tensors, "no network that is known here")
+    prefix = BACKBONE[naming]
+    blocks = tuple(_num_blocks(tensors, prefix, stage) for stage in range(1, 5))
+    bottleneck = f"{prefix}layer1.0.conv3.weight" in tensors
+    if (blocks, bottleneck) not in DEPTHS:
+        raise _not_ours(
+            tensors, f"a ResNet of {blocks} blocks, which has no depth here"
+        )
+    deep = {"official": "conv1", "mmseg": "stem"}[naming]
+    stem = tuple(
+        _width(tensors, name)
+        for place in (0, 3, 6)
+        if (name := f"{prefix}{deep}.{place}.weight") in tensors
+    )
+    classifier = HEAD["fusion_classifier"][NAMINGS.index(naming)] + ".weight"
+    return Description(
+        naming=naming,
+        depth=DEPTHS[blocks, bottleneck],
+        filters=_width(tensors, f"{prefix}layer1.0.conv1.weight"),
+        stem_filters=stem if len(stem) == 3 else None,
+        num_classes=_width(tensors, classifier)
+        if classifier in tensors
+        else None,
+        auxiliary=any(name.startswith("auxiliary_head.") for name in tensors),
+    )
+
+
+def _width(tensors, name):
+    """How many filters a convolution has, before a model is made of it."""
+    shape = np.shape(tensors[name])
+    if len(shape) != 4 or not 0 < shape[0] <= MAX_WIDTH:
+        raise ValueError(
+            f"The checkpoint's {name} has shape {shape}. Expected a "
+            f"convolution of at most {MAX_WIDTH} filters."
+        )
+    return shape[0]
+
+
+def _num_blocks(tensors, prefix, stage):
+    start = f"{prefix}layer{stage}."
+    numbers = {
+        name[len(start) :].split(".")[0]
+        for name in tensors
+        if name.startswith(start)
+    }
+    return len(numbers)
+
+
+def _refuse_others(tensors):
+    """Tells the networks that are often taken for DANet."""
+
+    def any_name(pattern):
+        return any(re.search(pattern, name) for name in tensors)
+
+    if any_name(r"\._batch_norm\.|_batch_norm\._mean"):
+        raise _not_ours(
+            tensors,
+            "a PaddleSeg network. Its ResNet_vd pools in the shortcuts, "
+            "dilates every block of a stage alike and resizes by another "
+            "rule, so that its weights give other numbers here",
+        )
+    if any_name(r"^backbone_net\."):
+        raise _not_ours(tensors, "an SSSeg network")
+    if any_name(r"downsample\.2\.|layer\d\.0\.downsample\.1\.weight$") and any(
+        re.search(r"downsample\.1\.weight$", name) and np.ndim(value) == 4
+        for name, value in tensors.items()
+    ):
+        raise _not_ours(
+            tensors,
+            "a ResNet-D, which pools in the shortcuts; use one with strided "
+            "shortcuts (torchvision's, timm's *.tv_*, or v1c)",
+        )
+    heads = [
+        name for name in tensors if re.match(r"head\.|decode_head\.", name)
+    ]
+    if heads and not any(re.search(r"\.sa\.|\.pam\.", name) for name in heads):
+        found = next(
+            (
+                title
+                for pattern, title in (
+                    (r"aspp", "DeepLab"),
+                    (r"psp_modules", "PSPNet"),
+                    (r"decode_head\.(convs|conv_cat)", "FCN"),
+                )
+                if any_name(pattern)
+            ),
+            "another segmentation network",
+        )
+        raise _not_ours(tensors, f"{found}: its head has no attention")
+
+
+def _not_ours(tensors, found):
+    return ValueError(
+        f"This checkpoint looks like {found}. Expected DANet in the authors' "
+        "or MMSegmentation's naming, or a ResNet in theirs, torchvision's or "
+        f"timm's. Its tensors begin: {_list(sorted(tensors), 4)}."
+    )
+
+
+def told_by(meta):
+    """What a file says of itself that its tensors cannot tell.
+
+    Args:
+        meta: dict, `"align_corners"` and `"multi_grid"` in it, or the text
+            of MMSegmentation's configuration under `"config"`.
+
+    Returns:
+        Dict with `align_corners` (boolean) and `multi_grid` (tuple), as far
+        as they are told, without contradiction.
+    """
+    text = "\n".join(
+        f"{key}={meta[key]}" if key != "config" else str(meta[key])
+        for key in ("align_corners", "multi_grid", "config")
+        if key in meta
+    )
+    told = {}
+    aligned = set(re.findall(r"align_corners\s*=\s*(true|false)", text, re.I))
+    aligned = {word.lower() for word in aligned}
+    if len(aligned) == 1:
+        told["align_corners"] = aligned == {"true"}
+    grids = re.findall(r"multi_grid\s*=\s*[\[(]?([\d, ]+)", text)
+    grids = {tuple(map(int, re.findall(r"\d+", grid))) for grid in grids}
+    if len(grids) == 1:
+        told["multi_grid"] = grids.pop()
+    return told
+
+
+def load_tensors(variables, tensors, description, skip=()):
+    """Assigns their tensors to our variables, accounting for every one.
+
+    Args:
+        variables: iterable of Keras variables.
+        tensors: dict of name to array, as `normalize` gives it.
+        description: `Description` of the tensors.
+        skip: list of regular expressions of names that may be left over.
+
+    Returns:
+        List of the names that were left out.
 
     Raises:
         ValueError: if a tensor has no variable, a variable no tensor, or
             shapes differ; nothing is assigned then.
     """
-    variables = {
-        variable.path: variable
-        for variable in model.variables
-        if not variable.path.startswith("seed_generator")
+    ours = {
+        their_name(
+            variable.path, description.naming, bool(description.stem_filters)
+        )
+        or variable.path: variable
+        for variable in variables
     }
-    deep_stem = "stem_conv3/kernel" in variables
-    arrays, unknown = {}, []
-    for name, array in state_dict.items():
-        if name.endswith("num_batches_tracked"):
-            continue
-        path = our_path(name, deep_stem)
-        if path not in variables or path in arrays:
-            unknown.append(name)
-            continue
-        arrays[path] = _our_layout(array, tuple(variables[path].shape))
-    missing = sorted(set(variables) - set(arrays))
+    missing = [ours[name].path for name in ours if name not in tensors]
+    spare = [name for name in tensors if name not in ours]
+    dead = [
+        name
+        for name in spare
+        if any(re.fullmatch(pattern, name) for pattern in (DEAD, *skip))
+    ]
+    unknown = sorted(set(spare) - set(dead))
+    arrays = {
+        name: our_layout(tensors[name], tuple(variable.shape))
+        for name, variable in ours.items()
+        if name in tensors
+    }
     wrong = [
-        f"{path} {tuple(variables[path].shape)} from {array.shape}"
-        for path, array in arrays.items()
-        if array.shape != tuple(variables[path].shape)
+        f"{name} {np.shape(tensors[name])} for {tuple(ours[name].shape)}"
+        for name, array in arrays.items()
+        if array.shape != tuple(ours[name].shape)
     ]
     if unknown or missing or wrong:
         raise ValueError(
@@ -106,16 +385,59 @@ def load_state_dict(model, state_dict):
             f"variable: {_list(unknown)}. Variables without a tensor: "
             f"{_list(missing)}. Other shapes: {_list(wrong)}."
         )
-    for path, array in arrays.items():
-        variables[path].assign(array)
+    for name, array in arrays.items():
+        ours[name].assign(array)
+    return dead
 
 
-def _our_layout(array, shape):
+def to_tensors(variables, naming, deep_stem):
+    """Our variables as their tensors, by their names and in their layout.
+
+    Args:
+        variables: dict of our path to array.
+        naming: `"official"` or `"mmseg"`.
+        deep_stem: boolean.
+
+    Returns:
+        Dict of name to array.
+
+    Raises:
+        ValueError: if a variable has no place in that naming.
+    """
+    if naming not in NAMINGS:
+        raise ValueError(
+            f"`naming` must be one of {NAMINGS}. Received: naming={naming!r}"
+        )
+    names = {path: their_name(path, naming, deep_stem) for path in variables}
+    homeless = [path for path, name in names.items() if name is None]
+    if homeless:
+        raise ValueError(
+            f"The naming {naming!r} has no names for {_list(homeless)}. The "
+            "authors' network has no auxiliary head; both have two "
+            "attentions."
+        )
+    return {
+        names[path]: their_layout(array, naming)
+        for path, array in variables.items()
+    }
+
+
+def our_layout(array, shape):
     """OIHW kernels as HWIO; a scalar stored as (1,) as ()."""
     array = np.asarray(array)
     if array.ndim == 4:
         return array.transpose(2, 3, 1, 0)
     return array.reshape(()) if array.shape == (1,) and not shape else array
+
+
+def their_layout(array, naming):
+    """HWIO kernels as OIHW; the authors' scalars as (1,)."""
+    array = np.asarray(array)
+    if array.ndim == 4:
+        return np.ascontiguousarray(array.transpose(3, 2, 0, 1))
+    return (
+        array.reshape(1) if array.ndim == 0 and naming == "official" else array
+    )
 
 
 def _list(names, shown=8):

@@ -1,5 +1,8 @@
 """DANet: two attention branches over a dilated backbone, and their sum."""
 
+import math
+import warnings
+
 import keras
 from keras import layers
 
@@ -9,10 +12,16 @@ from keras_danet.layers import PositionAttention
 from keras_danet.layers.attention import wide_dtype
 from keras_danet.losses import PixelCrossentropy
 from keras_danet.metrics import SegmentationMetrics
+from keras_danet.models import checkpoints
+from keras_danet.models import weight_files
 from keras_danet.models.resnet import STAGE_BLOCKS
 from keras_danet.models.resnet import DilatedResNet
+from keras_danet.models.resnet import as_tuple
 from keras_danet.models.resnet import convolution_bn
 from keras_danet.models.resnet import dtype_policy_scope
+from keras_danet.models.resnet import freeze
+from keras_danet.models.resnet import frozen_config
+from keras_danet.models.resnet import split_frozen
 from keras_danet.optimizers import SGD
 
 # ImageNet's statistics, RGB, in the 0-255 units of images.
@@ -163,11 +172,19 @@ class DANet(keras.Model):
         pixel_std=PIXEL_STD,
         name="danet",
         dtype=None,
-        **kwargs,
     ):
         _check_num_classes(num_classes)
         attention = _standardize_attention(attention)
-        if not 0 <= dropout < 1:
+        for argument, value in (
+            ("auxiliary", auxiliary),
+            ("align_corners", align_corners),
+        ):
+            if type(value) is not bool:
+                raise ValueError(
+                    f"`{argument}` must be a boolean. "
+                    f"Received: {argument}={value!r}"
+                )
+        if type(dropout) not in (int, float) or not 0 <= dropout < 1:
             raise ValueError(
                 "`dropout` is the share of channels to drop, in [0, 1). "
                 f"Received: dropout={dropout!r}"
@@ -176,23 +193,23 @@ class DANet(keras.Model):
             "num_classes": num_classes,
             "backbone": backbone,
             "attention": attention,
-            "auxiliary": bool(auxiliary),
+            "auxiliary": auxiliary,
             "dropout": dropout,
-            "align_corners": bool(align_corners),
+            "align_corners": align_corners,
             "output_stride": output_stride,
-            "multi_grid": multi_grid and tuple(multi_grid),
-            "stem_filters": stem_filters and tuple(stem_filters),
+            "multi_grid": as_tuple("multi_grid", multi_grid),
+            "stem_filters": as_tuple("stem_filters", stem_filters),
             "pixel_mean": _per_channel("pixel_mean", pixel_mean),
             "pixel_std": _per_channel("pixel_std", pixel_std),
         }
-        if min(arguments["pixel_std"]) <= 0:
+        if not min(arguments["pixel_std"]) > 0:
             raise ValueError(
                 "`pixel_std` must be positive (1 switches it off). "
                 f"Received: pixel_std={pixel_std!r}"
             )
         with dtype_policy_scope(dtype) as policy:
             images, features, outputs = _graph(**arguments)
-            super().__init__(images, outputs, name=name, **kwargs)
+            super().__init__(images, outputs, name=name)
         self.num_classes = num_classes
         self.attention = attention
         self._constructor_arguments = {**arguments, "dtype": policy}
@@ -343,16 +360,169 @@ class DANet(keras.Model):
                 arguments["backbone"]
             )
         arguments["dtype"] = keras.dtype_policies.serialize(arguments["dtype"])
-        return {**arguments, "name": self.name, "trainable": self.trainable}
+        return {**arguments, "name": self.name, **frozen_config(self)}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
+        config, frozen = split_frozen(config)
         if isinstance(config["backbone"], dict):
             backbone = keras.saving.deserialize_keras_object(
                 config["backbone"], custom_objects=custom_objects
             )
             config = {**config, "backbone": backbone}
-        return cls(**config)
+        return freeze(cls(**config), frozen)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        source,
+        multi_grid=None,
+        align_corners=None,
+        num_classes=None,
+        **overrides,
+    ):
+        """The model of a PyTorch checkpoint, with its weights.
+
+        Depth, stem, class count and auxiliary head are read off the tensors.
+        Every tensor must find its variable and every variable its tensor;
+        only batch counters and the authors' dead `pretrained.fc` may be
+        left over.
+
+        Args:
+            source: path of a `.pth`, `.pth.tar`, `.safetensors` or `.npz`
+                file, or a dict of name to array, in the authors' naming or
+                MMSegmentation's. Files are read without running code.
+            multi_grid: dilation rates of the last stage's blocks, `()` for
+                none. The authors' released model was trained with
+                `(4, 8, 16)`. Defaults to `None`: what the file says, else
+                none, with a warning.
+            align_corners: boolean. Defaults to `None`: what the file says,
+                else `True` for the authors' naming and `False` for
+                MMSegmentation's (whose 769x769 models need `True`), with a
+                warning.
+            num_classes: integer. If it is not the checkpoint's, the
+                classifiers start anew, with a warning. Defaults to `None`,
+                the checkpoint's.
+            **overrides: further arguments of the constructor, such as
+                `dropout`, `output_stride`, `pixel_mean`, `dtype`, or
+                `auxiliary=False` to leave an auxiliary head out.
+
+        Returns:
+            A `DANet`.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: for a file that cannot be read safely, another
+                network's tensors, or tensors left over on either side.
+
+        Reference:
+            - [DANet](https://github.com/junfu1115/DANet),
+              [MMSegmentation](https://github.com/open-mmlab/mmsegmentation)
+        """
+        tensors, meta = weight_files.read_source(source)
+        tensors = checkpoints.normalize(tensors)
+        found = checkpoints.describe(tensors)
+        if found.num_classes is None:
+            raise ValueError(
+                f"The checkpoint is a backbone alone ({found}). Load it with "
+                "DilatedResNet.from_checkpoint, and hand that to DANet as "
+                "`backbone`."
+            )
+        taken = {"backbone", "stem_filters", "attention"} & set(overrides)
+        if taken:
+            raise ValueError(
+                f"{sorted(taken)} are read off the checkpoint ({found}) and "
+                "cannot be overridden."
+            )
+        multi_grid, align_corners = _undecided(
+            found, checkpoints.told_by(meta), multi_grid, align_corners
+        )
+        skip = []
+        if not overrides.setdefault("auxiliary", found.auxiliary):
+            skip.append(r"auxiliary_head\..*")
+        model = cls(
+            num_classes or found.num_classes,
+            align_corners=align_corners,
+            **_backbone_of(found, multi_grid, overrides),
+            **overrides,
+        )
+        variables = model.weights
+        if model.num_classes != found.num_classes:
+            warnings.warn(
+                f"The checkpoint has {found.num_classes} classes and "
+                f"num_classes={num_classes}: the classifiers start anew.",
+                stacklevel=2,
+            )
+            variables = [
+                variable
+                for variable in variables
+                if variable.path.partition("/")[0]
+                not in checkpoints.CLASSIFIERS
+            ]
+            skip.append(checkpoints.CLASSIFIER_NAMES)
+        checkpoints.load_tensors(variables, tensors, found, skip)
+        return model
+
+    def to_state_dict(self, naming="official"):
+        """The weights in the naming and layout of a PyTorch implementation.
+
+        Args:
+            naming: `"official"`, the authors', or `"mmseg"`. Defaults to
+                `"official"`.
+
+        Returns:
+            Dict of name to array. `num_batches_tracked` is not in it.
+
+        Raises:
+            ValueError: if a part of the model has no name there, such as
+                the auxiliary head in the authors' naming.
+        """
+        values = {
+            variable.path: keras.ops.convert_to_numpy(variable)
+            for variable in self.weights
+        }
+        return checkpoints.to_tensors(
+            values, naming, "stem_conv3/kernel" in values
+        )
+
+
+def _undecided(found, told, multi_grid, align_corners):
+    """What tensors cannot tell: asked for, told by the file, or guessed."""
+    guesses = {"multi_grid": (), "align_corners": found.naming == "official"}
+    given = {"multi_grid": multi_grid, "align_corners": align_corners}
+    for name, guess in guesses.items():
+        if given[name] is not None:
+            continue
+        if name not in told:
+            warnings.warn(
+                f"The checkpoint ({found}) does not tell `{name}`; "
+                f"{name}={guess!r} was taken. Pass `{name}` if it was trained "
+                "otherwise"
+                + (
+                    ": the authors' released model needs (4, 8, 16)."
+                    if name == "multi_grid" and found.naming == "official"
+                    else "."
+                ),
+                stacklevel=3,
+            )
+        given[name] = told.get(name, guess)
+    return given["multi_grid"] or None, given["align_corners"]
+
+
+def _backbone_of(found, multi_grid, overrides):
+    """Arguments of `DANet` that make the checkpoint's backbone."""
+    shape = {"multi_grid": multi_grid, "stem_filters": found.stem_filters}
+    if found.filters == 64:
+        return {"backbone": f"resnet{found.depth}", **shape}
+    return {
+        "backbone": DilatedResNet(
+            found.depth,
+            output_stride=overrides.pop("output_stride", None) or 8,
+            filters=found.filters,
+            dtype=overrides.get("dtype"),
+            **shape,
+        )
+    }
 
 
 def default_optimizer(total_steps=None):
@@ -458,8 +628,12 @@ def _check_num_classes(num_classes):
 
 
 def _standardize_attention(attention):
-    names = (attention,) if isinstance(attention, str) else tuple(attention)
-    if len(set(names)) < len(names) or not set(names) <= set(ATTENTION):
+    names = (attention,) if isinstance(attention, str) else attention
+    if (
+        not isinstance(names, (tuple, list))
+        or len(set(names)) < len(names)
+        or not set(names) <= set(ATTENTION)
+    ):
         raise ValueError(
             f"`attention` must name each of {tuple(ATTENTION)} at most once; "
             f"() uses none. Received: attention={attention!r}"
@@ -469,10 +643,12 @@ def _standardize_attention(attention):
 
 
 def _per_channel(argument, value):
-    values = (value,) * 3 if isinstance(value, (int, float)) else tuple(value)
-    if len(values) != 3:
+    single = isinstance(value, (int, float))
+    values = (value,) * 3 if single else tuple(value)
+    if len(values) != 3 or not all(map(math.isfinite, values)):
         raise ValueError(
-            f"`{argument}` must be one number or three (red, green, blue). "
+            f"`{argument}` must be one finite number or three (red, green, "
+            "blue). "
             f"Received: {argument}={value!r}"
         )
     return tuple(float(v) for v in values)

@@ -6,6 +6,8 @@ import keras
 from keras import layers
 
 from keras_danet.layers import BatchNormalization
+from keras_danet.models import checkpoints
+from keras_danet.models import weight_files
 
 # Blocks per stage and the kind of block (He et al. 2015, table 1).
 STAGE_BLOCKS = {
@@ -20,6 +22,54 @@ STAGE_STRIDES = {8: (1, 2, 1, 1), 16: (1, 2, 2, 1), 32: (1, 2, 2, 2)}
 STAGE_RATES = {8: (1, 1, 2, 4), 16: (1, 1, 1, 2), 32: (1, 1, 1, 1)}
 
 BOTTLENECK_EXPANSION = 4
+
+
+def as_tuple(argument, value):
+    """`value`, a sequence or None, as it is kept; refuses anything else."""
+    if value is None:
+        return None
+    if not isinstance(value, (tuple, list)):
+        raise ValueError(
+            f"`{argument}` must be None or a tuple of integers. "
+            f"Received: {argument}={value!r}"
+        )
+    return tuple(value)
+
+
+def frozen_config(model):
+    """What a model's config says of layers that are not trained."""
+    paths = [
+        path for path, layer in _inner_layers(model) if not layer.trainable
+    ]
+    return {"trainable": model.trainable, "frozen_layers": paths}
+
+
+def split_frozen(config):
+    """The constructor's arguments, and what `frozen_config` added."""
+    config = dict(config)
+    trainable = config.pop("trainable", True)
+    return config, (trainable, config.pop("frozen_layers", ()))
+
+
+def freeze(model, frozen):
+    """Freezes what was frozen when `frozen_config` was asked."""
+    trainable, paths = frozen
+    for path, layer in _inner_layers(model):
+        if path in paths:
+            layer.trainable = False
+    if not trainable:
+        model.trainable = False
+    return model
+
+
+def _inner_layers(model, prefix=""):
+    """Yields (path, layer), a nested model before its layers."""
+    for layer in model.layers:
+        if isinstance(layer, layers.InputLayer):
+            continue
+        yield prefix + layer.name, layer
+        if isinstance(layer, keras.Model):
+            yield from _inner_layers(layer, f"{prefix}{layer.name}/")
 
 
 @contextlib.contextmanager
@@ -234,23 +284,24 @@ class DilatedResNet(keras.Model):
         filters=64,
         name=None,
         dtype=None,
-        **kwargs,
     ):
+        multi_grid = as_tuple("multi_grid", multi_grid)
+        stem_filters = as_tuple("stem_filters", stem_filters)
         _check_arguments(
             depth, output_stride, multi_grid, stem_filters, filters
         )
         arguments = {
             "depth": depth,
             "output_stride": output_stride,
-            "multi_grid": multi_grid and tuple(multi_grid),
-            "stem_filters": stem_filters and tuple(stem_filters),
+            "multi_grid": multi_grid,
+            "stem_filters": stem_filters,
             "filters": filters,
         }
         with dtype_policy_scope(dtype) as policy:
             images = keras.Input((None, None, 3), name="images")
             outputs = _stages(images, **arguments)
             name = name or f"resnet{depth}"
-            super().__init__(images, outputs, name=name, **kwargs)
+            super().__init__(images, outputs, name=name)
         self._constructor_arguments = {**arguments, "dtype": policy}
 
     def get_config(self):
@@ -259,12 +310,50 @@ class DilatedResNet(keras.Model):
             **self._constructor_arguments,
             "dtype": keras.dtype_policies.serialize(policy),
             "name": self.name,
-            "trainable": self.trainable,
+            **frozen_config(self),
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        return cls(**config)
+        config, frozen = split_frozen(config)
+        return freeze(cls(**config), frozen)
+
+    @classmethod
+    def from_checkpoint(cls, source, **overrides):
+        """The backbone of a PyTorch checkpoint, with its weights.
+
+        Depth, width and stem are read off the tensors; a classifier and a
+        segmentation head are passed over.
+
+        Args:
+            source: path of a `.pth`, `.safetensors` or `.npz` file, or a
+                dict of name to array, in the naming of torchvision, timm
+                (`resnet50.tv_in1k` and its like), MMSegmentation
+                (`resnet50_v1c`) or of a whole DANet.
+            **overrides: `output_stride`, `multi_grid`, `name` or `dtype` of
+                the constructor.
+
+        Returns:
+            A `DilatedResNet`.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: for a file that cannot be read safely, another
+                network's tensors, or tensors left over on either side.
+        """
+        tensors, _ = weight_files.read_source(source)
+        tensors = checkpoints.normalize(tensors)
+        found = checkpoints.describe(tensors)
+        model = cls(
+            found.depth,
+            stem_filters=found.stem_filters,
+            filters=found.filters,
+            **overrides,
+        )
+        checkpoints.load_tensors(
+            model.weights, tensors, found, [checkpoints.HEAD_NAMES]
+        )
+        return model
 
 
 def _stages(x, depth, output_stride, multi_grid, stem_filters, filters):

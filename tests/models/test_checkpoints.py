@@ -1,5 +1,6 @@
 """The reference networks' numbers for known weights, all layers together."""
 
+import ast
 import importlib.util
 import json
 
@@ -9,9 +10,11 @@ import pytest
 from conftest import SHARED
 
 from keras_danet import DANet
+from keras_danet import DilatedResNet
 from keras_danet.models import checkpoints
 
 PARITY = SHARED / "parity"
+KEYS = SHARED / "reference" / "checkpoint_keys"
 
 # float32 itself differs from float64 by 1e-4 of the deviation in this net
 # (reference/danet.md, section 2); 1e-3 is the promise.
@@ -34,24 +37,11 @@ def load_case(name):
     return case, state_dict
 
 
-@pytest.mark.parametrize(
-    "name, options",
-    [
-        ("official_r50", {}),
-        (
-            "mmseg_r50",
-            {
-                "stem_filters": (32, 32, 64),
-                "auxiliary": True,
-                "align_corners": False,
-            },
-        ),
-    ],
-)
-def test_logits_equal_the_reference_networks(name, options):
+@pytest.mark.parametrize("name", ["official_r50", "mmseg_r50"])
+def test_logits_equal_the_reference_networks(name):
     case, state_dict = load_case(name)
-    model = DANet(7, "resnet50", pixel_mean=0, pixel_std=1, **options)
-    checkpoints.load_state_dict(model, state_dict)
+    with pytest.warns(UserWarning, match="does not tell"):
+        model = DANet.from_checkpoint(state_dict, pixel_mean=0, pixel_std=1)
     images = case["input"].transpose(0, 2, 3, 1)
     inside = keras.Model(model.input, {**model.features, **model.output})
     values = {
@@ -82,32 +72,275 @@ def test_logits_equal_the_reference_networks(name, options):
     )
 
 
-def test_every_tensor_is_accounted_for():
-    model = DANet(7, "resnet18", pixel_mean=0, pixel_std=1)
-    with pytest.raises(ValueError, match="without a variable: head.conv9"):
-        checkpoints.load_state_dict(model, {"head.conv9.weight": np.ones(1)})
-    before = model.get_layer("position_attention").gamma.numpy()
-    state_dict = {"head.sa.gamma": np.ones(1, "float32")}
-    with pytest.raises(ValueError, match="Variables without a tensor: chan"):
-        checkpoints.load_state_dict(model, state_dict)
-    assert model.get_layer("position_attention").gamma.numpy() == before
+def small_state_dict(naming="official", num_classes=5, **options):
+    """Tensors of a small network in their naming, all of them different."""
+    deep = options.get("stem_filters")
+    backbone = DilatedResNet(18, filters=8, stem_filters=deep)
+    model = DANet(num_classes, backbone, auxiliary=naming == "mmseg")
+    rng = np.random.default_rng(0)
+    for variable in model.weights:
+        value = rng.uniform(0.1, 1, variable.shape)
+        variable.assign(value.astype("float32"))
+    return model, model.to_state_dict(naming)
+
+
+@pytest.mark.parametrize("naming", checkpoints.NAMINGS)
+@pytest.mark.parametrize("stem_filters", [None, (4, 4, 8)])
+def test_theirs_to_ours_to_theirs_is_exact(naming, stem_filters):
+    model, tensors = small_state_dict(naming, stem_filters=stem_filters)
+    copy = DANet.from_checkpoint(
+        {f"module.{name}": value for name, value in tensors.items()},
+        multi_grid=(4, 8),
+        align_corners=True,
+        dropout=0.3,
+        name="mine",
+    )
+    assert copy.num_classes == 5
+    config = copy.get_config()
+    assert (config["dropout"], config["name"]) == (0.3, "mine")
+    backbone = copy.get_layer("resnet18")
+    assert backbone.get_layer("stage4_block1_conv2").dilation_rate == (8, 8)
+    again = copy.to_state_dict(naming)
+    assert list(again) == list(tensors)
+    for name, value in tensors.items():
+        assert again[name].dtype == value.dtype
+        np.testing.assert_array_equal(again[name], value, err_msg=name)
+    for ours, theirs in zip(copy.weights, model.weights, strict=True):
+        assert ours.path == theirs.path
+
+
+def published_keys(name):
+    """Name -> shape of a published network's tensors."""
+    if not KEYS.is_dir():
+        pytest.skip(f"the lists of tensors are not at {KEYS}")
+    lines = (KEYS / f"{name}.txt").read_text().splitlines()
+    rows = [line.split("\t") for line in lines if not line.startswith("#")]
+    return {name: ast.literal_eval(shape) for name, shape, _ in rows}
+
+
+@pytest.mark.parametrize(
+    "name, naming, depth, stem_filters",
+    [
+        ("official_r50", "official", 50, None),
+        ("official_r101", "official", 101, None),
+        ("official_r50_deepstem", "official", 50, (64, 64, 128)),
+        ("mmseg_r50", "mmseg", 50, (32, 32, 64)),
+        ("mmseg_r101", "mmseg", 101, (32, 32, 64)),
+    ],
+)
+def test_every_published_tensor_has_its_variable(
+    name, naming, depth, stem_filters
+):
+    shapes = published_keys(name)
+    tensors = {
+        key: np.broadcast_to(np.float32(0), shape)
+        for key, shape in shapes.items()
+    }
+    found = checkpoints.describe(checkpoints.normalize(tensors))
+    assert found == checkpoints.Description(
+        naming, depth, 64, stem_filters, found.num_classes, naming == "mmseg"
+    )
+    model = DANet(
+        found.num_classes,
+        f"resnet{depth}",
+        stem_filters=stem_filters,
+        auxiliary=found.auxiliary,
+    )
+    expected = {
+        key: shape
+        for key, shape in shapes.items()
+        if not key.endswith("num_batches_tracked")
+        and not key.startswith("pretrained.fc.")
+    }
+    deep = stem_filters is not None
+    ours = {
+        checkpoints.their_name(weight.path, naming, deep): (
+            checkpoints.their_layout(
+                np.broadcast_to(np.float32(0), tuple(weight.shape)), naming
+            ).shape
+        )
+        for weight in model.weights
+    }
+    assert ours == expected
+
+
+def test_leftovers_on_either_side_are_listed():
+    _, tensors = small_state_dict()
+    given = {"multi_grid": (), "align_corners": True}
+    with pytest.raises(ValueError, match=r"without a variable: head\.conv9"):
+        DANet.from_checkpoint(
+            {**tensors, "head.conv9.weight": np.ones(1)}, **given
+        )
+    gone = dict(tensors)
+    del gone["head.sc.gamma"]
+    with pytest.raises(ValueError, match="without a tensor: channel_attention"):
+        DANet.from_checkpoint(gone, **given)
+    odd = {**tensors, "head.sa.gamma": np.ones(2, "float32")}
+    with pytest.raises(ValueError, match=r"Other shapes: head\.sa\.gamma"):
+        DANet.from_checkpoint(odd, **given)
+    # What carries nothing may be there or not.
+    dead = {
+        "pretrained.fc.weight": np.ones((1000, 64), "float32"),
+        "pretrained.fc.bias": np.ones(1000, "float32"),
+        "pretrained.bn1.num_batches_tracked": np.array(3),
+    }
+    DANet.from_checkpoint({**tensors, **dead}, **given)
+
+
+def test_what_tensors_do_not_tell_is_asked_for():
+    _, tensors = small_state_dict("mmseg")
+    with pytest.warns(UserWarning) as caught:
+        model = DANet.from_checkpoint(tensors)
+    told = [str(warning.message) for warning in caught]
+    assert ["`multi_grid`" in told[0], "`align_corners`" in told[1]] == [
+        True
+    ] * 2
+    assert model.get_config()["align_corners"] is False
+    text = "model=dict(decode_head=dict(align_corners=True), auxiliary_head="
+    meta = {"config": text + "dict(align_corners = True))"}
+    model = DANet.from_checkpoint(
+        {"state_dict": tensors, "meta": meta}, multi_grid=()
+    )
+    assert model.get_config()["align_corners"] is True
+    mixed = {"config": "align_corners=True align_corners=False"}
+    with pytest.warns(UserWarning, match="`align_corners`"):
+        DANet.from_checkpoint(
+            {"state_dict": tensors, "meta": mixed}, multi_grid=()
+        )
+    assert checkpoints.told_by({"multi_grid": "(4, 8, 16)"}) == {
+        "multi_grid": (4, 8, 16)
+    }
+
+
+def test_other_class_counts_keep_all_but_the_classifiers():
+    _, tensors = small_state_dict("mmseg")
+    with pytest.warns(UserWarning, match="has 5 classes and num_classes=3"):
+        model = DANet.from_checkpoint(
+            tensors, (), False, num_classes=3, auxiliary=False
+        )
+    again = {**model.to_state_dict("mmseg")}
+    for name, value in again.items():
+        if "conv_seg" in name:
+            assert len(value) == 3
+        else:
+            np.testing.assert_array_equal(value, tensors[name])
+    assert not any(name.startswith("auxiliary") for name in again)
+    with pytest.raises(ValueError, match="'backbone'.* read off"):
+        DANet.from_checkpoint(tensors, (), False, backbone="resnet50")
+
+
+@pytest.mark.parametrize("naming", ["torchvision", "v1c", "danet"])
+def test_backbones_of_classifiers_and_segmentation_networks(naming):
+    deep = (4, 4, 8) if naming == "v1c" else None
+    model, tensors = small_state_dict(
+        "mmseg" if naming == "v1c" else "official", stem_filters=deep
+    )
+    if naming != "danet":
+        tensors = {
+            name.removeprefix("pretrained.").removeprefix("backbone."): value
+            for name, value in tensors.items()
+            if name.startswith(("pretrained.", "backbone."))
+        }
+        tensors["fc.weight"] = np.ones((1000, 64), "float32")
+        tensors["fc.bias"] = np.ones(1000, "float32")
+    backbone = DilatedResNet.from_checkpoint(
+        tensors, output_stride=16, multi_grid=(2, 3)
+    )
+    expected = model.get_layer("resnet18").get_config()
+    config = backbone.get_config()
+    assert config["output_stride"] == 16
+    assert config["stem_filters"] == expected["stem_filters"]
+    theirs = {weight.path: weight for weight in model.weights}
+    assert len(backbone.weights) > 50
+    for weight in backbone.weights:
+        np.testing.assert_array_equal(
+            keras.ops.convert_to_numpy(weight),
+            keras.ops.convert_to_numpy(theirs[weight.path]),
+        )
+    if naming != "danet":
+        with pytest.raises(ValueError, match="a backbone alone"):
+            DANet.from_checkpoint(tensors)
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        (("backbone.conv1_1._batch_norm._mean",), "PaddleSeg.*_vd pools"),
+        (("backbone_net.conv1.weight",), "SSSeg"),
+        (("backbone.layer1.0.conv1.weight", "decode_head.aspp.0"), "DeepLab"),
+        (("decode_head.psp_modules.0.1.conv.weight",), "PSPNet"),
+        (("decode_head.convs.0.conv.weight",), "FCN"),
+        (("blocks.0.attn.qkv.weight",), "no network that is known"),
+        ((), "no network that is known"),
+    ],
+)
+def test_other_networks_are_recognised(names, message):
+    tensors = dict.fromkeys(names, np.ones((1, 1, 1, 1), "float32"))
+    for load in (DANet.from_checkpoint, DilatedResNet.from_checkpoint):
+        with pytest.raises(ValueError, match=message):
+            load(tensors)
+
+
+def test_other_resnets_are_recognised():
+    _, tensors = small_state_dict()
+    resnet_d = {
+        **tensors,
+        "pretrained.layer2.0.downsample.1.weight": np.ones((2, 2, 1, 1)),
+    }
+    with pytest.raises(ValueError, match="ResNet-D"):
+        DANet.from_checkpoint(resnet_d)
+    more = {**tensors, "pretrained.layer2.7.conv1.weight": np.ones(1)}
+    with pytest.raises(ValueError, match=r"\(2, 3, 2, 2\) blocks"):
+        DANet.from_checkpoint(more)
+    name = "pretrained.layer1.0.conv1.weight"
+    for shape in ((10**6, 1, 1, 1), (), (0, 8, 3, 3)):
+        wide = {**tensors, name: np.broadcast_to(np.float32(0), shape)}
+        with pytest.raises(ValueError, match="at most 255 filters"):
+            DANet.from_checkpoint(wide)
+
+
+def test_naming_is_checked():
+    model = DANet(2, DilatedResNet(18, filters=8), auxiliary=True)
+    with pytest.raises(ValueError, match="no names for auxiliary_in/kernel"):
+        model.to_state_dict("official")
+    with pytest.raises(ValueError, match="`naming` must be one of"):
+        model.to_state_dict("paddle")
 
 
 def test_names_of_both_implementations():
-    same = [
+    for path, official, mmseg in (
         (
+            "stage3_block5_conv2_bn/moving_variance",
             "pretrained.layer3.5.bn2.running_var",
             "backbone.layer3.5.bn2.running_var",
         ),
-        ("head.conv51.1.bias", "decode_head.pam_out_conv.bn.bias"),
-        ("head.sc.gamma", "decode_head.cam.gamma.scale"),
-    ]
-    for official, mmseg in same:
-        assert checkpoints.our_path(official) == checkpoints.our_path(mmseg)
-    assert checkpoints.our_path("pretrained.bn1.weight") == (
-        "stem_conv1_bn/gamma"
+        (
+            "stage2_block0_shortcut/kernel",
+            "pretrained.layer2.0.downsample.0.weight",
+            "backbone.layer2.0.downsample.0.weight",
+        ),
+        (
+            "position_out_bn/beta",
+            "head.conv51.1.bias",
+            "decode_head.pam_out_conv.bn.bias",
+        ),
+        (
+            "channel_attention/gamma",
+            "head.sc.gamma",
+            "decode_head.cam.gamma.scale",
+        ),
+        ("stem_conv1_bn/gamma", "pretrained.bn1.weight", "backbone.bn1.weight"),
+        ("auxiliary_in/kernel", None, "auxiliary_head.convs.0.conv.weight"),
+        ("seed_generator/state", None, None),
+    ):
+        assert checkpoints.their_name(path, "official") == official
+        assert checkpoints.their_name(path, "mmseg") == mmseg
+    assert checkpoints.their_name("stem_conv3_bn/gamma", "official", True) == (
+        "pretrained.bn1.weight"
     )
-    assert checkpoints.our_path("pretrained.bn1.weight", deep_stem=True) == (
-        "stem_conv3_bn/gamma"
+    assert checkpoints.their_name("stem_conv2/kernel", "official", True) == (
+        "pretrained.conv1.3.weight"
     )
-    assert checkpoints.our_path("pretrained.fc.weight") is None
+    assert checkpoints.their_name("stem_conv3_bn/beta", "mmseg", True) == (
+        "backbone.stem.7.bias"
+    )

@@ -271,6 +271,30 @@ print(int(model.optimizer.iterations), model.get_config())
     loaded.fit(images, labels, verbose=0)
 
 
+@pytest.mark.parametrize("given", ["backbone", "layers", "whole"])
+def test_frozen_layers_stay_frozen(given):
+    backbone = DilatedResNet(18, filters=8)
+    model = DANet(3, backbone)
+    if given == "backbone":
+        backbone.trainable = False
+    elif given == "layers":
+        model.get_layer("position_attention").trainable = False
+        backbone.get_layer("stage1_block0_conv1").trainable = False
+    else:
+        model.trainable = False
+    count = len(model.trainable_variables)
+    assert count < 86
+    copy = DANet.from_config(model.get_config())
+    assert len(copy.trainable_variables) == count
+    assert copy.get_config() == model.get_config()
+
+
+def test_unknown_arguments_are_refused():
+    for make in (DANet, DilatedResNet):
+        with pytest.raises(TypeError, match="dropuot"):
+            make(18, dropuot=0.5)
+
+
 def test_backbone_by_name_is_saved_by_name():
     config = DANet(3, "resnet18", multi_grid=(2, 4), dropout=0).get_config()
     assert config["backbone"] == "resnet18"
@@ -306,7 +330,10 @@ def test_parameters_are_the_published_ones():
         ({"num_classes": 2, "attention": ("channel",) * 2}, "at most once"),
         ({"num_classes": 2, "dropout": 1.0}, "`dropout` is the share"),
         ({"num_classes": 2, "pixel_std": 0}, "must be positive"),
-        ({"num_classes": 2, "pixel_mean": (1, 2)}, "one number or three"),
+        (
+            {"num_classes": 2, "pixel_mean": (1, 2)},
+            "one finite number or three",
+        ),
         ({"num_classes": 2, "output_stride": 4}, "`output_stride`"),
     ],
 )

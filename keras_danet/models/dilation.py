@@ -1,0 +1,311 @@
+"""`dilate`: any Keras backbone, its late strides turned into dilation."""
+
+from typing import NamedTuple
+
+import keras
+from keras import layers
+
+STAGE_OF_STRIDE = {4: "stage1", 8: "stage2", 16: "stage3", 32: "stage4"}
+
+CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
+POOLING = (layers.MaxPooling2D, layers.AveragePooling2D)
+GLOBAL_POOLING = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D)
+# What treats every position alike. By name, because the operators of a graph
+# (`x * y`) and the layers of keras.applications are no public classes.
+POINTWISE = {
+    "Activation",
+    "Add",
+    "AlphaDropout",
+    "Average",
+    "BatchNormalization",
+    "Cast",
+    "Concatenate",
+    "Dense",
+    "Divide",
+    "Dropout",
+    "ELU",
+    "GaussianDropout",
+    "GaussianNoise",
+    "Gelu",
+    "HardSigmoid",
+    "HardSwish",
+    "Identity",
+    "LayerNormalization",
+    "LayerScale",
+    "LeakyReLU",
+    "Maximum",
+    "Multiply",
+    "Normalization",
+    "ReLU",
+    "Relu",
+    "Relu6",
+    "Rescaling",
+    "Sigmoid",
+    "Silu",
+    "SpatialDropout2D",
+    "StochasticDepth",
+    "Subtract",
+    "TrueDivide",
+}
+
+
+class _Place(NamedTuple):
+    """Where a tensor lies.
+
+    Args:
+        stride: integer, how many pixels of the image one of its positions
+            was in the original.
+        rate: integer, how many positions now lie where one was.
+        padding: ((top, bottom), (left, right)) zeros around it that the next
+            convolution shall use up, in the original's positions.
+    """
+
+    stride: int
+    rate: int
+    padding: tuple = ((0, 0), (0, 0))
+
+
+class _Dilation:
+    """One walk through a backbone's graph, which makes its copy."""
+
+    def __init__(self, output_stride):
+        self.output_stride = output_stride
+        # Tensors are kept beside their places: an id is one's only while it
+        # lives. None is the place of what has no positions any more.
+        self.places = {}
+        self.copies = {}
+        self.features = {}
+
+    def put(self, tensor, place):
+        self.places[id(tensor)] = tensor, place
+        return tensor
+
+    def call(self, layer, *args, **kwargs):
+        """Calls the dilated copy of `layer`; returns its output."""
+        tensors = [
+            value
+            for value in keras.tree.flatten((args, kwargs))
+            if isinstance(value, keras.KerasTensor)
+        ]
+        places = {self.places[id(tensor)][1] for tensor in tensors} - {None}
+        if len({place[:2] for place in places}) > 1:
+            raise _refusal(layer, "joins tensors of different strides")
+        place = next(iter(places), None)
+        if isinstance(layer, keras.Sequential):
+            (x,) = tensors
+            for part in layer.layers:
+                x = self.call(part, x)
+            return x
+        if place is None or isinstance(layer, GLOBAL_POOLING):
+            return self.put(self.copy(layer)(*args, **kwargs), None)
+        if isinstance(layer, layers.ZeroPadding2D):
+            return self.pad(layer, *tensors, place)
+        if isinstance(layer, CONVOLUTIONS):
+            x = self.convolve(layer, *tensors, place)
+        elif isinstance(layer, POOLING):
+            x = self.pool(layer, *tensors, place)
+        elif _is_pointwise(layer):
+            copy = self.copy(layer)
+            x = self.put(copy(*args, **kwargs), place)
+        else:
+            raise _refusal(
+                layer,
+                f"({type(layer).__name__}) is of a kind that is not known to "
+                "treat every position alike",
+            )
+        self.features[self.places[id(x)][1].stride] = x
+        return x
+
+    def copy(self, layer, **changes):
+        """A new layer with the configuration of `layer` but for `changes`."""
+        if not isinstance(layer, keras.layers.Layer):
+            return layer  # an operator, which owns nothing
+        if layer in self.copies:
+            raise _refusal(layer, "is used more than once")
+        config = layer.get_config() | changes
+        self.copies[layer] = type(layer).from_config(config)
+        return self.copies[layer]
+
+    def pad(self, layer, x, place):
+        _check_layout(layer)
+        scaled = tuple(
+            tuple(place.rate * side for side in axis) for axis in layer.padding
+        )
+        x = self.copy(layer, padding=scaled)(x)
+        return self.put(x, place._replace(padding=layer.padding))
+
+    def convolve(self, layer, x, place):
+        _check_layout(layer)
+        stride = _only(layer, "strides", layer.strides)
+        after = _Place(place.stride * stride, place.rate)
+        if place.rate == 1 and after.stride <= self.output_stride:
+            return self.put(self.copy(layer)(x), after)
+        rate = place.rate
+        dilation = _only(layer, "dilation_rate", layer.dilation_rate)
+        missing = []
+        for size, given in zip(layer.kernel_size, place.padding, strict=True):
+            reach = (size - 1) * dilation
+            if layer.padding == "same":
+                # What "same" adds before an even number of positions.
+                before = max(reach + 1 - stride, 0) // 2
+                missing.append((before * rate, (reach - before) * rate))
+            elif layer.padding != "valid":
+                raise _refusal(layer, f"pads by {layer.padding!r}")
+            elif stride == 1:
+                missing.append((0, 0))
+            else:
+                # Without the stride, as many positions go out as came in.
+                if sum(given) > reach:
+                    raise _refusal(layer, "is padded beyond its kernel")
+                missing.append((0, (reach - sum(given)) * rate))
+        if any(map(any, missing)):
+            x = layers.ZeroPadding2D(
+                tuple(missing), data_format="channels_last"
+            )(x)
+        copy = self.copy(
+            layer,
+            strides=(1, 1),
+            padding="valid",
+            dilation_rate=(dilation * rate, dilation * rate),
+        )
+        return self.put(copy(x), after._replace(rate=rate * stride))
+
+    def pool(self, layer, x, place):
+        _check_layout(layer)
+        stride = _only(layer, "strides", layer.strides)
+        after = _Place(place.stride * stride, place.rate)
+        if place.rate == 1 and after.stride <= self.output_stride:
+            return self.put(self.copy(layer)(x), after)
+        # Pools of one position only take every second one.
+        if tuple(layer.pool_size) != (1, 1):
+            raise _refusal(
+                layer,
+                "pools where the resolution is to be kept, and pooling has no "
+                "dilation",
+            )
+        copy = self.copy(layer, strides=(1, 1))
+        return self.put(copy(x), after._replace(rate=place.rate * stride))
+
+
+def dilate(backbone, output_stride=8):
+    """Turns the late strides of a Keras backbone into dilation.
+
+    A copy is made in which each convolution before a removed stride keeps
+    its rate and each one after it doubles its rate. Weights are kept, and so
+    is every feature, at the original's grid points and away from the
+    borders, if the image's sides are multiples of the original's stride
+    (32). A squeeze-and-excite block pools over more positions then, so that
+    its features change a little.
+
+        backbone = keras.applications.ResNet50(
+            weights="imagenet", include_top=False)
+        model = keras_danet.DANet(
+            num_classes=19, backbone=keras_danet.dilate(backbone),
+            pixel_mean=(103.939, 116.779, 123.68), pixel_std=1)
+
+    The backbone gets what `pixel_mean` and `pixel_std` make of RGB pixels in
+    0-255; state what it was trained with, or 0 and 1 if it normalises
+    itself. (keras.applications.ResNet50 was trained on BGR: see the README.)
+
+    Reference:
+        - [Multi-Scale Context Aggregation by Dilated Convolutions](
+          https://arxiv.org/abs/1511.07122)
+
+    Args:
+        backbone: functional Keras model of images `(batch, height, width,
+            channels)` with one output, features of the same layout and
+            stride 32, such as those of keras.applications with
+            `include_top=False`.
+        output_stride: 8, 16 or 32. Defaults to `8`.
+
+    Returns:
+        A functional model whose output is a dict of `stage1` to `stage4`,
+        the last features of original strides 4, 8, 16 and 32.
+
+    Raises:
+        ValueError: if the backbone cannot be dilated; it names the layer.
+
+    Example:
+
+    >>> backbone = keras.applications.MobileNetV2(
+    ...     alpha=0.35, weights=None, include_top=False)
+    >>> features = keras_danet.dilate(backbone)(np.zeros((1, 64, 96, 3)))
+    >>> tuple(features["stage4"].shape)
+    (1, 8, 12, 1280)
+    """
+    if output_stride not in (8, 16, 32):
+        raise ValueError(
+            "`output_stride` must be 8, 16 or 32. "
+            f"Received: output_stride={output_stride!r}"
+        )
+    _check_backbone(backbone)
+    walk = _Dilation(output_stride)
+    # Of any size, whatever size the original was made for.
+    images = keras.Input((None, None, backbone.input.shape[-1]), name="images")
+    walk.put(images, _Place(1, 1))
+    copy = keras.models.clone_model(
+        backbone,
+        input_tensors=images,
+        clone_function=lambda layer: layer,
+        call_function=walk.call,
+    )
+    _, place = walk.places[id(copy.output)]
+    if place is None or place.stride != 32:
+        raise ValueError(
+            f"The backbone {backbone.name!r} must end in features of stride "
+            f"32. Received: {'none' if place is None else place.stride}"
+        )
+    features = {
+        name: walk.features[stride]
+        for stride, name in STAGE_OF_STRIDE.items()
+        if stride in walk.features
+    }
+    features["stage4"] = copy.output
+    model = keras.Model(images, features, name=backbone.name)
+    for layer, made in walk.copies.items():
+        made.set_weights(layer.get_weights())
+    return model
+
+
+def _check_backbone(backbone):
+    functional = isinstance(backbone, keras.Model) and hasattr(
+        backbone, "operations"
+    )
+    shapes = (
+        [getattr(x, "shape", ()) for x in (backbone.input, backbone.output)]
+        if functional
+        else []
+    )
+    if not functional or any(len(shape) != 4 for shape in shapes):
+        raise ValueError(
+            "`backbone` must be a functional Keras model with one input "
+            "(batch, height, width, channels) and one output of that layout "
+            "(include_top=False in keras.applications). Received: "
+            + (f"shapes {shapes}" if functional else repr(backbone))
+        )
+
+
+def _is_pointwise(layer):
+    if type(layer).__name__ not in POINTWISE:
+        return False
+    axis = getattr(layer, "axis", -1)
+    axes = axis if isinstance(axis, (list, tuple)) else (axis,)
+    return all(axis in (-1, 3, None) for axis in axes)
+
+
+def _check_layout(layer):
+    if layer.data_format != "channels_last":
+        raise _refusal(layer, "has its channels first")
+
+
+def _only(layer, name, values):
+    if len(set(values)) > 1:
+        raise _refusal(layer, f"has different {name} by axis: {values}")
+    return values[0]
+
+
+def _refusal(layer, reason):
+    return ValueError(
+        f"The backbone cannot be dilated: its layer {layer.name!r} {reason}. "
+        "Use another backbone, or cut it off before that layer."
+    )

@@ -1,0 +1,265 @@
+"""Reads weight files that nobody vouches for: sizes first, code never.
+
+A checkpoint comes from the internet. Nothing in it is unpickled or executed,
+and nothing is allocated on its word alone: what a file claims to hold is
+compared with what the file is, before a tensor is made.
+"""
+
+import contextlib
+import math
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+# DANet-ResNet152 with gradients and momentum stays below 1 GB; what claims
+# more is no checkpoint of this kind.
+MAX_FILE_BYTES = 2**32
+MAX_TENSORS = 20_000
+TORCH_ENDINGS = (".pth", ".pt", ".tar", ".bin")
+# Where checkpoints keep the tensors beside an optimizer and other state.
+STATE_KEYS = ("state_dict", "model", "model_state_dict")
+
+
+def read_weights(path):
+    """Reads the tensors of a checkpoint file.
+
+    Args:
+        path: path of a `.safetensors`, `.npz`, or PyTorch file (`.pth`,
+            `.pt`, `.bin`, `.pth.tar`). PyTorch's needs torch, from 2.6 on.
+
+    Returns:
+        `(tensors, meta)`: dict of name to array, and what the file says of
+        itself: a dict, empty where it says nothing.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is too large, truncated, holds what would
+            have to be executed, or claims more than it holds.
+        ImportError: if the package that reads it is not installed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no checkpoint {path}. Expected the path of a .pth, "
+            ".pth.tar, .safetensors or .npz file."
+        )
+    size = path.stat().st_size
+    if not 0 < size <= MAX_FILE_BYTES:
+        raise _refused(path, f"it has {size} bytes", "")
+    ending = path.suffix.lower()
+    if ending == ".npz":
+        read = _read_npz
+    elif ending == ".safetensors":
+        read = _read_safetensors
+    elif ending in TORCH_ENDINGS:
+        read = _read_torch
+    else:
+        raise _refused(
+            path,
+            f"{ending or 'no ending'!r} is not a known ending",
+            " Expected .pth, .pt, .bin, .pth.tar, .safetensors or .npz"
+            + (
+                "; Keras's own files are read by keras.saving.load_model."
+                if ending in (".keras", ".h5")
+                else "."
+            ),
+        )
+    tensors, meta = read(path)
+    _check_count(path, len(tensors))
+    return tensors, meta
+
+
+def read_source(source):
+    """`read_weights` of a path, `as_arrays` of a dict."""
+    if isinstance(source, dict):
+        return as_arrays(source)
+    return read_weights(source)
+
+
+def as_arrays(state_dict):
+    """The tensors of a dict in memory: of NumPy, torch or another library.
+
+    Args:
+        state_dict: dict of name to array, or a checkpoint dict that keeps it
+            under `"state_dict"`.
+
+    Returns:
+        `(tensors, meta)`, as `read_weights`.
+    """
+    tensors, meta = _unwrap(state_dict)
+    arrays = {}
+    for name, value in tensors.items():
+        detach = getattr(value, "detach", None)
+        value = detach().cpu() if detach else value
+        # NumPy has no bfloat16.
+        if str(getattr(value, "dtype", "")) == "torch.bfloat16":
+            value = value.float()
+        arrays[name] = np.asarray(value)
+    return arrays, meta
+
+
+def _read_npz(path):
+    """NumPy's archive, whose headers are read before its arrays."""
+    with _explained(path), zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        _check_count(path, len(members))
+        claimed = 0
+        for member in members:
+            with archive.open(member) as file:
+                claimed += _npy_bytes(path, member, file)
+        _check_claim(path, claimed)
+    with _explained(path), np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}, {}
+
+
+def _npy_bytes(path, member, file):
+    """How many bytes an array takes, which must be what the member has."""
+    version = np.lib.format.read_magic(file)
+    read = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise _refused(path, f"{member.filename} holds pickled objects", _CODE)
+    size = math.prod(shape) * dtype.itemsize
+    if size + file.tell() != member.file_size:
+        raise _refused(
+            path,
+            f"{member.filename} claims shape {shape}, {size} bytes, and has "
+            f"{member.file_size - file.tell()}",
+            "",
+        )
+    return size
+
+
+def _read_safetensors(path):
+    """The format checks its own header against the file."""
+    try:
+        from safetensors import safe_open
+    except ImportError as error:
+        raise ImportError(
+            f"{path} is read with safetensors, which is not installed: "
+            "pip install safetensors"
+        ) from error
+    with _explained(path), safe_open(path, framework="numpy") as file:
+        names = list(file.keys())
+        _check_count(path, len(names))
+        meta = dict(file.metadata() or {})
+        return {name: file.get_tensor(name) for name in names}, meta
+
+
+def _read_torch(path):
+    """PyTorch's file by its restricted reader, which runs no code."""
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            f"{path} is a PyTorch file and torch is not installed. Install "
+            "torch, or convert the file to .safetensors where it is."
+        ) from error
+    # Before 2.6 the restricted reader could be led to run code.
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+        raise ImportError(
+            f"Reading {path} safely needs torch 2.6 or later; this is "
+            f"{torch.__version__}. Update torch."
+        )
+    zipped = zipfile.is_zipfile(path)
+    if zipped:
+        with _explained(path), zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            _check_claim(path, sum(m.file_size for m in members))
+            # PyTorch stores; only a bomb compresses.
+            if any(m.compress_type != zipfile.ZIP_STORED for m in members):
+                raise _refused(path, "its members are compressed", "")
+    with _explained(path):
+        content = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipped
+        )
+        tensors, meta = _unwrap(content)
+    for name, value in tensors.items():
+        if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+            raise _refused(path, f"{name!r} is no dense tensor", "")
+        stored = value.untyped_storage().nbytes()
+        # A tensor may repeat its storage: petabytes on a few bytes.
+        if value.numel() * value.element_size() > stored:
+            raise _refused(
+                path,
+                f"{name!r} claims shape {tuple(value.shape)} and has {stored} "
+                "bytes",
+                "",
+            )
+    return as_arrays(tensors)[0], meta
+
+
+def _unwrap(content):
+    """The tensors and the meta of a checkpoint's content."""
+    meta = {}
+    if isinstance(content, dict):
+        found = content.get("meta")
+        meta = found if isinstance(found, dict) else {}
+        for key in STATE_KEYS:
+            if isinstance(content.get(key), dict):
+                content = content[key]
+                break
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) for name in content
+    ):
+        raise ValueError(
+            "A checkpoint must be a dict of tensor name to tensor, or hold "
+            f"one under one of {STATE_KEYS}. Received: "
+            f"{type(content).__name__}"
+        )
+    return dict(content), meta
+
+
+_CODE = " Such a file can run code; ask for .safetensors instead."
+
+
+class _Refused(ValueError):
+    """A file that is not read, and why."""
+
+
+@contextlib.contextmanager
+def _explained(path):
+    """Says which file it was, whatever its reader raises."""
+    try:
+        yield
+    except _Refused:
+        raise
+    except Exception as error:
+        text = str(error)
+        if "weights_only" in text:
+            # PyTorch's own text tells how to run the code after all.
+            raise _refused(path, "it holds more than tensors", _CODE) from None
+        reason = text.splitlines()[0] if text else type(error).__name__
+        raise _refused(path, reason, "") from error
+
+
+def _check_count(path, count):
+    if not 0 < count <= MAX_TENSORS:
+        raise _refused(path, f"it has {count} tensors", "")
+
+
+def _check_claim(path, claimed):
+    # Stored weights hardly compress: a claim far beyond the file is a bomb.
+    size = os.path.getsize(path)
+    if claimed > min(MAX_FILE_BYTES, 4 * size + 2**20):
+        raise _refused(
+            path, f"its {size} bytes claim to unpack to {claimed}", ""
+        )
+
+
+def _refused(path, reason, remedy):
+    return _Refused(
+        f"{path} is not read: {reason}."
+        + (
+            remedy
+            or " Expected a complete checkpoint of at most "
+            f"{MAX_FILE_BYTES} bytes and {MAX_TENSORS} tensors; download it "
+            "again."
+        )
+    )

@@ -1,0 +1,214 @@
+"""`dilate` keeps every feature at the original's grid points."""
+
+import importlib.util
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_danet import DANet
+from keras_danet import dilate
+
+SIZE = (128, 192)
+
+
+def shuffled(model):
+    """`model` with batch norms that are not the identity."""
+    rng = np.random.default_rng(0)
+    for variable in model.weights:
+        shape = tuple(variable.shape)
+        if variable.name in ("gamma", "moving_variance", "variance"):
+            variable.assign(rng.uniform(0.5, 1.5, shape).astype("float32"))
+        elif variable.name in ("beta", "moving_mean"):
+            variable.assign(rng.uniform(-0.3, 0.3, shape).astype("float32"))
+    return model
+
+
+def tiny_resnet(padding):
+    """Every way to stride: padded, "same", even kernels, 1x1, 1x1 pools."""
+    x = inputs = keras.Input((None, None, 3))
+    filters = 4
+    for index, kernel in enumerate((7, 3, 3, 5, 3)):
+        name = f"block{index}"
+        if padding == "explicit":
+            y = layers.ZeroPadding2D(kernel // 2)(x)
+            y = layers.Conv2D(filters, kernel, 2, "valid", name=name)(y)
+        elif padding == "late":
+            sides = ((kernel // 2 - 1, kernel // 2),) * 2
+            y = layers.ZeroPadding2D(sides)(x)
+            y = layers.Conv2D(filters, kernel, 2, "valid", name=name)(y)
+        elif padding == "patch":
+            y = layers.Conv2D(filters, 2, 2, "valid", name=name)(x)
+        else:
+            y = layers.Conv2D(filters, kernel, 2, padding, name=name)(x)
+        y = layers.LayerNormalization()(y)
+        z = layers.MaxPooling2D(1, 2)(x) if index % 2 else x
+        z = layers.Conv2D(filters, 1, 1 if index % 2 else 2)(z)
+        x = layers.Activation("gelu")(y + z)
+        y = layers.SeparableConv2D(filters, 3, padding="same")(x)
+        y = layers.DepthwiseConv2D(
+            3, padding="same", dilation_rate=2 if index else 1
+        )(y)
+        x = layers.Concatenate()([x, layers.Dense(filters)(y)])
+        filters *= 2
+    return keras.Model(inputs, x)
+
+
+BACKBONES = {
+    "explicit": lambda: tiny_resnet("explicit"),
+    "late": lambda: tiny_resnet("late"),
+    "same": lambda: tiny_resnet("same"),
+    "patch": lambda: tiny_resnet("patch"),
+    "MobileNetV2": lambda: keras.applications.MobileNetV2(
+        alpha=0.35, weights=None, include_top=False
+    ),
+}
+
+
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+@pytest.mark.parametrize("name", BACKBONES)
+def test_features_at_the_grid_points_are_kept(name, output_stride):
+    keras.utils.set_random_seed(1)
+    original = shuffled(BACKBONES[name]())
+    rng = np.random.default_rng(0)
+    images = rng.uniform(-1, 1, (1, *SIZE, 3)).astype("float32")
+    expected = keras.ops.convert_to_numpy(original(images, training=False))
+    assert expected.std() > 1e-3
+    features = dilate(original, output_stride)(images, training=False)
+    dilated = keras.ops.convert_to_numpy(features["stage4"])
+    assert dilated.shape[1:3] == tuple(s // output_stride for s in SIZE)
+    every = 32 // output_stride
+    kept = dilated[:, ::every, ::every]
+    # Away from the borders, whose zeros reach other positions.
+    np.testing.assert_allclose(
+        kept[:, 1:-1, 1:-1],
+        expected[:, 1:-1, 1:-1],
+        atol=1e-4 * expected.std(),
+    )
+    strides = [
+        SIZE[0] // features[f"stage{number}"].shape[1] for number in (1, 2, 3)
+    ]
+    assert strides == [4, 8, min(16, output_stride)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ResNet50", "ResNet50V2", "ConvNeXtTiny"])
+def test_published_backbones_keep_their_features(name):
+    make = getattr(keras.applications, name)
+    original = shuffled(make(weights=None, include_top=False))
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 255, (1, *SIZE, 3)).astype("float32")
+    expected = keras.ops.convert_to_numpy(original(images, training=False))
+    features = dilate(original)(images, training=False)
+    kept = keras.ops.convert_to_numpy(features["stage4"])[:, ::4, ::4]
+    np.testing.assert_allclose(
+        kept[:, 1:-1, 1:-1],
+        expected[:, 1:-1, 1:-1],
+        atol=1e-4 * expected.std(),
+    )
+
+
+def test_squeeze_and_excite_is_dilated():
+    original = keras.applications.EfficientNetB0(
+        weights=None, include_top=False
+    )
+    features = dilate(original)
+    assert features.output["stage4"].shape == (None, None, None, 1280)
+    shape = features.compute_output_shape((2, 64, 96, 3))["stage4"]
+    assert shape == (2, 8, 12, 1280)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow"
+    or importlib.util.find_spec("keras_cv") is None,
+    reason="keras-cv needs TensorFlow",
+)
+def test_keras_cv_backbone():
+    import keras_cv
+
+    original = shuffled(
+        keras_cv.models.ResNetBackbone(
+            stackwise_filters=[8, 16, 32, 64],
+            stackwise_blocks=[1, 1, 2, 1],
+            stackwise_strides=[1, 2, 2, 2],
+            include_rescaling=False,
+        )
+    )
+    rng = np.random.default_rng(0)
+    images = rng.uniform(-1, 1, (1, *SIZE, 3)).astype("float32")
+    expected = np.array(original(images, training=False))
+    kept = np.array(dilate(original)(images)["stage4"])[:, ::4, ::4]
+    np.testing.assert_allclose(
+        kept[:, 1:-1, 1:-1],
+        expected[:, 1:-1, 1:-1],
+        atol=1e-4 * expected.std(),
+    )
+
+
+def test_danet_over_a_dilated_backbone_is_saved(tmp_path):
+    backbone = dilate(BACKBONES["explicit"]())
+    model = DANet(3, backbone, auxiliary=True, pixel_mean=0, pixel_std=1)
+    images = np.random.default_rng(0).uniform(0, 1, (1, 64, 96, 3))
+    logits = model.predict(images, verbose=0)
+    assert logits.shape == (1, 64, 96, 3)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(
+        loaded.predict(images, verbose=0), logits, atol=1e-6
+    )
+
+
+def chain(*made):
+    x = inputs = keras.Input((None, None, 3))
+    for layer in made:
+        x = layer(x)
+    return keras.Model(inputs, x)
+
+
+def strided(count):
+    return [layers.Conv2D(4, 3, 2, "same") for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (
+            lambda: chain(*strided(3), layers.MaxPooling2D(2, name="bad")),
+            "'bad' pools where the resolution",
+        ),
+        (
+            lambda: chain(*strided(4), layers.UpSampling2D(name="bad")),
+            r"'bad' \(UpSampling2D\) is of a kind",
+        ),
+        (lambda: chain(*strided(4)), "stride 32. Received: 16"),
+        (
+            lambda: chain(layers.GlobalAveragePooling2D()),
+            "must be a functional Keras model with one input",
+        ),
+        (
+            lambda: chain(layers.Conv2D(3, 3, (2, 1), name="bad")),
+            "'bad' has different strides by axis",
+        ),
+        (
+            lambda: chain(*strided(4), layers.Resizing(8, 8, name="bad")),
+            r"'bad' \(Resizing\)",
+        ),
+        (
+            lambda: keras.applications.DenseNet121(
+                weights=None, include_top=False
+            ),
+            "'pool3_pool' pools",
+        ),
+        (lambda: keras.Sequential([]), "must be a functional"),
+        (lambda: "resnet50", "must be a functional"),
+    ],
+)
+def test_what_cannot_be_dilated_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        dilate(make())
+
+
+def test_output_stride_is_checked():
+    with pytest.raises(ValueError, match="must be 8, 16 or 32"):
+        dilate(BACKBONES["explicit"](), output_stride=4)

@@ -1,0 +1,198 @@
+"""Weight files of strangers: what is read, and what is refused unread."""
+
+import io
+import json
+import os
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from keras_danet.models import weight_files
+
+TENSORS = {
+    "a.weight": np.arange(24, dtype="float32").reshape(2, 3, 4),
+    "a.count": np.array(7, "int64"),
+}
+
+
+def write_torch(path, content, **options):
+    torch.save(content, path, **options)
+
+
+def torch_tensors():
+    return {name: torch.tensor(value) for name, value in TENSORS.items()}
+
+
+def write_safetensors(path, header, data=b""):
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def assert_read(path, meta=None):
+    tensors, found = weight_files.read_weights(path)
+    assert set(tensors) == set(TENSORS)
+    for name, value in TENSORS.items():
+        assert tensors[name].dtype == value.dtype
+        np.testing.assert_array_equal(tensors[name], value)
+    assert found == (meta or {})
+
+
+def assert_refused(path, reason):
+    with pytest.raises(ValueError, match=reason) as error:
+        weight_files.read_weights(path)
+    assert str(error.value).startswith(f"{path} is not read: ")
+    assert "\n" not in str(error.value)
+
+
+def test_npz_is_read(tmp_path):
+    np.savez(tmp_path / "plain.npz", **TENSORS)
+    assert_read(tmp_path / "plain.npz")
+    np.savez_compressed(tmp_path / "small.npz", **TENSORS)
+    assert_read(tmp_path / "small.npz")
+
+
+def test_safetensors_is_read(tmp_path):
+    numpy = pytest.importorskip("safetensors.numpy")
+    path = tmp_path / "w.safetensors"
+    numpy.save_file(TENSORS, path, metadata={"align_corners": "true"})
+    assert_read(path, {"align_corners": "true"})
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("ending", ["w.pth", "w.pth.tar"])
+def test_torch_files_are_read(tmp_path, zipped, ending):
+    path = tmp_path / ending
+    option = {"_use_new_zipfile_serialization": zipped}
+    write_torch(path, torch_tensors(), **option)
+    assert_read(path)
+    meta = {"CLASSES": ["a", "b"], "config": "x = 1"}
+    content = {"state_dict": torch_tensors(), "meta": meta, "epoch": 3}
+    write_torch(path, content, **option)
+    assert_read(path, meta)
+
+
+def test_dicts_in_memory():
+    tensors, meta = weight_files.as_arrays({"state_dict": TENSORS, "meta": {}})
+    assert tensors["a.weight"] is TENSORS["a.weight"]
+    assert meta == {}
+    for wrong in ([1], {1: np.ones(1)}, "x"):
+        with pytest.raises(ValueError, match="must be a dict of tensor name"):
+            weight_files.as_arrays(wrong)
+
+
+def test_tensors_in_memory():
+    half = torch.full((3,), 1.5, dtype=torch.bfloat16, requires_grad=True)
+    tensors, _ = weight_files.as_arrays({"x": half})
+    np.testing.assert_array_equal(tensors["x"], np.full(3, 1.5, "float32"))
+
+
+class Malicious:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_malicious_pickle_is_not_run(tmp_path, zipped):
+    path, trap = tmp_path / "w.pth", tmp_path / "trap"
+    content = {**torch_tensors(), "x": Malicious(trap)}
+    write_torch(path, content, _use_new_zipfile_serialization=zipped)
+    assert_refused(path, "more than tensors. Such a file can run code")
+    assert not trap.exists()
+
+
+def test_a_pickle_in_npz_is_not_run(tmp_path):
+    path, trap = tmp_path / "w.npz", tmp_path / "trap"
+    np.savez(path, x=np.array([Malicious(trap)], dtype=object))
+    assert_refused(path, "x.npy holds pickled objects")
+    assert not trap.exists()
+
+
+def test_zip_bombs_are_not_unpacked(tmp_path):
+    path = tmp_path / "w.npz"
+    np.savez_compressed(path, x=np.zeros(2**24, "float32"))
+    assert path.stat().st_size < 2**17
+    assert_refused(path, r"claim to unpack to 67108864")
+    torch_file = tmp_path / "w.pth"
+    with zipfile.ZipFile(torch_file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\0" * 2**24)
+    assert_refused(torch_file, "claim to unpack to 16777216")
+
+
+def test_headers_that_claim_petabytes(tmp_path):
+    header = io.BytesIO()
+    claim = {"descr": "<f4", "fortran_order": False, "shape": (2**48,)}
+    np.lib.format.write_array_header_1_0(header, claim)
+    path = tmp_path / "w.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", header.getvalue() + b"\0" * 16)
+    assert_refused(path, r"claims shape \(281474976710656,\)")
+
+    pytest.importorskip("safetensors")
+    path = tmp_path / "w.safetensors"
+    entry = {"dtype": "F32", "shape": [2**48], "data_offsets": [0, 2**50]}
+    write_safetensors(path, {"x": entry}, b"\0" * 16)
+    assert_refused(path, "safetensors")
+    path.write_bytes(struct.pack("<Q", 2**60) + b"{}")
+    assert_refused(path, "safetensors")
+
+
+def test_a_tensor_that_repeats_its_storage(tmp_path):
+    path = tmp_path / "w.pth"
+    write_torch(path, {"x": torch.zeros(1).expand(2**40)})
+    assert_refused(path, r"'x' claims shape \(1099511627776,\) and has 4 bytes")
+
+
+def test_what_is_no_tensor(tmp_path):
+    path = tmp_path / "w.pth"
+    write_torch(path, {"x": 3})
+    assert_refused(path, "'x' is no dense tensor")
+    write_torch(path, {"x": torch.eye(2).to_sparse()})
+    assert_refused(path, "'x' is no dense tensor")
+    write_torch(path, [1, 2])
+    assert_refused(path, "must be a dict of tensor name")
+
+
+@pytest.mark.parametrize("ending", ["npz", "safetensors", "pth"])
+def test_truncated_files(tmp_path, ending):
+    path = tmp_path / f"w.{ending}"
+    if ending == "npz":
+        np.savez(path, **TENSORS)
+    elif ending == "safetensors":
+        numpy = pytest.importorskip("safetensors.numpy")
+        numpy.save_file(TENSORS, path)
+    else:
+        write_torch(path, torch_tensors())
+    whole = path.read_bytes()
+    for length in (1, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        assert_refused(path, "is not read")
+    path.write_bytes(b"")
+    assert_refused(path, "it has 0 bytes")
+
+
+def test_other_files(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="There is no checkpoint"):
+        weight_files.read_weights(tmp_path / "none.npz")
+    for name, reason in (
+        ("w.keras", "'.keras' is not a known ending.*load_model"),
+        ("w", "'no ending'"),
+        ("w.pkl", "'.pkl'"),
+    ):
+        (tmp_path / name).write_bytes(b"x")
+        assert_refused(tmp_path / name, reason)
+    path = tmp_path / "w.npz"
+    np.savez(path)
+    assert_refused(path, "it has 0 tensors")
+    np.savez(path, **TENSORS)
+    monkeypatch.setattr(weight_files, "MAX_TENSORS", 1)
+    assert_refused(path, "it has 2 tensors")
+    monkeypatch.setattr(weight_files, "MAX_FILE_BYTES", 100)
+    assert_refused(path, r"it has \d+ bytes")
