@@ -197,15 +197,14 @@ def dilate(backbone, output_stride=8):
     (32). A squeeze-and-excite block pools over more positions then, so that
     its features change a little.
 
-        backbone = keras.applications.ResNet50(
-            weights="imagenet", include_top=False)
+        backbone = keras.applications.MobileNetV2(include_top=False)
         model = keras_danet.DANet(
             num_classes=19, backbone=keras_danet.dilate(backbone),
-            pixel_mean=(103.939, 116.779, 123.68), pixel_std=1)
+            pixel_mean=127.5, pixel_std=127.5)
 
     The backbone gets what `pixel_mean` and `pixel_std` make of RGB pixels in
     0-255; state what it was trained with, or 0 and 1 if it normalises
-    itself. (keras.applications.ResNet50 was trained on BGR: see the README.)
+    itself. The README has a table.
 
     Reference:
         - [Multi-Scale Context Aggregation by Dilated Convolutions](
