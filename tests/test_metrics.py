@@ -385,3 +385,21 @@ def test_shapes_that_do_not_fit_are_refused(label, logits):
 def test_nonsense_num_classes_is_refused(num_classes):
     with pytest.raises(ValueError, match="`num_classes` must be"):
         SegmentationMetrics(num_classes)
+
+
+@pytest.mark.parametrize("shape", [(), (2, 3), (2, 1), (2, 2, 1), (2, 2, 3, 2)])
+def test_weights_of_other_shapes_are_refused(shape):
+    metric = SegmentationMetrics(2)
+    label, logits = np.zeros((2, 2, 3), "uint8"), np.zeros((2, 2, 3, 2))
+    with pytest.raises(ValueError, match="Expected `sample_weight`"):
+        metric.update_state(label, logits, np.ones(shape, "float32"))
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 2, 3), (2, 2, 3, 1)])
+def test_weights_of_0_leave_pixels_out(shape):
+    metric = SegmentationMetrics(2)
+    label, logits = np.zeros((2, 2, 3), "uint8"), np.zeros((2, 2, 3, 2))
+    weight = np.ones(shape, "float32")
+    weight[0] = 0
+    metric.update_state(label, logits, weight)
+    assert metric.confusion_matrix().tolist() == [[6, 0], [0, 0]]

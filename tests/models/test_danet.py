@@ -373,3 +373,23 @@ def test_what_fit_cannot_honour_is_refused():
         model.fit(images, labels[:, :-1], verbose=0)
     with pytest.raises(ValueError):
         model.predict(images[..., :2], verbose=0)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"pixel_std": float("nan")}, "one finite number"),
+        ({"align_corners": "half_pixel"}, "`align_corners` must be a bool"),
+        ({"auxiliary": "no"}, "`auxiliary` must be a boolean"),
+        ({"attention": None}, "`attention` must name"),
+        ({"dropout": "x"}, "`dropout` is the share"),
+    ],
+)
+def test_arguments_of_other_types_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        DANet(3, DilatedResNet(18, filters=8), **arguments)
+
+
+def test_a_multi_grid_that_is_no_sequence_is_refused():
+    with pytest.raises(ValueError, match="`multi_grid` must be None or"):
+        DANet(3, "resnet18", multi_grid=5)
