@@ -70,7 +70,8 @@ DEAD = r".*\.num_batches_tracked|pretrained\.fc\.(weight|bias)"
 # No layer whose width is read off a tensor is wider.
 MAX_WIDTH = 255
 
-# Blocks of the four stages and whether they are bottlenecks -> depth.
+# Blocks of the four stages and whether they are bottlenecks -> depth; those of
+# `resnet.STAGE_BLOCKS`, which a test holds them to (that file imports this one).
 DEPTHS = {
     ((2, 2, 2, 2), False): 18,
     ((3, 4, 6, 3), False): 34,

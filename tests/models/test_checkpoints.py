@@ -12,6 +12,7 @@ from conftest import ROOT
 from keras_danet import DANet
 from keras_danet import DilatedResNet
 from keras_danet.models import checkpoints
+from keras_danet.models import resnet
 
 PARITY = ROOT / "tests" / "parity"
 KEYS = PARITY / "checkpoint_keys"
@@ -340,3 +341,10 @@ def test_names_of_both_implementations():
     assert checkpoints.their_name("stem_conv3_bn/beta", "mmseg", True) == (
         "backbone.stem.7.bias"
     )
+
+
+def test_depths_are_those_of_the_backbone():
+    assert checkpoints.DEPTHS == {
+        (blocks, depth >= 50): depth
+        for depth, blocks in resnet.STAGE_BLOCKS.items()
+    }
