@@ -71,7 +71,7 @@ DEAD = r".*\.num_batches_tracked|pretrained\.fc\.(weight|bias)"
 MAX_WIDTH = 255
 
 # Blocks of the four stages and whether they are bottlenecks -> depth; those of
-# `resnet.STAGE_BLOCKS`, which a test holds them to (that file imports this one).
+# `resnet.STAGE_BLOCKS`, which imports this file; a test holds them together.
 DEPTHS = {
     ((2, 2, 2, 2), False): 18,
     ((3, 4, 6, 3), False): 34,
