@@ -27,6 +27,20 @@ def camvid_root():
     return root
 
 
+@pytest.fixture
+def download_site(monkeypatch, tmp_path):
+    """A site on this machine, and an empty cache."""
+    from download_site import serving
+
+    from keras_danet.models import downloads
+
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras_home"))
+    monkeypatch.setattr(downloads, "RETRY_SECONDS", 0)
+    with serving() as site:
+        yield site
+
+
 @pytest.fixture(scope="module")
 def model():
     """A small DANet whose attentions matter and whose classes are no ties."""

@@ -26,6 +26,8 @@ ROWS = (
         "optimizers",
         "models.checkpoints",
         "models.weight_files",
+        "models.downloads",
+        "models.presets",
     },
     {"models.resnet", "models.dilation"},
     {"models.danet"},

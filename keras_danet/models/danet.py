@@ -13,6 +13,7 @@ from keras_danet.layers.attention import wide_dtype
 from keras_danet.losses import PixelCrossentropy
 from keras_danet.metrics import SegmentationMetrics
 from keras_danet.models import checkpoints
+from keras_danet.models import presets
 from keras_danet.models import weight_files
 from keras_danet.models.resnet import STAGE_BLOCKS
 from keras_danet.models.resnet import DilatedResNet
@@ -27,6 +28,9 @@ from keras_danet.optimizers import SGD
 # ImageNet's statistics, RGB, in the 0-255 units of images.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
+
+# Untrained; `DilatedResNet.presets` are backbones with weights.
+NAMED_BACKBONES = {f"resnet{depth}": depth for depth in STAGE_BLOCKS}
 
 ATTENTION = {"position": PositionAttention, "channel": ChannelAttention}
 # Weights of the outputs' losses: the authors' 1, 1, 1 and MMSegmentation's 0.4.
@@ -108,9 +112,11 @@ class DANet(keras.Model):
         num_classes: integer from 2 to 255. Two classes are two classes, not
             one sigmoid.
         backbone: `"resnet18"`, `"resnet34"`, `"resnet50"`, `"resnet101"`,
-            `"resnet152"`, or a functional model of normalised images whose
-            output is a dict with `stage4` (and `stage3` for `auxiliary`),
-            such as `DilatedResNet`. Defaults to `"resnet50"`.
+            `"resnet152"`, untrained; a key of `DilatedResNet.presets`, such
+            as `"resnet50_imagenet"`, with its weights; or a functional model
+            of normalised images whose output is a dict with `stage4` (and
+            `stage3` for `auxiliary`), such as `DilatedResNet`. Defaults to
+            `"resnet50"`.
         attention: tuple of the attentions to use, of `"position"` and
             `"channel"`. `()` is the dilated FCN that the paper compares
             with. Defaults to both.
@@ -208,7 +214,8 @@ class DANet(keras.Model):
                 f"Received: pixel_std={pixel_std!r}"
             )
         with dtype_policy_scope(dtype) as policy:
-            images, features, outputs = _graph(**arguments)
+            built, arguments = _pretrained(arguments)
+            images, features, outputs = _graph(**built)
             super().__init__(images, outputs, name=name)
         self.num_classes = num_classes
         self.attention = attention
@@ -353,6 +360,9 @@ class DANet(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
+    # Name -> where its weights come from, and what they reached.
+    presets = presets.DANET
+
     def get_config(self):
         arguments = dict(self._constructor_arguments)
         if not isinstance(arguments["backbone"], str):
@@ -428,12 +438,7 @@ class DANet(keras.Model):
                 "DilatedResNet.from_checkpoint, and hand that to DANet as "
                 "`backbone`."
             )
-        taken = {"backbone", "stem_filters", "attention"} & set(overrides)
-        if taken:
-            raise ValueError(
-                f"{sorted(taken)} are read off the checkpoint ({found}) and "
-                "cannot be overridden."
-            )
+        _refuse_read_off(overrides, "checkpoint")
         multi_grid, align_corners = _undecided(
             found, checkpoints.told_by(meta), multi_grid, align_corners
         )
@@ -448,10 +453,8 @@ class DANet(keras.Model):
         )
         variables = model.weights
         if model.num_classes != found.num_classes:
-            warnings.warn(
-                f"The checkpoint has {found.num_classes} classes and "
-                f"num_classes={num_classes}: the classifiers start anew.",
-                stacklevel=2,
+            _warn_of_new_classifiers(
+                "checkpoint", found.num_classes, num_classes
             )
             variables = [
                 variable
@@ -462,6 +465,76 @@ class DANet(keras.Model):
             skip.append(checkpoints.CLASSIFIER_NAMES)
         checkpoints.load_tensors(variables, tensors, found, skip)
         return model
+
+    @classmethod
+    def from_preset(
+        cls, preset, num_classes=None, load_weights=True, **overrides
+    ):
+        """The model of a preset, with its weights.
+
+        A preset by name is fetched once, into the Keras cache
+        (`$KERAS_HOME` or `~/.keras`, `keras_danet/`), verified and converted
+        there; MMSegmentation's need torch for that, the first time.
+
+            keras_danet.DANet.from_preset("danet_resnet50_cityscapes")
+
+        Args:
+            preset: a name, key of `DANet.presets`; a folder that
+                `save_to_preset` wrote; or `"hf://user/repo"` (with
+                `@revision` if wanted), such a folder on the Hugging Face Hub.
+            num_classes: integer. If it is not the preset's, the classifiers
+                start anew, with a warning. Defaults to `None`, the preset's.
+            load_weights: boolean. `False` starts all weights anew, without
+                fetching a preset by name. Defaults to `True`.
+            **overrides: further arguments of the constructor, such as
+                `dropout`, `output_stride`, `dtype`, or `auxiliary=False` to
+                leave an auxiliary head out.
+
+        Returns:
+            A `DANet`.
+
+        Raises:
+            ValueError: if there is no such preset, or a file is not the one
+                expected or cannot be read safely.
+            OSError: if a file cannot be fetched (`ConnectionError`), or is
+                not there.
+        """
+        _refuse_read_off(overrides, "preset")
+        config, folder = presets.find(preset, cls, load_weights)
+        config = _with_backbone(config, folder, overrides)
+        if num_classes is not None:
+            overrides["num_classes"] = num_classes
+        model = presets.make(cls, {**config, **overrides}, folder)
+        if not load_weights:
+            return model
+        if not {"num_classes", "auxiliary"} & set(overrides):
+            presets.load_weights(model, folder)
+            return model
+        source = presets.make(cls, config, folder)
+        presets.load_weights(source, folder)
+        anew = ()
+        if model.num_classes != source.num_classes:
+            _warn_of_new_classifiers("preset", source.num_classes, num_classes)
+            anew = checkpoints.CLASSIFIERS
+        presets.transfer(source, model, anew)
+        return model
+
+    def save_to_preset(self, folder):
+        """Writes the model as a preset: `config.json`, `model.weights.h5`.
+
+        `from_preset` reads it on every backend, from the folder or, once
+        uploaded, from the Hugging Face Hub. What is trained and what is
+        frozen, and the optimizer, are not in it.
+
+        Args:
+            folder: path of the folder to make. An older preset there is
+                replaced, anything else is left alone.
+
+        Raises:
+            FileExistsError: if `folder` holds something else.
+            ValueError: if the backbone is no `DilatedResNet`.
+        """
+        presets.save(self, folder)
 
     def to_state_dict(self, naming="official"):
         """The weights in the naming and layout of a PyTorch implementation.
@@ -484,6 +557,41 @@ class DANet(keras.Model):
         return checkpoints.to_tensors(
             values, naming, "stem_conv3/kernel" in values
         )
+
+
+def _refuse_read_off(overrides, source):
+    """What the weights decide is not for the caller to decide."""
+    taken = {"backbone", "stem_filters", "attention"} & set(overrides)
+    if taken:
+        raise ValueError(
+            f"{sorted(taken)} are what the {source}'s weights were made for, "
+            "and cannot be overridden."
+        )
+
+
+def _warn_of_new_classifiers(source, theirs, ours):
+    warnings.warn(
+        f"The {source} has {theirs} classes and num_classes={ours}: the "
+        "classifiers start anew.",
+        stacklevel=3,
+    )
+
+
+def _with_backbone(config, folder, overrides):
+    """A preset's arguments, with the backbone that they describe."""
+    backbone = config.get("backbone")
+    if isinstance(backbone, str) and backbone in NAMED_BACKBONES:
+        return config
+    inner = presets.checked_arguments(folder, backbone, DilatedResNet)
+    # What shapes the backbone is not `DANet`'s, which did not make it.
+    shape = {
+        key: overrides.pop(key)
+        for key in ("output_stride", "multi_grid")
+        if key in overrides
+    }
+    inner.update(shape, dtype=overrides.get("dtype", config.get("dtype")))
+    backbone = presets.make(DilatedResNet, inner, folder)
+    return {**config, "backbone": backbone}
 
 
 def _undecided(found, told, multi_grid, align_corners):
@@ -581,16 +689,45 @@ def _graph(
     return images, features, outputs
 
 
+def _pretrained(arguments):
+    """Arguments to build from, and to keep, of a backbone with weights.
+
+    The model keeps the weights from then on: made again from its
+    configuration, it must fetch nothing.
+    """
+    name = arguments["backbone"]
+    if not isinstance(name, str) or name not in DilatedResNet.presets:
+        return arguments, arguments
+    if arguments["stem_filters"] is not None:
+        raise ValueError(
+            f"`stem_filters` are those of the preset's weights. Received: "
+            f"stem_filters={arguments['stem_filters']!r}, backbone={name!r}"
+        )
+    row = DilatedResNet.presets[name]["arguments"]
+    options = {
+        key: arguments[key]
+        for key in ("output_stride", "multi_grid")
+        if arguments[key] is not None
+    }
+    backbone = DilatedResNet.from_preset(name, **options)
+    without = dict.fromkeys(("output_stride", "multi_grid", "stem_filters"))
+    return {**arguments, **without, "backbone": backbone}, {
+        **arguments,
+        "backbone": f"resnet{row['depth']}",
+        "stem_filters": row["stem_filters"],
+    }
+
+
 def _build_backbone(backbone, **options):
     options = {k: v for k, v in options.items() if v is not None}
     if isinstance(backbone, str):
-        depths = {f"resnet{depth}": depth for depth in STAGE_BLOCKS}
-        if backbone not in depths:
+        if backbone not in NAMED_BACKBONES:
             raise ValueError(
-                f"`backbone` must be one of {list(depths)} or a model. "
+                f"`backbone` must be one of {list(NAMED_BACKBONES)}, "
+                f"{list(DilatedResNet.presets)}, or a model. "
                 f"Received: backbone={backbone!r}"
             )
-        return DilatedResNet(depths[backbone], **options)
+        return DilatedResNet(NAMED_BACKBONES[backbone], **options)
     if options:
         raise ValueError(
             f"{', '.join(f'`{name}`' for name in options)} shape a backbone "

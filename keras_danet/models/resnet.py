@@ -7,6 +7,7 @@ from keras import layers
 
 from keras_danet.layers import BatchNormalization
 from keras_danet.models import checkpoints
+from keras_danet.models import presets
 from keras_danet.models import weight_files
 
 # Blocks per stage and the kind of block (He et al. 2015, table 1).
@@ -304,6 +305,9 @@ class DilatedResNet(keras.Model):
             super().__init__(images, outputs, name=name)
         self._constructor_arguments = {**arguments, "dtype": policy}
 
+    # Name -> where its weights come from, and what they reached.
+    presets = presets.BACKBONES
+
     def get_config(self):
         policy = self._constructor_arguments["dtype"]
         return {
@@ -354,6 +358,47 @@ class DilatedResNet(keras.Model):
             model.weights, tensors, found, [checkpoints.HEAD_NAMES]
         )
         return model
+
+    @classmethod
+    def from_preset(cls, preset, load_weights=True, **overrides):
+        """The backbone of a preset, with its weights.
+
+        A preset by name is fetched once, into the Keras cache
+        (`$KERAS_HOME` or `~/.keras`, `keras_danet/`), and verified.
+
+        Args:
+            preset: a name, key of `DilatedResNet.presets`, such as
+                `"resnet50_imagenet"`; a folder that `save_to_preset` wrote;
+                or `"hf://user/repo"`, such a folder on the Hugging Face Hub.
+            load_weights: boolean. `False` starts the weights anew, without
+                fetching a preset by name. Defaults to `True`.
+            **overrides: `output_stride`, `multi_grid`, `name` or `dtype` of
+                the constructor.
+
+        Returns:
+            A `DilatedResNet`.
+
+        Raises:
+            ValueError: if there is no such preset, or a file is not the one
+                expected or cannot be read safely.
+            OSError: if a file cannot be fetched (`ConnectionError`), or is
+                not there.
+        """
+        shaped = {"depth", "filters", "stem_filters"} & set(overrides)
+        if shaped:
+            raise ValueError(
+                f"{sorted(shaped)} are what the preset's weights were made "
+                "for, and cannot be overridden."
+            )
+        config, folder = presets.find(preset, cls, load_weights)
+        model = presets.make(cls, {**config, **overrides}, folder)
+        if load_weights:
+            presets.load_weights(model, folder)
+        return model
+
+    def save_to_preset(self, folder):
+        """Writes the backbone as a preset folder; see `DANet`."""
+        presets.save(self, folder)
 
 
 def _stages(x, depth, output_stride, multi_grid, stem_filters, filters):

@@ -100,6 +100,45 @@ def as_arrays(state_dict):
     return arrays, meta
 
 
+def check_h5(path):
+    """Looks a Keras `.weights.h5` file through before Keras reads it.
+
+    Args:
+        path: path of the file.
+
+    Raises:
+        ValueError: if it is too large or truncated, links out of itself, or
+            claims more than it holds.
+    """
+    import h5py
+
+    path = Path(path)
+    if not 0 < path.stat().st_size <= MAX_FILE_BYTES:
+        raise _refused(path, f"it has {path.stat().st_size} bytes", "")
+    claimed = count = 0
+    with _explained(path), h5py.File(path, "r") as file:
+        waiting = [file]
+        while waiting:
+            group = waiting.pop()
+            for name in group:
+                count += 1
+                # Groups as well, which might hold each other.
+                _check_count(path, count)
+                link = group.get(name, getlink=True)
+                if not isinstance(link, h5py.HardLink):
+                    raise _refused(path, f"{name!r} links elsewhere", "")
+                item = group[name]
+                if isinstance(item, h5py.Group):
+                    waiting.append(item)
+                    continue
+                if item.external or item.is_virtual:
+                    raise _refused(path, f"{name!r} lies elsewhere", "")
+                if item.dtype.kind not in "fiub":
+                    raise _refused(path, f"{name!r} holds no numbers", "")
+                claimed += math.prod(item.shape) * item.dtype.itemsize
+        _check_claim(path, claimed)
+
+
 def _read_npz(path):
     """NumPy's archive, whose headers are read before its arrays."""
     with _explained(path), zipfile.ZipFile(path) as archive:

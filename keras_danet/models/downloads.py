@@ -1,0 +1,291 @@
+"""Fetches files into the Keras cache: resumed, verified, then renamed.
+
+What a server sends is untrusted, and so is the connection: a file has its
+final name only when it is complete and its SHA-256 is what was expected, or,
+where nobody published one, has been recorded for every later time.
+"""
+
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import pathlib
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import warnings
+
+from keras_danet.models.weight_files import MAX_FILE_BYTES
+
+TIMEOUT_SECONDS = 30
+# A connection that is cut is taken up again, where it stopped.
+MAX_ATTEMPTS = 5
+RETRY_SECONDS = 0.25
+CHUNK_BYTES = 2**20
+# Begin of SHA-256: as many hexadecimal digits as are published.
+MIN_DIGITS, MAX_DIGITS = 8, 64
+
+
+def cache_folder():
+    """`keras_danet` in the Keras cache: `$KERAS_HOME`, or `~/.keras`."""
+    home = os.environ.get("KERAS_HOME") or "~/.keras"
+    return pathlib.Path(home).expanduser() / "keras_danet"
+
+
+def fetch(url, path, digits=None, max_bytes=MAX_FILE_BYTES):
+    """The file at `path`, fetched from `url` if it is not there; verified.
+
+    An unfinished download is taken up where it stopped if the server can and
+    its file is still the same; otherwise it starts again. Of several
+    processes one fetches and the others wait for it.
+
+    Args:
+        url: string, http or https.
+        path: path of the file in the cache.
+        digits: string, the first 8 to 64 hexadecimal digits of the file's
+            SHA-256. Defaults to `None`, not known: the one seen first is
+            kept beside the file, and enforced from then on.
+        max_bytes: integer; a larger file is refused.
+
+    Returns:
+        `path` as a `pathlib.Path`.
+
+    Raises:
+        FileNotFoundError: if the server has no such file.
+        PermissionError: if the server does not give it to everybody.
+        ConnectionError: if it cannot be fetched.
+        ValueError: if the file is not the one expected, or too large.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path):
+        if path.exists():
+            _verify(path, path, url, digits)
+        else:
+            part = path.with_name(f"{path.name}.part")
+            _download(url, path, part, max_bytes)
+            try:
+                _verify(part, path, url, digits)
+            except ValueError:
+                # Nothing can be taken up from a wrong file.
+                part.unlink()
+                raise
+            finally:
+                _tag(part).unlink(missing_ok=True)
+            os.replace(part, path)
+    return path
+
+
+@contextlib.contextmanager
+def locked(path):
+    """Lets one process at a time work on `path`; the others wait."""
+    try:
+        import fcntl
+    except ImportError:
+        # Windows. Two downloads at once then end in a wrong digest.
+        yield
+        return
+    with open(path.with_name(f".{path.name}.lock"), "w") as file:
+        # The system takes the lock back however the process ends.
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _verify(file, path, url, digits):
+    """Compares `file`, to be `path`, with what is known of its SHA-256."""
+    with open(file, "rb") as content:
+        found = hashlib.file_digest(content, "sha256").hexdigest()
+    record = path.with_name(f"{path.name}.sha256")
+    recorded = None
+    if record.exists():
+        recorded = record.read_text(encoding="ascii").strip()
+    for expected, source in (
+        (digits, "its publisher gives"),
+        (recorded, f"{record} recorded at the first download"),
+    ):
+        if expected and not found.startswith(expected):
+            raise ValueError(
+                f"{url} is not the expected file: SHA-256 begins with "
+                f"{expected}, as {source}; received {found}. It was not "
+                f"read. Delete {path}, if it is there, and fetch it again; "
+                "if the publisher replaced the file, and you trust it, "
+                f"delete {record} as well."
+            )
+    if recorded is None:
+        if digits is None:
+            warnings.warn(
+                f"{url} is unverified: no digest of it is published. Its "
+                f"SHA-256 {found} was recorded in {record} and is enforced "
+                "from now on.",
+                stacklevel=2,
+            )
+        partial = record.with_name(f".partial-{record.name}")
+        partial.write_text(found + "\n", encoding="ascii")
+        os.replace(partial, record)
+
+
+def _download(url, path, part, max_bytes):
+    """Leaves the whole of `url` in `part`, in as many attempts as it takes."""
+    scheme = urllib.parse.urlsplit(url).scheme
+    if scheme not in ("http", "https"):
+        raise ValueError(
+            f"Expected the URL of an http or https server. Received: {url}"
+        )
+    for attempt in range(MAX_ATTEMPTS):
+        before = _size(part)
+        try:
+            return _continue(url, part, max_bytes)
+        except urllib.error.HTTPError as error:
+            error.close()
+            reason = f"HTTP {error.code} {error.reason}"
+            if error.code == 416:
+                # What is there is longer than the file: start again.
+                part.unlink(missing_ok=True)
+            elif 400 <= error.code < 500 and error.code not in (408, 429):
+                kind = FileNotFoundError
+                if error.code in (401, 403):
+                    kind = PermissionError
+                raise kind(
+                    f"{url} cannot be had: {reason}. {_offline(path)}"
+                ) from None
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", None) or error
+            reason = str(reason) or type(reason).__name__
+        # Where nothing came, nothing will in a moment.
+        if _size(part) == before or attempt + 1 == MAX_ATTEMPTS:
+            break
+        time.sleep(RETRY_SECONDS * 2**attempt)
+    raise ConnectionError(
+        f"Could not fetch {url}: {reason}. Run it again to go on"
+        + (f" from {_size(part)} bytes" if _size(part) else "")
+        + f". {_offline(path)}"
+    )
+
+
+def _offline(path):
+    return (
+        f"Without a network, fetch the file elsewhere and copy it to {path}, "
+        "or hand its path to from_checkpoint."
+    )
+
+
+def _continue(url, part, max_bytes):
+    """One request: the rest of `part` if it can be had, else all of it."""
+    tag = _read_tag(part)
+    start = _size(part) if tag else 0
+    if tag and start == tag["size"]:
+        return
+    headers = {"User-Agent": "keras_danet", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+        # The server sends all of it if it is another file by now.
+        headers["If-Range"] = tag["validator"]
+    request = urllib.request.Request(url, headers=headers)
+    with _opener.open(request, timeout=TIMEOUT_SECONDS) as response:
+        expected = f"bytes {start}-"
+        resumed = response.status == 206 and response.headers.get(
+            "Content-Range", ""
+        ).startswith(expected)
+        if response.status == 206 and not resumed:
+            part.unlink(missing_ok=True)
+            raise http.client.HTTPException(
+                "the server sent another range than was asked for"
+            )
+        length = response.headers.get("Content-Length")
+        start = start if resumed else 0
+        size = start + int(length) if length and length.isdigit() else None
+        _check_size(url, size or 0, max_bytes)
+        if not resumed:
+            _write_tag(part, response.headers, size)
+        with open(part, "ab" if resumed else "wb") as file:
+            _copy(response, file, url, size, max_bytes)
+    if size is not None and _size(part) != size:
+        raise http.client.HTTPException(
+            f"the connection was cut after {_size(part)} of {size} bytes"
+        )
+
+
+def _copy(response, file, url, size, max_bytes):
+    """Reads the response into the file, showing how far it is."""
+    done, told = file.tell(), None
+    while chunk := response.read(CHUNK_BYTES):
+        done += len(chunk)
+        _check_size(url, done, max_bytes)
+        file.write(chunk)
+        told = _show_progress(url, done, size, told)
+
+
+def _show_progress(url, done, size, told):
+    """A counter on a terminal, ten lines in a log or a notebook."""
+    name = url.rpartition("/")[2]
+    megabytes = f"{done / 1e6:.1f}"
+    tenth = None
+    if size:
+        megabytes += f" of {size / 1e6:.1f}"
+        tenth = 10 * done // size
+    if sys.stderr.isatty():
+        end = "\n" if done == size else ""
+        print(
+            f"\r{name}: {megabytes} MB",
+            end=end,
+            file=sys.stderr,
+            flush=True,
+        )
+    elif tenth != told or told is None:
+        print(f"{name}: {megabytes} MB", file=sys.stderr, flush=True)
+    return tenth
+
+
+def _check_size(url, size, max_bytes):
+    if size > max_bytes:
+        raise ValueError(
+            f"{url} is larger than the {max_bytes} bytes that are read. "
+            "It is no file of this kind."
+        )
+
+
+def _size(path):
+    return path.stat().st_size if path.exists() else 0
+
+
+def _tag(part):
+    return part.with_name(f"{part.name}.json")
+
+
+def _read_tag(part):
+    """What the server said of the file whose begin `part` is."""
+    try:
+        tag = json.loads(_tag(part).read_text(encoding="utf-8"))
+        return tag if {"validator", "size"} <= set(tag) else None
+    except (OSError, ValueError, TypeError):
+        # No begin that could be trusted: start again.
+        return None
+
+
+def _write_tag(part, headers, size):
+    """Notes by what the server would know the file again, if it says."""
+    part.unlink(missing_ok=True)
+    _tag(part).unlink(missing_ok=True)
+    validator = headers.get("ETag", "")
+    if not validator or validator.startswith("W/"):
+        validator = headers.get("Last-Modified", "")
+    if validator:
+        text = json.dumps({"validator": validator, "size": size})
+        _tag(part).write_text(text, encoding="utf-8")
+
+
+class _KeepHttps(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but never from https to an open connection."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        if req.type == "https" and not newurl.startswith("https:"):
+            raise urllib.error.URLError(
+                f"{req.full_url} leads to {newurl}, which is not encrypted"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_opener = urllib.request.build_opener(_KeepHttps)

@@ -1,0 +1,79 @@
+"""A download site on this machine, which misbehaves as it is told."""
+
+import contextlib
+import http.server
+import threading
+
+
+class Site(http.server.ThreadingHTTPServer):
+    """Serves `files`, of path to bytes, over connections that may be cut."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files = {}
+        self.etag = '"first"'
+        self.ranges = True
+        self.sends_length = True
+        # Bytes after which each of the next connections is cut.
+        self.cuts = []
+        # Answers everything, if set.
+        self.status = None
+        # The path and the range of every request.
+        self.asked = []
+
+    @property
+    def address(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        site, asked = self.server, self.headers.get("Range")
+        site.asked.append((self.path, asked))
+        content = site.files.get(self.path)
+        status = site.status or (404 if content is None else 200)
+        if status != 200:
+            return self._refuse(status)
+        body = content
+        if asked and site.ranges and self.headers.get("If-Range") == site.etag:
+            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+            if start >= len(content):
+                return self._refuse(416)
+            status, body = 206, content[start:]
+        self.send_response(status)
+        if status == 206:
+            last = len(content) - 1
+            self.send_header(
+                "Content-Range", f"bytes {start}-{last}/{len(content)}"
+            )
+        if site.etag:
+            self.send_header("ETag", site.etag)
+        if site.sends_length:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if site.cuts:
+            body = body[: site.cuts.pop(0)]
+        # Whoever refuses the size goes before it is all sent.
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(body)
+
+    def _refuse(self, status):
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def serving():
+    """Yields a `Site` that answers until the end."""
+    with Site() as site:
+        thread = threading.Thread(target=site.serve_forever)
+        thread.start()
+        try:
+            yield site
+        finally:
+            site.shutdown()
+            thread.join()

@@ -1,0 +1,501 @@
+"""Presets: the table, the folder, and the way from a name to a model."""
+
+import ast
+import collections
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from keras_danet import DANet
+from keras_danet import DilatedResNet
+from keras_danet import dilate
+from keras_danet.models import checkpoints
+from keras_danet.models import downloads
+from keras_danet.models import presets
+
+KEYS = ROOT / "tests" / "parity" / "checkpoint_keys"
+IMAGE = np.random.default_rng(0).uniform(0, 255, (1, 33, 47, 3))
+
+
+def randomized(model):
+    """The model with weights that all matter, gamma of attentions as well."""
+    random = np.random.default_rng(1)
+    for weight in model.weights:
+        low = 0.5 if weight.path.endswith("moving_variance") else -0.5
+        weight.assign(random.uniform(low, 1.0, weight.shape))
+    return model
+
+
+def small_danet(**options):
+    options = {"auxiliary": True, "dropout": 0.2, **options}
+    return randomized(DANet(4, DilatedResNet(18, filters=8), **options))
+
+
+def logits(model):
+    return keras.ops.convert_to_numpy(model.predict_on_batch(IMAGE))
+
+
+def assert_same_weights(model, other, but=()):
+    values = {weight.path: np.asarray(weight) for weight in other.weights}
+    for weight in model.weights:
+        same = np.array_equal(np.asarray(weight), values.get(weight.path))
+        anew = weight.path.partition("/")[0] in but
+        assert same != anew, weight.path
+
+
+# The table.
+
+
+def test_there_are_the_sixteen_of_mmsegmentation():
+    assert len(DANet.presets) == 16
+    sources = [row["source"] for row in DANet.presets.values()]
+    assert len(set(sources)) == 16
+    counts = collections.Counter(r["dataset"] for r in DANet.presets.values())
+    assert counts == {"cityscapes": 8, "ade20k": 4, "voc2012": 4}
+
+
+@pytest.mark.parametrize("name", [*presets.DANET, *presets.BACKBONES])
+def test_rows_are_well_formed(name):
+    row = {**presets.DANET, **presets.BACKBONES}[name]
+    assert re.fullmatch(r"[a-z0-9_]+", name)
+    assert re.fullmatch(r"https://[\w./-]+\.(pth|safetensors)", row["source"])
+    assert row["license"] in ("Apache-2.0", "BSD-3-Clause", "not stated")
+    assert 40 < row["size_mb"] < 300
+    assert row["description"]
+    digits = row["sha256"]
+    if digits is None:
+        # Verified by the digest of the first download.
+        assert "/resolve/main/" in row["source"]
+    elif len(digits) == 8:
+        assert row["source"].endswith(f"-{digits}.pth")
+    else:
+        # A file that is known whole is asked for at its commit.
+        assert re.search(r"/resolve/[0-9a-f]{40}/", row["source"])
+        assert re.fullmatch("[0-9a-f]{64}", digits)
+    if name in presets.DANET:
+        assert 40 < row["mean_iou"] < 90
+        # The short name is the best of its depth and data set.
+        short = "_".join(name.split("_")[:3])
+        assert row["mean_iou"] <= presets.DANET[short]["mean_iou"]
+        assert f"_r{row['arguments']['backbone'][6:]}-d8_" in row["source"]
+        assert row["arguments"]["align_corners"] == ("769" in row["source"])
+
+
+@pytest.mark.parametrize("name", ["resnet50_ade20k", "resnet101_voc2012"])
+def test_a_preset_s_network_is_that_of_its_file(name):
+    # The tensors of the published files, listed by name and shape.
+    model = DANet.from_preset(f"danet_{name}", load_weights=False)
+    depth = re.search(r"\d+", name)[0]
+    expected = {}
+    for line in (KEYS / f"mmseg_r{depth}.txt").read_text().splitlines():
+        if not line.startswith("#") and "num_batches_tracked" not in line:
+            key, shape, _ = line.split("\t")
+            expected[key] = ast.literal_eval(shape)
+            if re.fullmatch(checkpoints.CLASSIFIER_NAMES, key):
+                expected[key] = (model.num_classes, *expected[key][1:])
+    found = model.to_state_dict("mmseg")
+    assert {key: value.shape for key, value in found.items()} == expected
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    {
+        json.dumps(row["arguments"], sort_keys=True)
+        for row in presets.DANET.values()
+    },
+)
+def test_every_configuration_is_one_of_the_constructor(arguments):
+    # Their sizes make no difference to what is accepted.
+    small = json.loads(arguments)
+    depth = int(small.pop("backbone").removeprefix("resnet"))
+    backbone = DilatedResNet(
+        depth, 8, small.pop("multi_grid"), small.pop("stem_filters"), filters=4
+    )
+    model = DANet(backbone=backbone, **small)
+    assert sorted(model.output) == [
+        "auxiliary",
+        "channel",
+        "fusion",
+        "position",
+    ]
+    assert model.output["fusion"].shape[-1] == small["num_classes"]
+
+
+# By name.
+
+
+def npz(tensors):
+    file = io.BytesIO()
+    np.savez(file, **tensors)
+    return file.getvalue()
+
+
+def offer(site, monkeypatch, model, **changes):
+    """Puts `model` on the site, as MMSegmentation's, and into the table."""
+    content = npz(model.to_state_dict("mmseg"))
+    site.files["/zoo/small.npz"] = content
+    row = {
+        "source": f"{site.address}/zoo/small.npz",
+        "sha256": hashlib.sha256(content).hexdigest()[:8],
+        "arguments": {
+            "num_classes": 4,
+            "auxiliary": True,
+            "align_corners": False,
+            "multi_grid": None,
+            **changes,
+        },
+    }
+    monkeypatch.setattr(DANet, "presets", {"small": row})
+
+
+def test_a_name_is_fetched_and_converted_once(download_site, monkeypatch):
+    published = small_danet(align_corners=False)
+    offer(download_site, monkeypatch, published)
+    model = DANet.from_preset("small")
+    assert_same_weights(model, published)
+    np.testing.assert_array_equal(logits(model), logits(published))
+    assert model.get_config()["align_corners"] is False
+
+    # From now on neither the site nor the checkpoint is needed.
+    download_site.shutdown()
+    (downloads.cache_folder() / "small" / "small.npz").unlink()
+    assert_same_weights(DANet.from_preset("small"), published)
+    assert len(download_site.asked) == 1
+
+
+def test_num_classes_and_overrides(download_site, monkeypatch):
+    published = small_danet(align_corners=False)
+    offer(download_site, monkeypatch, published)
+    with pytest.warns(UserWarning, match="4 classes and num_classes=7"):
+        model = DANet.from_preset("small", num_classes=7)
+    assert model.num_classes == 7
+    assert_same_weights(model, published, but=checkpoints.CLASSIFIERS)
+
+    model = DANet.from_preset(
+        "small", num_classes=4, auxiliary=False, output_stride=16, dropout=0.0
+    )
+    assert sorted(model.output) == ["channel", "fusion", "position"]
+    assert model.features["stage4"].shape[-1] == 64
+    assert model.get_config()["dropout"] == 0.0
+    values = {weight.path: np.asarray(weight) for weight in published.weights}
+    for weight in model.weights:
+        np.testing.assert_array_equal(weight, values[weight.path])
+    small = keras.Model(model.input, model.features["stage4"])
+    assert small(np.zeros((1, 64, 32, 3))).shape == (1, 4, 2, 64)
+
+    half = DANet.from_preset("small", dtype="mixed_bfloat16")
+    assert half.get_layer("fusion_classifier").compute_dtype == "bfloat16"
+    assert_same_weights(half, published)
+
+
+def test_what_weights_decide_is_not_overridden(tmp_path):
+    for override in ({"backbone": "resnet18"}, {"attention": ()}):
+        with pytest.raises(ValueError, match="cannot be overridden"):
+            DANet.from_preset("danet_resnet50_cityscapes", **override)
+    with pytest.raises(ValueError, match="cannot be overridden"):
+        DilatedResNet.from_preset("resnet50_imagenet", depth=18)
+    small_danet(auxiliary=False).save_to_preset(tmp_path / "preset")
+    with pytest.raises(ValueError, match="no weights for auxiliary_in/kernel"):
+        DANet.from_preset(tmp_path / "preset", auxiliary=True)
+
+
+def test_a_file_that_is_not_what_the_table_says(download_site, monkeypatch):
+    offer(download_site, monkeypatch, small_danet(), num_classes=5)
+    with pytest.raises(ValueError, match="num_classes=4 and the table 5"):
+        DANet.from_preset("small")
+    home = downloads.cache_folder() / "small"
+    assert not (home / "preset").exists()
+
+    offer(download_site, monkeypatch, small_danet())
+    DANet.presets["small"]["sha256"] = "0" * 8
+    (home / "small.npz").unlink()
+    with pytest.raises(ValueError, match="SHA-256 begins with 00000000"):
+        DANet.from_preset("small")
+
+
+def test_no_network_says_what_to_do(download_site, monkeypatch):
+    offer(download_site, monkeypatch, small_danet())
+    source = DANet.presets["small"]["source"]
+    path = downloads.cache_folder() / "small" / "small.npz"
+    content = download_site.files.pop("/zoo/small.npz")
+    with pytest.raises(FileNotFoundError) as error:
+        DANet.from_preset("small")
+    for part in (source, f"copy it to {path}", "from_checkpoint"):
+        assert part in str(error.value)
+    path.write_bytes(content)
+    assert DANet.from_preset("small").num_classes == 4
+
+
+def test_an_unknown_name():
+    with pytest.raises(ValueError, match="no preset 'danet_resnet50'.*hf://"):
+        DANet.from_preset("danet_resnet50")
+
+
+def test_a_pretrained_backbone_in_one_line(download_site, monkeypatch):
+    trained = randomized(DilatedResNet(18))
+    tensors = checkpoints.to_tensors(
+        {weight.path: np.asarray(weight) for weight in trained.weights},
+        "official",
+        deep_stem=False,
+    )
+    tensors = {
+        name.removeprefix("pretrained."): value
+        for name, value in tensors.items()
+    }
+    tensors["fc.weight"] = np.zeros((10, 512), "float32")
+    tensors["fc.bias"] = np.zeros(10, "float32")
+    download_site.files["/r18.npz"] = npz(tensors)
+    row = {
+        **DilatedResNet.presets["resnet18_imagenet"],
+        "source": f"{download_site.address}/r18.npz",
+        "sha256": None,
+    }
+    monkeypatch.setattr(DilatedResNet, "presets", {"resnet18_imagenet": row})
+    with pytest.warns(UserWarning, match="unverified"):
+        model = DANet(3, "resnet18_imagenet", output_stride=16)
+    backbone = model.get_layer("resnet18")
+    assert_same_weights(backbone, trained)
+    images = np.random.default_rng(2).normal(size=(1, 64, 64, 3))
+    assert backbone(images)["stage4"].shape == (1, 4, 4, 512)
+
+    # Made again from its configuration it needs no network.
+    download_site.shutdown()
+    config = model.get_config()
+    assert (config["backbone"], config["output_stride"]) == ("resnet18", 16)
+    assert DANet.from_config(config).count_params() == model.count_params()
+    with pytest.raises(ValueError, match="`stem_filters` are those of"):
+        DANet(3, "resnet18_imagenet", stem_filters=(32, 32, 64))
+
+    # The second time it lies converted in the cache.
+    again = DilatedResNet.from_preset("resnet18_imagenet", multi_grid=(4, 8))
+    assert_same_weights(again, trained)
+    assert again.get_config()["multi_grid"] == (4, 8)
+
+
+# The folder.
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_a_folder_keeps_a_model(tmp_path, dtype):
+    folder = tmp_path / "new" / "preset"
+    model = small_danet(dtype=dtype, pixel_mean=(1, 2, 3), align_corners=False)
+    model.get_layer("fusion_classifier").trainable = False
+    model.save_to_preset(folder)
+    assert sorted(os.listdir(folder)) == ["config.json", "model.weights.h5"]
+    assert os.listdir(folder.parent) == ["preset"]
+    again = DANet.from_preset(folder)
+    assert presets._describe(again) == presets._describe(model)
+    assert again.get_layer("fusion_classifier").trainable
+    assert_same_weights(again, model)
+    np.testing.assert_array_equal(logits(again), logits(model))
+
+    backbone = randomized(DilatedResNet(18, filters=8, multi_grid=(2, 4)))
+    backbone.save_to_preset(folder)
+    again = DilatedResNet.from_preset(str(folder))
+    assert again.get_config() == backbone.get_config()
+    assert_same_weights(again, backbone)
+    with pytest.raises(ValueError, match="describes 'DilatedResNet'"):
+        DANet.from_preset(folder)
+
+
+def test_a_named_backbone_stays_a_name(tmp_path):
+    model = DANet(3, "resnet18", attention="channel", multi_grid=(2, 4))
+    model.save_to_preset(tmp_path / "preset")
+    text = (tmp_path / "preset" / "config.json").read_text()
+    assert json.loads(text)["config"]["backbone"] == "resnet18"
+    again = DANet.from_preset(tmp_path / "preset")
+    assert again.get_config() == model.get_config()
+    assert_same_weights(again, model)
+
+
+def test_nothing_of_the_user_is_replaced(tmp_path):
+    model = small_danet()
+    (tmp_path / "thesis.txt").write_text("my life")
+    with pytest.raises(FileExistsError, match=r"thesis\.txt"):
+        model.save_to_preset(tmp_path)
+    with pytest.raises(FileExistsError, match="no folder"):
+        model.save_to_preset(tmp_path / "thesis.txt")
+    assert os.listdir(tmp_path) == ["thesis.txt"]
+
+
+def test_a_failed_save_leaves_the_old_preset(tmp_path, monkeypatch):
+    model = small_danet()
+    model.save_to_preset(tmp_path / "preset")
+
+    def fail(path):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(model, "save_weights", fail)
+    with pytest.raises(OSError, match="full"):
+        model.save_to_preset(tmp_path / "preset")
+    assert os.listdir(tmp_path) == ["preset"]
+    assert_same_weights(DANet.from_preset(tmp_path / "preset"), model)
+
+
+def test_other_backbones_are_saved_whole(tmp_path):
+    network = keras.applications.MobileNet(
+        input_shape=(None, None, 3), alpha=0.25, include_top=False, weights=None
+    )
+    model = DANet(3, dilate(network))
+    with pytest.raises(ValueError, match=r"model\.save\('danet\.keras'\)"):
+        model.save_to_preset(tmp_path / "preset")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_on_the_hub(download_site, monkeypatch, tmp_path):
+    model = small_danet()
+    model.save_to_preset(tmp_path / "preset")
+    for file in ("config.json", "model.weights.h5"):
+        content = (tmp_path / "preset" / file).read_bytes()
+        download_site.files[f"/me/danet/resolve/v1.0/{file}"] = content
+    monkeypatch.setenv("HF_ENDPOINT", download_site.address)
+    with pytest.warns(UserWarning, match="unverified"):
+        again = DANet.from_preset("hf://me/danet@v1.0")
+    assert_same_weights(again, model)
+    download_site.shutdown()
+    assert_same_weights(DANet.from_preset("hf://me/danet@v1.0"), model)
+    for handle in ("hf://me", "hf://../x", "hf://a/b/c", "hf://a/b@../c"):
+        with pytest.raises(ValueError, match="Expected 'hf://user/repo'"):
+            DANet.from_preset(handle)
+
+
+# Folders of strangers.
+
+
+@pytest.fixture(scope="module")
+def good_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("presets") / "good"
+    small_danet().save_to_preset(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(good_folder, tmp_path):
+    return shutil.copytree(good_folder, tmp_path / "preset")
+
+
+def edit(folder, **changes):
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    content["config"].update(changes)
+    path.write_text(json.dumps(content))
+
+
+def assert_refused(folder, reason):
+    with pytest.raises((ValueError, FileNotFoundError), match=reason) as error:
+        DANet.from_preset(folder)
+    assert str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.weights.h5"])
+def test_links_are_refused(folder, file, tmp_path):
+    os.rename(folder / file, tmp_path / "elsewhere")
+    assert_refused(folder, f"no .*{file}")
+    (folder / file).symlink_to(tmp_path / "elsewhere")
+    assert_refused(folder, f"{file} is a symbolic link")
+
+
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        ({"run": "os.system"}, r"sets \['run'\]"),
+        ({"backbone": "resnet18_imagenet"}, "describes None"),
+        (
+            {"backbone": {"class_name": "Lambda", "config": {}}},
+            "describes 'Lambda'",
+        ),
+        (
+            {
+                "backbone": {
+                    "class_name": "DilatedResNet",
+                    "config": {"depth": 18, "filters": 10**6},
+                }
+            },
+            "sets filters=1000000",
+        ),
+        ({"stem_filters": [10**6] * 3}, r"sets stem_filters=\[1000000"),
+        ({"dtype": {"module": "os"}}, "sets dtype="),
+        ({"pixel_mean": None}, "No DANet can be made"),
+        ({"attention": [["position"]]}, "No DANet can be made"),
+        ({"num_classes": 5}, "does not fit the config.json"),
+    ],
+)
+def test_other_configurations_are_refused(folder, changes, reason):
+    edit(folder, **changes)
+    assert_refused(folder, reason)
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("{", "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
+        ("[]", "describes None"),
+        (" " * 2**20 + "{}", "has 1048578 bytes"),
+        ('{"class_name": "DANet"}', "describes 'DANet'"),
+    ],
+)
+def test_other_texts_are_refused(folder, text, reason):
+    (folder / "config.json").write_text(text)
+    assert_refused(folder, reason)
+
+
+def harmful(file, kind, tmp_path):
+    """Puts something that no `save_weights` writes into an HDF5 file."""
+    other = tmp_path / "other.h5"
+    with h5py.File(other, "w") as secret:
+        secret["data"] = np.zeros(3)
+    if kind == "external link":
+        file["link"] = h5py.ExternalLink(str(other), "data")
+    elif kind == "soft link":
+        file["link"] = h5py.SoftLink("/layers")
+    elif kind == "virtual":
+        layout = h5py.VirtualLayout((3,), "f4")
+        layout[:] = h5py.VirtualSource(str(other), "data", (3,))
+        file.create_virtual_dataset("data", layout)
+    elif kind == "external data":
+        file.create_dataset("data", (3,), "f4", external=[(str(other), 0, 12)])
+    elif kind == "bomb":
+        # A petabyte of nothing.
+        file.create_dataset("data", (2**38, 2**10), "f4", chunks=(1024, 1024))
+    elif kind == "text":
+        file["data"] = ["a", "b"]
+    elif kind == "circle":
+        file["layers/circle"] = file["layers"]
+
+
+@pytest.mark.parametrize(
+    "kind, reason",
+    [
+        ("external link", "links elsewhere"),
+        ("soft link", "links elsewhere"),
+        ("virtual", "lies elsewhere"),
+        ("external data", "lies elsewhere"),
+        ("bomb", "claim to unpack"),
+        ("text", "holds no numbers"),
+        ("circle", "tensors"),
+    ],
+)
+def test_harmful_weights_are_refused(folder, kind, reason, tmp_path):
+    with h5py.File(folder / "model.weights.h5", "a") as file:
+        harmful(file, kind, tmp_path)
+    assert_refused(folder, reason)
+
+
+def test_damaged_weights_are_refused(folder):
+    path = folder / "model.weights.h5"
+    content = path.read_bytes()
+    for damaged in (content[:-1000], b"", b"no HDF5"):
+        path.write_bytes(damaged)
+        assert_refused(folder, "is not read")
+    DilatedResNet(18, filters=8).save_weights(path)
+    assert_refused(folder, "does not fit")
