@@ -9,16 +9,18 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Without the cache, which two suites would write at once.
-PYTEST := $(BIN)/python -m pytest -q --durations=10 -p no:cacheprovider
+PYTEST := $(BIN)/python -m pytest -q --durations=10 -p no:cacheprovider \
+	-m "not slow"
 # Makes before 4.0 cannot keep the suites' lines apart.
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: help demo test test-tensorflow test-jax test-torch test-alone lint \
-	format check bench-metrics clean
+.PHONY: help demo test test-tensorflow test-jax test-torch test-alone \
+	test-slow lint format check bench-metrics clean
 
 help:
 	@echo "make demo    train, evaluate, predict and export on drawn scenes"
 	@echo "make test    the whole suite on TensorFlow, JAX and torch"
+	@echo "make test-slow  what takes minutes a test, on torch"
 	@echo "make lint    ruff: format and rules        make format  mend them"
 	@echo "make check   lint and test"
 
@@ -66,9 +68,11 @@ test: $(VENV)/dev.stamp
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 $(SYNC) \
 		test-tensorflow test-jax test-torch test-alone
 
-# Tiny networks are compiled for longer than they run.
+# Tiny networks are compiled for longer than they run, and many of them alike.
 test-jax: export XLA_FLAGS ?= --xla_backend_optimization_level=0 \
 	--xla_llvm_disable_expensive_passes=true
+test-jax: export JAX_COMPILATION_CACHE_DIR ?= $(VENV)/jax-cache
+test-jax: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 
 test-tensorflow test-jax test-torch: test-%: $(VENV)/dev.stamp
 	@echo "== the suite on $*"
@@ -78,6 +82,9 @@ test-alone: $(VENV)/dev.stamp
 	@echo "== without TensorFlow"
 	@KERAS_BACKEND=torch $(BIN)/python tests/without_tensorflow.py
 	@KERAS_BACKEND=jax $(BIN)/python tests/without_tensorflow.py
+
+test-slow: $(VENV)/dev.stamp
+	@KERAS_BACKEND=torch $(PYTEST) -m slow
 
 lint: $(VENV)/dev.stamp
 	@$(BIN)/ruff format --check .

@@ -1,4 +1,5 @@
 import contextlib
+import importlib.util
 import os
 import pathlib
 import sys
@@ -12,6 +13,16 @@ SHARED = ROOT.parent / "shared"
 # tests of PyTorch's files need it on every backend.
 with contextlib.suppress(ImportError):
     import torch  # noqa: F401
+
+import keras  # noqa: E402
+
+# What no backend computes, or every pair of backends has in common, is tested
+# where tests are fastest; on another one where that is not installed.
+one_backend = pytest.mark.skipif(
+    keras.backend.backend() != "torch"
+    and importlib.util.find_spec("torch") is not None,
+    reason="the same on every backend; tested on torch",
+)
 
 # tests/references.py is shared by tests in several folders.
 sys.path.insert(0, str(ROOT / "tests"))
@@ -44,8 +55,6 @@ def download_site(monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def model():
     """A small DANet whose attentions matter and whose classes are no ties."""
-    import keras
-
     from keras_danet import DANet
     from keras_danet import DilatedResNet
 

@@ -8,8 +8,11 @@ import sys
 import zipfile
 
 import pytest
+from conftest import one_backend
 
 import keras_danet
+
+pytestmark = one_backend
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "keras_danet"

@@ -8,9 +8,12 @@ import sys
 import keras
 import numpy as np
 import pytest
+from conftest import one_backend
 
 from keras_danet import DANet
 from keras_danet import DilatedResNet
+
+pytestmark = one_backend
 
 BACKEND = keras.backend.backend()
 OTHERS = [b for b in ("tensorflow", "jax", "torch") if b != BACKEND]

@@ -1,23 +1,26 @@
 """The examples in docstrings run, and give what they say."""
 
 import doctest
-import importlib
+import importlib.util
 import pkgutil
 
 import keras
 import numpy as np
 import pytest
+from conftest import one_backend
 
 import keras_danet
 
-# Modules that need TensorFlow are examined where it is the backend.
+pytestmark = one_backend
+
+# Modules that need TensorFlow are examined where it is installed.
 TENSORFLOW = {"keras_danet.data.augment", "keras_danet.data.pipeline"}
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(keras_danet.__path__, "keras_danet.")
     if not module.name.endswith("__main__")
     and (
-        module.name not in TENSORFLOW or keras.backend.backend() == "tensorflow"
+        module.name not in TENSORFLOW or importlib.util.find_spec("tensorflow")
     )
 ]
 

@@ -1,9 +1,12 @@
 import pathlib
 
 import pytest
+from conftest import one_backend
 
 from keras_danet.recipes import TrainConfig
 from keras_danet.recipes import load_recipe
+
+pytestmark = one_backend
 
 TRAINING = pathlib.Path(__file__).resolve().parents[1] / "training"
 CONFIG = TrainConfig(

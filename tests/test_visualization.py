@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+from conftest import one_backend
 from PIL import Image
 
 from keras_danet import visualization
@@ -16,6 +17,8 @@ from keras_danet.visualization import default_palette
 from keras_danet.visualization import heatmap
 from keras_danet.visualization import overlay
 from keras_danet.visualization import save_png
+
+pytestmark = one_backend
 
 PALETTE = [(200, 100, 0), (0, 40, 80), (10, 20, 30)]
 NAMES = ["road", "sky", "car"]

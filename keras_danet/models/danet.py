@@ -1,5 +1,6 @@
 """DANet: two attention branches over a dilated backbone, and their sum."""
 
+import contextlib
 import math
 import warnings
 
@@ -340,11 +341,25 @@ class DANet(keras.Model):
 
     def fit(self, *args, **kwargs):
         _refuse_class_weight(kwargs)
+        self._build_optimizer()
         return super().fit(*args, **kwargs)
 
     def train_on_batch(self, *args, **kwargs):
         _refuse_class_weight(kwargs)
+        self._build_optimizer()
         return super().train_on_batch(*args, **kwargs)
+
+    def _build_optimizer(self):
+        """Makes the optimizer's variables before the first step.
+
+        Inside it TensorFlow would trace the whole step a second time.
+        """
+        optimizer = getattr(self, "optimizer", None)
+        if optimizer is None or optimizer.built:
+            return
+        strategy = getattr(self, "distribute_strategy", None)
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            optimizer.build(self.trainable_variables)
 
     def get_compile_config(self):
         config = super().get_compile_config()

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from conftest import one_backend
 
 from keras_danet.data.datasets import CAMVID
 from keras_danet.data.datasets import DATASETS
@@ -10,6 +11,8 @@ from keras_danet.data.datasets import IGNORE_LABEL
 from keras_danet.data.datasets import INVALID_LABEL
 from keras_danet.data.datasets import SCENES
 from keras_danet.data.datasets import get_dataset
+
+pytestmark = one_backend
 
 
 @pytest.mark.parametrize("dataset", DATASETS.values(), ids=DATASETS)

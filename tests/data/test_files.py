@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import one_backend
 from PIL import Image
 
 from keras_danet.data.datasets import CAMVID
@@ -15,6 +16,8 @@ from keras_danet.data.files import check_pair
 from keras_danet.data.files import explain_data_error
 from keras_danet.data.files import find_pairs
 from keras_danet.data.files import read_size
+
+pytestmark = one_backend
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 CAMVID_ROOT = Path(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import one_backend
 from PIL import Image
 
 from keras_danet.data.datasets import CAMVID
@@ -23,6 +24,8 @@ from keras_danet.data.augment import decode_image  # noqa: E402
 from keras_danet.data.augment import decode_label  # noqa: E402
 from keras_danet.data.pipeline import evaluation_dataset  # noqa: E402
 from keras_danet.data.pipeline import training_dataset  # noqa: E402
+
+pytestmark = one_backend
 
 MEAN_PIXEL = np.float32([123.675, 116.28, 103.53])
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from conftest import one_backend
 
 from keras_danet.data.plan import Plan
 from keras_danet.data.plan import draw_plan
 from keras_danet.data.plan import steps_per_epoch
+
+pytestmark = one_backend
 
 MANY = 100_000
 

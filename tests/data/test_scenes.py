@@ -4,12 +4,14 @@ import hashlib
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
+from conftest import one_backend
 from PIL import Image
 
 from keras_danet.data import scenes
+
+pytestmark = one_backend
 
 
 def digest(seed, index, size=(96, 128)):
@@ -135,15 +137,11 @@ def test_colour_classifier_finds_a_class_told_by_colour():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow",
-    reason="what the scenes ask for is the same on every backend",
-)
 def test_a_network_does_clearly_better_than_colour(tmp_path):
     from keras_danet import recipes
     from keras_danet import trainer
 
-    root = scenes.write_scenes(tmp_path / "scenes", {"train": 1000, "val": 48})
+    root = scenes.write_scenes(tmp_path / "scenes", {"train": 1600, "val": 48})
     arrays = {}
     for split in ("train", "val"):
         lines = (root / f"{split}.txt").read_text("utf-8").splitlines()
@@ -156,7 +154,7 @@ def test_a_network_does_clearly_better_than_colour(tmp_path):
     recipe = recipes.load_recipe("training/scenes_danet_resnet18.py")
     config = recipe.replace({"epochs": 1, "data_root": str(root)})
     history = trainer.train(config, tmp_path / "run", verbose=0)
-    # An eighth of the demo's training.
+    # A fifth of the demo's training; 0.21 when it was written.
     assert history["val_mean_iou"][-1] > colour + 0.15
 
 

@@ -5,18 +5,13 @@ import importlib.util
 import keras
 import numpy as np
 import pytest
+from conftest import one_backend
 from keras import layers
 
 from keras_danet import DANet
 from keras_danet import dilate
 
 SIZE = (128, 192)
-# Large graphs: what `dilate` does to them is the same on every backend, where
-# the tiny ones below are computed.
-large = pytest.mark.skipif(
-    keras.backend.backend() != "torch",
-    reason="large graphs are dilated on torch, which compiles nothing",
-)
 
 
 def shuffled(model):
@@ -95,7 +90,7 @@ def test_features_at_the_grid_points_are_kept(name, output_stride):
     assert strides == [4, 8, min(16, output_stride)]
 
 
-@large
+@one_backend
 @pytest.mark.parametrize(
     "name", ["ResNet50", "ResNet50V2", "ConvNeXtTiny", "MobileNetV2"]
 )
@@ -114,7 +109,7 @@ def test_published_backbones_keep_their_features(name):
     )
 
 
-@large
+@one_backend
 def test_squeeze_and_excite_is_dilated():
     original = keras.applications.EfficientNetB0(
         weights=None, include_top=False
@@ -176,6 +171,7 @@ def strided(count):
     return [layers.Conv2D(4, 3, 2, "same") for _ in range(count)]
 
 
+@one_backend
 @pytest.mark.parametrize(
     "make, message",
     [

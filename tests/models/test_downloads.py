@@ -6,8 +6,11 @@ import json
 
 import numpy as np
 import pytest
+from conftest import one_backend
 
 from keras_danet.models import downloads
+
+pytestmark = one_backend
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

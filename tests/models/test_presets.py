@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import ROOT
+from conftest import one_backend
 
 from keras_danet import DANet
 from keras_danet import DilatedResNet
@@ -55,6 +56,7 @@ def assert_same_weights(model, other, but=()):
 # The table.
 
 
+@one_backend
 def test_there_are_the_sixteen_of_mmsegmentation():
     assert len(DANet.presets) == 16
     sources = [row["source"] for row in DANet.presets.values()]
@@ -63,6 +65,7 @@ def test_there_are_the_sixteen_of_mmsegmentation():
     assert counts == {"cityscapes": 8, "ade20k": 4, "voc2012": 4}
 
 
+@one_backend
 @pytest.mark.parametrize("name", [*presets.DANET, *presets.BACKBONES])
 def test_rows_are_well_formed(name):
     row = {**presets.DANET, **presets.BACKBONES}[name]
@@ -90,6 +93,7 @@ def test_rows_are_well_formed(name):
         assert row["arguments"]["align_corners"] == ("769" in row["source"])
 
 
+@one_backend
 @pytest.mark.parametrize("name", ["resnet50_ade20k", "resnet101_voc2012"])
 def test_a_preset_s_network_is_that_of_its_file(name):
     # The tensors of the published files, listed by name and shape.
@@ -106,6 +110,7 @@ def test_a_preset_s_network_is_that_of_its_file(name):
     assert {key: value.shape for key, value in found.items()} == expected
 
 
+@one_backend
 @pytest.mark.parametrize(
     "arguments",
     {
@@ -197,6 +202,7 @@ def test_num_classes_and_overrides(download_site, monkeypatch):
     assert_same_weights(half, published)
 
 
+@one_backend
 def test_what_weights_decide_is_not_overridden(tmp_path):
     for override in ({"backbone": "resnet18"}, {"attention": ()}):
         with pytest.raises(ValueError, match="cannot be overridden"):
@@ -208,6 +214,7 @@ def test_what_weights_decide_is_not_overridden(tmp_path):
         DANet.from_preset(tmp_path / "preset", auxiliary=True)
 
 
+@one_backend
 def test_a_file_that_is_not_what_the_table_says(download_site, monkeypatch):
     offer(download_site, monkeypatch, small_danet(), num_classes=5)
     with pytest.raises(ValueError, match="num_classes=4 and the table 5"):
@@ -222,6 +229,7 @@ def test_a_file_that_is_not_what_the_table_says(download_site, monkeypatch):
         DANet.from_preset("small")
 
 
+@one_backend
 def test_no_network_says_what_to_do(download_site, monkeypatch):
     offer(download_site, monkeypatch, small_danet())
     source = DANet.presets["small"]["source"]
@@ -235,6 +243,7 @@ def test_no_network_says_what_to_do(download_site, monkeypatch):
     assert DANet.from_preset("small").num_classes == 4
 
 
+@one_backend
 def test_an_unknown_name():
     with pytest.raises(ValueError, match="no preset 'danet_resnet50'.*hf://"):
         DANet.from_preset("danet_resnet50")
@@ -317,6 +326,7 @@ def test_a_named_backbone_stays_a_name(tmp_path):
     assert_same_weights(again, model)
 
 
+@one_backend
 def test_nothing_of_the_user_is_replaced(tmp_path):
     model = small_danet()
     (tmp_path / "thesis.txt").write_text("my life")
@@ -327,6 +337,7 @@ def test_nothing_of_the_user_is_replaced(tmp_path):
     assert os.listdir(tmp_path) == ["thesis.txt"]
 
 
+@one_backend
 def test_a_failed_save_leaves_the_old_preset(tmp_path, monkeypatch):
     model = small_danet()
     model.save_to_preset(tmp_path / "preset")
@@ -341,6 +352,7 @@ def test_a_failed_save_leaves_the_old_preset(tmp_path, monkeypatch):
     assert_same_weights(DANet.from_preset(tmp_path / "preset"), model)
 
 
+@one_backend
 def test_other_backbones_are_saved_whole(tmp_path):
     network = keras.applications.MobileNet(
         input_shape=(None, None, 3), alpha=0.25, include_top=False, weights=None
@@ -351,6 +363,7 @@ def test_other_backbones_are_saved_whole(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@one_backend
 def test_a_folder_on_the_hub(download_site, monkeypatch, tmp_path):
     model = small_danet()
     model.save_to_preset(tmp_path / "preset")
@@ -396,6 +409,7 @@ def assert_refused(folder, reason):
     assert str(folder) in str(error.value)
 
 
+@one_backend
 @pytest.mark.parametrize("file", ["config.json", "model.weights.h5"])
 def test_links_are_refused(folder, file, tmp_path):
     os.rename(folder / file, tmp_path / "elsewhere")
@@ -404,6 +418,7 @@ def test_links_are_refused(folder, file, tmp_path):
     assert_refused(folder, f"{file} is a symbolic link")
 
 
+@one_backend
 @pytest.mark.parametrize(
     "changes, reason",
     [
@@ -434,6 +449,7 @@ def test_other_configurations_are_refused(folder, changes, reason):
     assert_refused(folder, reason)
 
 
+@one_backend
 @pytest.mark.parametrize(
     "text, reason",
     [
@@ -473,6 +489,7 @@ def harmful(file, kind, tmp_path):
         file["layers/circle"] = file["layers"]
 
 
+@one_backend
 @pytest.mark.parametrize(
     "kind, reason",
     [
@@ -491,6 +508,7 @@ def test_harmful_weights_are_refused(folder, kind, reason, tmp_path):
     assert_refused(folder, reason)
 
 
+@one_backend
 def test_damaged_weights_are_refused(folder):
     path = folder / "model.weights.h5"
     content = path.read_bytes()

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from conftest import one_backend
 
 from keras_danet import DilatedResNet
 
@@ -22,6 +23,7 @@ def convolutions(model):
     }
 
 
+@one_backend
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
 def test_parameters_are_the_published_ones(depth):
     # Width 8 counts as width 64 does, block by block; one full network.
@@ -140,6 +142,7 @@ def test_config_goes_round():
     assert keras.config.dtype_policy().name == "float32"
 
 
+@one_backend
 @pytest.mark.parametrize(
     "arguments, message",
     [

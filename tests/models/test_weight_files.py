@@ -9,8 +9,11 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from conftest import one_backend
 
 from keras_danet.models import weight_files
+
+pytestmark = one_backend
 
 TENSORS = {
     "a.weight": np.arange(24, dtype="float32").reshape(2, 3, 4),
