@@ -15,6 +15,7 @@ import re
 import tempfile
 import warnings
 
+from keras_danet.data.datasets import did_you_mean
 from keras_danet.models import downloads
 from keras_danet.models import weight_files
 from keras_danet.models.checkpoints import MAX_WIDTH
@@ -171,17 +172,31 @@ def find(preset, cls, load_weights=True):
     else:
         folder = pathlib.Path(preset)
     if not folder.is_dir():
-        raise ValueError(
-            f"There is no preset {preset!r}. Expected one of "
-            f"{list(cls.presets)}, a folder that save_to_preset wrote, or "
-            "'hf://user/repo'. (A checkpoint's file is read by "
-            "from_checkpoint.)"
-        )
+        raise ValueError(_no_preset(preset, cls, folder.is_file()))
     config = read_config(folder, cls)
     if load_weights:
         # Before a network is made for them.
         weight_files.check_h5(_plain_file(folder, WEIGHTS_FILE))
     return config, folder
+
+
+def _no_preset(preset, cls, is_file):
+    """What to say of a name that is none."""
+    if is_file:
+        return (
+            f"{preset} is a file. A preset is a folder; a checkpoint's file "
+            f"is read by {cls.__name__}.from_checkpoint."
+        )
+    if preset in BACKBONES:
+        return (
+            f"{preset!r} is a backbone: DANet(num_classes=19, "
+            f"backbone={preset!r}), or DilatedResNet.from_preset({preset!r})."
+        )
+    return (
+        f"There is no preset {preset!r}.{did_you_mean(preset, cls.presets)} "
+        f"Expected one of {list(cls.presets)}, a folder that save_to_preset "
+        "wrote, or 'hf://user/repo'."
+    )
 
 
 def _converted(name, cls, row):

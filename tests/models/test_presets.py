@@ -244,9 +244,16 @@ def test_no_network_says_what_to_do(download_site, monkeypatch):
 
 
 @one_backend
-def test_an_unknown_name():
-    with pytest.raises(ValueError, match="no preset 'danet_resnet50'.*hf://"):
-        DANet.from_preset("danet_resnet50")
+def test_an_unknown_name(tmp_path):
+    with pytest.raises(
+        ValueError, match="Did you mean 'danet_resnet50_voc2012'"
+    ):
+        DANet.from_preset("danet_resnet50_voc")
+    with pytest.raises(ValueError, match="'resnet50_imagenet' is a backbone"):
+        DANet.from_preset("resnet50_imagenet")
+    (tmp_path / "danet.pth").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"DANet\.from_checkpoint"):
+        DANet.from_preset(tmp_path / "danet.pth")
 
 
 def test_a_pretrained_backbone_in_one_line(download_site, monkeypatch):
