@@ -259,6 +259,7 @@ def test_what_is_skipped_is_not_decoded(pairs):
         ({"batch_size": 6}, "needs 6 examples and there are only 5"),
         ({"crop_size": 24}, r"two positive integers.*Received: crop_size=24"),
         ({"crop_size": (0, 24)}, "two positive integers"),
+        ({"crop_size": (10**6, 10**6)}, r"at most \d+ pixels"),
         ({"scale_range": (2, 1)}, "Received: scale_range="),
         ({"seed": -3}, "Received: seed=-3"),
         ({"start_epoch": -1}, "Received: epoch=-1"),

@@ -97,6 +97,19 @@ def test_contract(make, data_format):
     layer_contract.check_policies(layer, example(shape))
 
 
+@pytest.mark.parametrize("make", [PositionAttention, ChannelAttention])
+@pytest.mark.parametrize(
+    "policy, expected", [("float64", "float64"), ("mixed_float16", "float32")]
+)
+def test_scores_are_never_half(make, policy, expected):
+    layer = make(dtype=policy, data_format="channels_last")
+    x = keras.ops.convert_to_tensor(example((1, 3, 4, 16)))
+    _, scores = layer(x, return_attention_scores=True)
+    if keras.backend.backend() == "jax":
+        expected = "float32"  # it has no float64 unless it is told to
+    assert keras.backend.standardize_dtype(scores.dtype) == expected
+
+
 def test_reduction_is_the_projections_depth():
     layer = PositionAttention(reduction=4, data_format="channels_last")
     layer.build((None, None, None, 16))
