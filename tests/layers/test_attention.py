@@ -102,11 +102,11 @@ def test_contract(make, data_format):
     "policy, expected", [("float64", "float64"), ("mixed_float16", "float32")]
 )
 def test_scores_are_never_half(make, policy, expected):
+    if policy == "float64" and keras.backend.backend() == "jax":
+        pytest.skip("JAX has no float64 unless it is told to")
     layer = make(dtype=policy, data_format="channels_last")
     x = keras.ops.convert_to_tensor(example((1, 3, 4, 16)))
     _, scores = layer(x, return_attention_scores=True)
-    if keras.backend.backend() == "jax":
-        expected = "float32"  # it has no float64 unless it is told to
     assert keras.backend.standardize_dtype(scores.dtype) == expected
 
 
