@@ -100,6 +100,9 @@ class _Dilation:
             return self.put(self.copy(layer)(*args, **kwargs), None)
         if isinstance(layer, layers.ZeroPadding2D):
             return self.pad(layer, *tensors, place)
+        if type(layer).__name__ == "Pad" and place.rate == 1:
+            copy = layer(*args, **kwargs)
+            return self.put(copy, place._replace(padding=_sides(layer)))
         if isinstance(layer, CONVOLUTIONS):
             x = self.convolve(layer, *tensors, place)
         elif isinstance(layer, POOLING):
@@ -290,6 +293,15 @@ def _is_pointwise(layer):
     axis = getattr(layer, "axis", -1)
     axes = axis if isinstance(axis, (list, tuple)) else (axis,)
     return all(axis in (-1, 3, None) for axis in axes)
+
+
+def _sides(pad):
+    """What `keras.ops.pad` puts around height and width, and only there."""
+    widths = list(pad.pad_width)
+    batch, *sides, channels = widths * 4 if len(widths) == 1 else widths
+    if any((*batch, *channels)):
+        raise _refusal(pad, "pads other axes than height and width")
+    return tuple(map(tuple, sides))
 
 
 def _check_layout(layer):

@@ -56,11 +56,26 @@ def tiny_resnet(padding):
     return keras.Model(inputs, x)
 
 
+def padded_by_operator():
+    """As keras-hub's ResNetBackbone pads before it pools."""
+    x = inputs = keras.Input((None, None, 3))
+    for index, filters in enumerate((4, 6, 8, 10, 12)):
+        if index == 1:
+            width = [[0, 0], [1, 1], [1, 1], [0, 0]]
+            x = keras.ops.pad(x, width, constant_values=float("-inf"))
+            x = layers.MaxPooling2D(3, 2)(x)
+        else:
+            x = layers.Conv2D(filters, 3, 2, "same", activation="relu")(x)
+        x = layers.Conv2D(filters, 3, padding="same")(x)
+    return keras.Model(inputs, x)
+
+
 BACKBONES = {
     "explicit": lambda: tiny_resnet("explicit"),
     "late": lambda: tiny_resnet("late"),
     "same": lambda: tiny_resnet("same"),
     "patch": lambda: tiny_resnet("patch"),
+    "operator": padded_by_operator,
 }
 
 
