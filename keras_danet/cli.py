@@ -263,6 +263,14 @@ def _add_convert(verbs):
         metavar="N",
         help="start the classifiers anew for N classes",
     )
+    verb.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="regular expression of names of tensors that may be left over; "
+        "may be given several times",
+    )
     verb.set_defaults(run_verb=_convert)
 
 
@@ -439,14 +447,21 @@ def _convert(arguments):
             multi_grid=arguments.multi_grid,
             align_corners=arguments.align_corners,
             num_classes=arguments.num_classes,
+            ignore=arguments.ignore,
         )
     for warning in caught:
         print(f"note: {warning.message}", file=sys.stderr)
+    anew = (
+        checkpoints.CLASSIFIERS
+        if model.num_classes != found.num_classes
+        else ()
+    )
     ignored = set(tensors) - {
         checkpoints.their_name(
             weight.path, found.naming, bool(found.stem_filters)
         )
         for weight in model.weights
+        if weight.path.partition("/")[0] not in anew
     }
     print(
         f"tensors: {len(tensors) - len(ignored)} taken, {len(ignored)} "
@@ -460,11 +475,12 @@ def _convert(arguments):
 
 
 def _kinds(names):
-    """Names without their first parts, each with how often it occurs."""
-    kinds = [name.rpartition(".")[2] for name in names]
-    return ", ".join(
-        f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds))
-    )
+    """The names, but of batch counters, of which there are hundreds."""
+    counters = [n for n in names if n.endswith(".num_batches_tracked")]
+    kinds = sorted(set(names) - set(counters))
+    if counters:
+        kinds.append(f"{len(counters)} num_batches_tracked")
+    return ", ".join(kinds)
 
 
 def _fingerprint(model):

@@ -202,6 +202,17 @@ def test_a_checkpoint_is_converted(tmp_path, capsys):
         np.testing.assert_array_equal(value, tensors[name])
     assert "it exists" in fails(capsys, *arguments)
     output.unlink()
+
+    tensors["ema"] = np.ones(1, "float32")
+    np.savez(checkpoint, **tensors)
+    assert "variable: ema." in fails(capsys, *arguments)
+    anew = ["--num-classes", "5", "--multi-grid", "--ignore", "ema"]
+    assert main([*arguments, *anew]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        f"{len(tensors) - 8} taken, 8 ignored (ema, head.conv6.1.b" in printed
+    )
+    output.unlink()
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     assert "theirs.npz is not read" in fails(capsys, *arguments)
     assert not output.exists()

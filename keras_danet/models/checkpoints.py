@@ -284,6 +284,33 @@ def _refuse_others(tensors):
             "a ResNet-D, which pools in the shortcuts; use one with strided "
             "shortcuts (torchvision's, timm's *.tv_*, or v1c)",
         )
+    if any_name(r"^(aux_)?classifier\."):
+        raise _not_ours(
+            tensors,
+            "torchvision's DeepLab or FCN, or another network with a "
+            "classifier of its own",
+        )
+    if any_name(r"layer\d\.0\.(se|se_module)\."):
+        raise _not_ours(tensors, "an SE-ResNet, with squeeze-and-excite blocks")
+    first, second, third = (
+        next(
+            (
+                np.shape(value)
+                for name, value in tensors.items()
+                if name.endswith(f"layer1.0.conv{index}.weight")
+                and np.ndim(value) == 4
+            ),
+            None,
+        )
+        for index in (1, 2, 3)
+    )
+    if first and second and third:
+        if second[1] < first[0]:
+            raise _not_ours(
+                tensors, "a ResNeXt, whose convolutions are grouped"
+            )
+        if third[0] != 4 * first[0]:
+            raise _not_ours(tensors, "a wide ResNet")
     heads = [
         name for name in tensors if re.match(r"head\.|decode_head\.", name)
     ]
@@ -362,12 +389,19 @@ def load_tensors(variables, tensors, description, skip=()):
         or variable.path: variable
         for variable in variables
     }
+    try:
+        patterns = [re.compile(pattern) for pattern in (DEAD, *skip)]
+    except re.error as error:
+        raise ValueError(
+            f"`ignore` must hold regular expressions: {error}. Received: "
+            f"{list(skip)}"
+        ) from None
     missing = [ours[name].path for name in ours if name not in tensors]
     spare = [name for name in tensors if name not in ours]
     dead = [
         name
         for name in spare
-        if any(re.fullmatch(pattern, name) for pattern in (DEAD, *skip))
+        if any(pattern.fullmatch(name) for pattern in patterns)
     ]
     unknown = sorted(set(spare) - set(dead))
     arrays = {
@@ -380,11 +414,17 @@ def load_tensors(variables, tensors, description, skip=()):
         for name, array in arrays.items()
         if array.shape != tuple(ours[name].shape)
     ]
+    wrong += [
+        f"{name} of {array.dtype}, which is no floating type"
+        for name, array in arrays.items()
+        if array.dtype.kind != "f" and array.dtype.name != "bfloat16"
+    ]
     if unknown or missing or wrong:
         raise ValueError(
             "The checkpoint does not fit the model. Tensors without a "
             f"variable: {_list(unknown)}. Variables without a tensor: "
-            f"{_list(missing)}. Other shapes: {_list(wrong)}."
+            f"{_list(missing)}. Other shapes or types: {_list(wrong)}. (What "
+            "may be left over can be named by `ignore`.)"
         )
     for name, array in arrays.items():
         ours[name].assign(array)

@@ -404,14 +404,15 @@ class DANet(keras.Model):
         multi_grid=None,
         align_corners=None,
         num_classes=None,
+        ignore=(),
         **overrides,
     ):
         """The model of a PyTorch checkpoint, with its weights.
 
         Depth, stem, class count and auxiliary head are read off the tensors.
         Every tensor must find its variable and every variable its tensor;
-        only batch counters and the authors' dead `pretrained.fc` may be
-        left over.
+        only batch counters, the authors' dead `pretrained.fc` and what
+        `ignore` names may be left over.
 
         Args:
             source: path of a `.pth`, `.pth.tar`, `.safetensors` or `.npz`
@@ -428,6 +429,8 @@ class DANet(keras.Model):
             num_classes: integer. If it is not the checkpoint's, the
                 classifiers start anew, with a warning. Defaults to `None`,
                 the checkpoint's.
+            ignore: regular expressions of the names of tensors that may be
+                left over, such as `["ema\\..*"]`. Defaults to none.
             **overrides: further arguments of the constructor, such as
                 `dropout`, `output_stride`, `pixel_mean`, `dtype`, or
                 `auxiliary=False` to leave an auxiliary head out.
@@ -457,11 +460,11 @@ class DANet(keras.Model):
         multi_grid, align_corners = _undecided(
             found, checkpoints.told_by(meta), multi_grid, align_corners
         )
-        skip = []
+        skip = list(ignore)
         if not overrides.setdefault("auxiliary", found.auxiliary):
             skip.append(r"auxiliary_head\..*")
         model = cls(
-            num_classes or found.num_classes,
+            found.num_classes if num_classes is None else num_classes,
             align_corners=align_corners,
             **_backbone_of(found, multi_grid, overrides),
             **overrides,
@@ -489,7 +492,10 @@ class DANet(keras.Model):
 
         A preset by name is fetched once, into the Keras cache
         (`$KERAS_HOME` or `~/.keras`, `keras_danet/`), verified and converted
-        there; MMSegmentation's need torch for that, the first time.
+        there; MMSegmentation's need torch for that, the first time. It gets
+        the global dtype policy; a folder keeps the policy it was saved with.
+        What was fetched from the Hub stays as it is: to have a newer state
+        of a branch, name its commit, or delete the folder in the cache.
 
             keras_danet.DANet.from_preset("danet_resnet50_cityscapes")
 
@@ -515,6 +521,8 @@ class DANet(keras.Model):
                 not there.
         """
         _refuse_read_off(overrides, "preset")
+        if overrides.get("multi_grid") in ((), []):
+            overrides["multi_grid"] = None
         config, folder = presets.find(preset, cls, load_weights)
         config = _with_backbone(config, folder, overrides)
         if num_classes is not None:
@@ -604,7 +612,9 @@ def _with_backbone(config, folder, overrides):
         for key in ("output_stride", "multi_grid")
         if key in overrides
     }
-    inner.update(shape, dtype=overrides.get("dtype", config.get("dtype")))
+    inner.update(shape)
+    if "dtype" in overrides:
+        inner["dtype"] = overrides["dtype"]
     backbone = presets.make(DilatedResNet, inner, folder)
     return {**config, "backbone": backbone}
 
@@ -629,7 +639,8 @@ def _undecided(found, told, multi_grid, align_corners):
                 stacklevel=3,
             )
         given[name] = told.get(name, guess)
-    return given["multi_grid"] or None, given["align_corners"]
+    grid = given["multi_grid"]
+    return None if grid in ((), []) else grid, given["align_corners"]
 
 
 def _backbone_of(found, multi_grid, overrides):

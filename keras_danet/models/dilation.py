@@ -10,6 +10,7 @@ STAGE_OF_STRIDE = {4: "stage1", 8: "stage2", 16: "stage3", 32: "stage4"}
 CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
 POOLING = (layers.MaxPooling2D, layers.AveragePooling2D)
 GLOBAL_POOLING = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D)
+PACKAGES = ("keras", "keras_cv", "keras_hub", "keras_danet")
 # What treats every position alike. By name, because the operators of a graph
 # (`x * y`) and the layers of keras.applications are no public classes.
 POINTWISE = {
@@ -64,6 +65,13 @@ class _Place(NamedTuple):
     rate: int
     padding: tuple = ((0, 0), (0, 0))
 
+    def padded(self, padding):
+        """The same with more zeros around it."""
+        sides = zip(self.padding, padding, strict=True)
+        return self._replace(
+            padding=tuple((a + c, b + d) for (a, b), (c, d) in sides)
+        )
+
 
 class _Dilation:
     """One walk through a backbone's graph, which makes its copy."""
@@ -102,7 +110,7 @@ class _Dilation:
             return self.pad(layer, *tensors, place)
         if type(layer).__name__ == "Pad" and place.rate == 1:
             copy = layer(*args, **kwargs)
-            return self.put(copy, place._replace(padding=_sides(layer)))
+            return self.put(copy, place.padded(_sides(layer)))
         if isinstance(layer, CONVOLUTIONS):
             x = self.convolve(layer, *tensors, place)
         elif isinstance(layer, POOLING):
@@ -135,7 +143,7 @@ class _Dilation:
             tuple(place.rate * side for side in axis) for axis in layer.padding
         )
         x = self.copy(layer, padding=scaled)(x)
-        return self.put(x, place._replace(padding=layer.padding))
+        return self.put(x, place.padded(layer.padding))
 
     def convolve(self, layer, x, place):
         _check_layout(layer)
@@ -288,7 +296,11 @@ def _check_backbone(backbone):
 
 
 def _is_pointwise(layer):
-    if type(layer).__name__ not in POINTWISE:
+    kind = type(layer)
+    if kind.__name__ not in POINTWISE:
+        return False
+    # A name tells what it is only in these packages.
+    if kind.__module__.partition(".")[0] not in PACKAGES:
         return False
     axis = getattr(layer, "axis", -1)
     axes = axis if isinstance(axis, (list, tuple)) else (axis,)

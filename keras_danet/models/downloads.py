@@ -6,11 +6,13 @@ where nobody published one, has been recorded for every later time.
 """
 
 import contextlib
+import errno
 import hashlib
 import http.client
 import json
 import os
 import pathlib
+import re
 import sys
 import time
 import urllib.error
@@ -25,8 +27,8 @@ TIMEOUT_SECONDS = 30
 MAX_ATTEMPTS = 5
 RETRY_SECONDS = 0.25
 CHUNK_BYTES = 2**20
-# Begin of SHA-256: as many hexadecimal digits as are published.
-MIN_DIGITS, MAX_DIGITS = 8, 64
+# The begin of a SHA-256, as far as it is published.
+DIGEST = r"[0-9a-f]{8,64}"
 
 
 def cache_folder():
@@ -60,23 +62,39 @@ def fetch(url, path, digits=None, max_bytes=MAX_FILE_BYTES):
         ValueError: if the file is not the one expected, or too large.
     """
     path = pathlib.Path(path)
+    if digits is not None and not re.fullmatch(DIGEST, digits):
+        raise ValueError(
+            "`digits` must be 8 to 64 hexadecimal digits, small letters. "
+            f"Received: digits={digits!r}"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path):
         if path.exists():
             _verify(path, path, url, digits)
-        else:
-            part = path.with_name(f"{path.name}.part")
+            return path
+        part = path.with_name(f"{path.name}.part")
+        try:
             _download(url, path, part, max_bytes)
-            try:
-                _verify(part, path, url, digits)
-            except ValueError:
-                # Nothing can be taken up from a wrong file.
-                part.unlink()
-                raise
-            finally:
-                _tag(part).unlink(missing_ok=True)
-            os.replace(part, path)
+            _verify(part, path, url, digits)
+        except ValueError:
+            # Nothing can be taken up from a wrong file.
+            part.unlink(missing_ok=True)
+            _tag(part).unlink(missing_ok=True)
+            raise
+        _tag(part).unlink(missing_ok=True)
+        os.replace(part, path)
     return path
+
+
+def forget(path):
+    """Deletes a fetched file and its record, if it proved to be no use.
+
+    What came first may have been a page that asks for a password.
+    """
+    path = pathlib.Path(path)
+    with locked(path):
+        path.unlink(missing_ok=True)
+        _record(path).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -98,10 +116,15 @@ def _verify(file, path, url, digits):
     """Compares `file`, to be `path`, with what is known of its SHA-256."""
     with open(file, "rb") as content:
         found = hashlib.file_digest(content, "sha256").hexdigest()
-    record = path.with_name(f"{path.name}.sha256")
+    record = _record(path)
     recorded = None
     if record.exists():
-        recorded = record.read_text(encoding="ascii").strip()
+        recorded = record.read_text(encoding="utf-8").strip()
+        if not re.fullmatch(DIGEST, recorded):
+            raise ValueError(
+                f"{record} holds no SHA-256, so that {url} cannot be "
+                f"verified. Delete it if you trust what is at that address."
+            )
     for expected, source in (
         (digits, "its publisher gives"),
         (recorded, f"{record} recorded at the first download"),
@@ -152,6 +175,8 @@ def _download(url, path, part, max_bytes):
                     f"{url} cannot be had: {reason}. {_offline(path)}"
                 ) from None
         except (OSError, http.client.HTTPException) as error:
+            if getattr(error, "errno", None) == errno.ENOSPC:
+                raise
             reason = getattr(error, "reason", None) or error
             reason = str(reason) or type(reason).__name__
         # Where nothing came, nothing will in a moment.
@@ -185,18 +210,20 @@ def _continue(url, part, max_bytes):
         headers["If-Range"] = tag["validator"]
     request = urllib.request.Request(url, headers=headers)
     with _opener.open(request, timeout=TIMEOUT_SECONDS) as response:
-        expected = f"bytes {start}-"
-        resumed = response.status == 206 and response.headers.get(
-            "Content-Range", ""
-        ).startswith(expected)
-        if response.status == 206 and not resumed:
+        resumed = response.status == 206
+        if resumed and not _continues(response.headers, start, tag):
             part.unlink(missing_ok=True)
             raise http.client.HTTPException(
-                "the server sent another range than was asked for"
+                "the server sent a part of another file, or another part"
             )
-        length = response.headers.get("Content-Length")
+        length = response.headers.get("Content-Length", "")
+        if not length.isdigit() and not response.chunked:
+            # It could be cut anywhere, and nobody would know.
+            raise http.client.HTTPException(
+                "the server does not say how long the file is"
+            )
         start = start if resumed else 0
-        size = start + int(length) if length and length.isdigit() else None
+        size = start + int(length) if length.isdigit() else None
         _check_size(url, size or 0, max_bytes)
         if not resumed:
             _write_tag(part, response.headers, size)
@@ -206,6 +233,20 @@ def _continue(url, part, max_bytes):
         raise http.client.HTTPException(
             f"the connection was cut after {_size(part)} of {size} bytes"
         )
+
+
+def _continues(headers, start, tag):
+    """Whether a partial answer goes on where `tag`'s file was left."""
+    told = re.fullmatch(
+        r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "")
+    )
+    return (
+        told is not None
+        and tag is not None
+        and int(told[1]) == start
+        and told[2] in ("*", str(tag["size"]))
+        and tag["validator"] in (headers.get("ETag"), headers["Last-Modified"])
+    )
 
 
 def _copy(response, file, url, size, max_bytes):
@@ -251,6 +292,10 @@ def _size(path):
     return path.stat().st_size if path.exists() else 0
 
 
+def _record(path):
+    return path.with_name(f"{path.name}.sha256")
+
+
 def _tag(part):
     return part.with_name(f"{part.name}.json")
 
@@ -281,9 +326,11 @@ class _KeepHttps(urllib.request.HTTPRedirectHandler):
     """Follows redirects, but never from https to an open connection."""
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
-        if req.type == "https" and not newurl.startswith("https:"):
+        allowed = ("https:",) if req.type == "https" else ("https:", "http:")
+        if not newurl.startswith(allowed):
             raise urllib.error.URLError(
-                f"{req.full_url} leads to {newurl}, which is not encrypted"
+                f"{req.full_url} leads to {newurl}, which is not encrypted or "
+                "no such server"
             )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

@@ -7,12 +7,14 @@ before Keras reads them. A preset by name becomes such a folder once, in the
 cache.
 """
 
+import hashlib
 import inspect
 import json
 import os
 import pathlib
 import re
 import tempfile
+import types
 import warnings
 
 from keras_danet.data.datasets import did_you_mean
@@ -23,6 +25,18 @@ from keras_danet.models.checkpoints import MAX_WIDTH
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.weights.h5"
 MAX_CONFIG_BYTES = 2**20
+MAX_RATE = 1024
+DTYPES = (
+    None,
+    "float32",
+    "float64",
+    "float16",
+    "bfloat16",
+    "mixed_float16",
+    "mixed_bfloat16",
+)
+# Counts the ways in which checkpoints were converted into folders.
+CONVERSION = 1
 
 OPENMMLAB = "https://download.openmmlab.com"
 HUB = "https://huggingface.co"
@@ -149,6 +163,13 @@ BACKBONES = {
 }
 
 
+def _own_class(cls):
+    """Ours, of a class that a user derived from it."""
+    return next(
+        c for c in cls.__mro__ if c.__module__.startswith("keras_danet")
+    )
+
+
 def find(preset, cls, load_weights=True):
     """A preset's arguments, and the folder that holds its weights.
 
@@ -166,18 +187,22 @@ def find(preset, cls, load_weights=True):
         row = cls.presets[preset]
         if not load_weights:
             return dict(row["arguments"]), None
-        folder = _converted(preset, cls, row)
+        folder = _converted(preset, _own_class(cls), row)
     elif preset.startswith("hf://"):
-        folder = _fetch_folder(preset)
+        return _fetch_folder(preset, cls)
     else:
         folder = pathlib.Path(preset)
     if not folder.is_dir():
         raise ValueError(_no_preset(preset, cls, folder.is_file()))
+    return _looked_through(folder, cls), folder
+
+
+def _looked_through(folder, cls):
+    """A folder's arguments, after its weights were looked through as well."""
     config = read_config(folder, cls)
-    if load_weights:
-        # Before a network is made for them.
-        weight_files.check_h5(_plain_file(folder, WEIGHTS_FILE))
-    return config, folder
+    # Before a network is made for them.
+    weight_files.check_h5(_plain_file(folder, WEIGHTS_FILE))
+    return config
 
 
 def _no_preset(preset, cls, is_file):
@@ -202,16 +227,16 @@ def _no_preset(preset, cls, is_file):
 def _converted(name, cls, row):
     """The folder of a preset by name, made from its checkpoint once."""
     home = downloads.cache_folder() / name
-    folder = home / "preset"
+    # Another file, or another way to convert it, is another folder.
+    made_of = f"{row['source']} {row['sha256']} {CONVERSION}"
+    key = hashlib.sha256(made_of.encode()).hexdigest()[:8]
+    folder = home / f"preset-{key}"
     home.mkdir(parents=True, exist_ok=True)
     with downloads.locked(folder):
         if folder.is_dir():
             return folder
-        path = downloads.fetch(
-            row["source"],
-            home / row["source"].rpartition("/")[2],
-            row["sha256"],
-        )
+        path = home / row["source"].rpartition("/")[2]
+        downloads.fetch(row["source"], path, row["sha256"])
         told = {
             # For a checkpoint, None asks what it says itself.
             key: () if row["arguments"][key] is None else row["arguments"][key]
@@ -219,8 +244,13 @@ def _converted(name, cls, row):
             if key in row["arguments"]
         }
         # Variables are kept in full, whatever the policy of today.
-        model = cls.from_checkpoint(path, dtype="float32", **told)
-        _check_row(name, row, model)
+        try:
+            model = cls.from_checkpoint(path, dtype="float32", **told)
+            _check_row(name, row, model)
+        except ValueError:
+            if row["sha256"] is None:
+                downloads.forget(path)
+            raise
         save(model, folder, dtype=None)
     return folder
 
@@ -236,8 +266,8 @@ def _check_row(name, row, model):
             )
 
 
-def _fetch_folder(handle):
-    """A preset folder on the Hugging Face Hub, in the cache."""
+def _fetch_folder(handle, cls):
+    """The arguments and the folder of a preset on the Hugging Face Hub."""
     match = re.fullmatch(
         r"hf://([\w.-]+)/([\w.-]+?)(?:@([\w.-]+))?", handle, re.ASCII
     )
@@ -248,15 +278,21 @@ def _fetch_folder(handle):
         )
     user, repo, revision = match.groups()
     revision = revision or "main"
-    folder = downloads.cache_folder() / "hf" / f"{user}--{repo}--{revision}"
-    hub = os.environ.get("HF_ENDPOINT") or HUB
-    base = f"{hub.rstrip('/')}/{user}/{repo}/resolve/{revision}"
+    hub = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+    host = re.sub(r"[^\w.-]", "_", hub.partition("://")[2])
+    folder = downloads.cache_folder() / "hf" / host / user / repo / revision
+    base = f"{hub}/{user}/{repo}/resolve/{revision}"
     for file, most in (
         (CONFIG_FILE, MAX_CONFIG_BYTES),
         (WEIGHTS_FILE, weight_files.MAX_FILE_BYTES),
     ):
         downloads.fetch(f"{base}/{file}", folder / file, max_bytes=most)
-    return folder
+    try:
+        return _looked_through(folder, cls), folder
+    except ValueError:
+        for file in (CONFIG_FILE, WEIGHTS_FILE):
+            downloads.forget(folder / file)
+        raise
 
 
 def save(model, folder, **changes):
@@ -281,6 +317,11 @@ def save(model, folder, **changes):
             f"{folder} holds {sorted(others)[0]!r}: it is no preset to be "
             "replaced. Choose a new folder."
         )
+    if folder.exists() and folder.samefile(os.getcwd()):
+        raise FileExistsError(
+            f"{folder} is the working directory, which cannot be replaced. "
+            "Choose another folder."
+        )
     text = json.dumps(_describe(model, changes), indent=2) + "\n"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
@@ -290,19 +331,21 @@ def save(model, folder, **changes):
         new.mkdir()
         model.save_weights(new / WEIGHTS_FILE)
         (new / CONFIG_FILE).write_text(text, encoding="utf-8")
+        weight_files.check_h5(new / WEIGHTS_FILE)
+        old = pathlib.Path(workplace, "old")
         if folder.exists():
-            os.rename(folder, os.path.join(workplace, "old"))
-        os.rename(new, folder)
+            os.rename(folder, old)
+        try:
+            os.rename(new, folder)
+        except OSError:
+            if old.exists():
+                os.rename(old, folder)
+            raise
 
 
-def _describe(model, changes=()):
+def _describe(model, changes=types.MappingProxyType({})):
     """A model as `read_config` understands it."""
-    config = {**model.get_config(), **dict(changes)}
-    # Whether a layer is trained belongs to a training, not to a preset.
-    for key in ("trainable", "frozen_layers"):
-        config.pop(key, None)
-    if isinstance(config["dtype"], dict):
-        config["dtype"] = config["dtype"]["config"].get("name")
+    config = _plain({**model.get_config(), **changes}, changes)
     backbone = config.get("backbone")
     if isinstance(backbone, dict):
         if backbone["registered_name"] != "keras_danet>DilatedResNet":
@@ -311,17 +354,31 @@ def _describe(model, changes=()):
                 f"{backbone['class_name']}. Save the whole model instead: "
                 "model.save('danet.keras')."
             )
-        config["backbone"] = _describe_backbone(backbone["config"])
-    return {"class_name": type(model).__name__, "config": config}
+        config["backbone"] = {
+            "class_name": "DilatedResNet",
+            "config": _plain(backbone["config"], changes),
+        }
+    return {"class_name": _own_class(type(model)).__name__, "config": config}
 
 
-def _describe_backbone(config):
-    kept = {
+def _plain(config, changes):
+    """A configuration without what belongs to a training, policies by name."""
+    config = {
         key: value
         for key, value in config.items()
-        if key not in ("trainable", "frozen_layers", "dtype")
+        if key not in ("trainable", "frozen_layers")
     }
-    return {"class_name": "DilatedResNet", "config": kept}
+    if "dtype" in changes:
+        config["dtype"] = changes["dtype"]
+    elif isinstance(config["dtype"], dict):
+        config["dtype"] = config["dtype"]["config"].get("name")
+    if config["dtype"] not in DTYPES:
+        raise ValueError(
+            f"A preset keeps one of the policies {DTYPES}. Received: "
+            f"dtype={config['dtype']!r}. Save the whole model instead: "
+            "model.save('danet.keras')."
+        )
+    return config
 
 
 def read_config(folder, cls):
@@ -354,6 +411,7 @@ def read_config(folder, cls):
 
 def checked_arguments(path, content, cls):
     """`content["config"]` if it holds arguments of `cls`, and nothing else."""
+    cls = _own_class(cls)
     class_name = cls.__name__
     if (
         not isinstance(content, dict)
@@ -374,23 +432,26 @@ def checked_arguments(path, content, cls):
             f"{known}."
         )
     _check_widths(path, config)
-    if not isinstance(config.get("dtype"), str | None):
+    if config.get("dtype") not in DTYPES:
         raise ValueError(
-            f"{path} sets dtype={config['dtype']!r}. Expected the name of a "
-            "policy, or null."
+            f"{path} sets dtype={config['dtype']!r}. Expected one of {DTYPES}."
         )
     return config
 
 
 def _check_widths(path, config):
     """Refuses widths that would take memory before any weight is read."""
-    for key in ("filters", "stem_filters"):
+    for key, most in (
+        ("filters", MAX_WIDTH),
+        ("stem_filters", MAX_WIDTH),
+        ("multi_grid", MAX_RATE),
+    ):
         value = config.get(key)
         values = value if isinstance(value, list) else [value]
         for width in values:
-            if isinstance(width, int | float) and width > MAX_WIDTH:
+            if isinstance(width, int | float) and width > most:
                 raise ValueError(
-                    f"{path} sets {key}={value}. Expected at most {MAX_WIDTH}."
+                    f"{path} sets {key}={value}. Expected at most {most}."
                 )
 
 
@@ -411,7 +472,7 @@ def load_weights(model, folder):
     try:
         with warnings.catch_warnings():
             # Keras only warns of layers that it leaves as they were.
-            warnings.simplefilter("error")
+            warnings.simplefilter("error", UserWarning)
             model.load_weights(path)
     except (ValueError, KeyError, OSError, UserWarning) as error:
         raise ValueError(

@@ -323,7 +323,7 @@ class DilatedResNet(keras.Model):
         return freeze(cls(**config), frozen)
 
     @classmethod
-    def from_checkpoint(cls, source, **overrides):
+    def from_checkpoint(cls, source, ignore=(), **overrides):
         """The backbone of a PyTorch checkpoint, with its weights.
 
         Depth, width and stem are read off the tensors; a classifier and a
@@ -334,6 +334,8 @@ class DilatedResNet(keras.Model):
                 dict of name to array, in the naming of torchvision, timm
                 (`resnet50.tv_in1k` and its like), MMSegmentation
                 (`resnet50_v1c`) or of a whole DANet.
+            ignore: regular expressions of the names of further tensors that
+                may be left over. Defaults to none.
             **overrides: `output_stride`, `multi_grid`, `name` or `dtype` of
                 the constructor.
 
@@ -345,6 +347,7 @@ class DilatedResNet(keras.Model):
             ValueError: for a file that cannot be read safely, another
                 network's tensors, or tensors left over on either side.
         """
+        _refuse_shape(overrides, "checkpoint")
         tensors, _ = weight_files.read_source(source)
         tensors = checkpoints.normalize(tensors)
         found = checkpoints.describe(tensors)
@@ -355,7 +358,10 @@ class DilatedResNet(keras.Model):
             **overrides,
         )
         checkpoints.load_tensors(
-            model.weights, tensors, found, [checkpoints.HEAD_NAMES]
+            model.weights,
+            tensors,
+            found,
+            [checkpoints.HEAD_NAMES, *ignore],
         )
         return model
 
@@ -384,12 +390,9 @@ class DilatedResNet(keras.Model):
             OSError: if a file cannot be fetched (`ConnectionError`), or is
                 not there.
         """
-        shaped = {"depth", "filters", "stem_filters"} & set(overrides)
-        if shaped:
-            raise ValueError(
-                f"{sorted(shaped)} are what the preset's weights were made "
-                "for, and cannot be overridden."
-            )
+        _refuse_shape(overrides, "preset")
+        if overrides.get("multi_grid") in ((), []):
+            overrides["multi_grid"] = None
         config, folder = presets.find(preset, cls, load_weights)
         model = presets.make(cls, {**config, **overrides}, folder)
         if load_weights:
@@ -399,6 +402,16 @@ class DilatedResNet(keras.Model):
     def save_to_preset(self, folder):
         """Writes the backbone as a preset folder; see `DANet`."""
         presets.save(self, folder)
+
+
+def _refuse_shape(overrides, source):
+    """What the weights decide is not for the caller to decide."""
+    taken = {"depth", "filters", "stem_filters"} & set(overrides)
+    if taken:
+        raise ValueError(
+            f"{sorted(taken)} are what the {source}'s weights were made for, "
+            "and cannot be overridden."
+        )
 
 
 def _stages(x, depth, output_stride, multi_grid, stem_filters, filters):

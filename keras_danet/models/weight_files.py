@@ -18,6 +18,12 @@ import numpy as np
 MAX_FILE_BYTES = 2**32
 MAX_TENSORS = 20_000
 TORCH_ENDINGS = (".pth", ".pt", ".tar", ".bin")
+# What NumPy's numbers are pickled by, before and from NumPy 2 on.
+UNREAD = (
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtype",
+)
 # Where checkpoints keep the tensors beside an optimizer and other state.
 STATE_KEYS = ("state_dict", "model", "model_state_dict")
 
@@ -133,7 +139,9 @@ def check_h5(path):
                     continue
                 if item.external or item.is_virtual:
                     raise _refused(path, f"{name!r} lies elsewhere", "")
-                if item.dtype.kind not in "fiub":
+                # Keras's way to keep a bfloat16.
+                half = item.dtype == "V2" and item.attrs.get("dtype")
+                if item.dtype.kind not in "fiub" and half != "bfloat16":
                     raise _refused(path, f"{name!r} holds no numbers", "")
                 claimed += math.prod(item.shape) * item.dtype.itemsize
         _check_claim(path, claimed)
@@ -214,7 +222,8 @@ def _read_torch(path):
             # PyTorch stores; only a bomb compresses.
             if any(m.compress_type != zipfile.ZIP_STORED for m in members):
                 raise _refused(path, "its members are compressed", "")
-    with _explained(path):
+    unread = [(_Unread, name) for name in UNREAD]
+    with _explained(path), torch.serialization.safe_globals(unread):
         content = torch.load(
             path, map_location="cpu", weights_only=True, mmap=zipped
         )
@@ -231,7 +240,22 @@ def _read_torch(path):
                 "bytes",
                 "",
             )
-    return as_arrays(tensors)[0], meta
+    with _explained(path):
+        return as_arrays(tensors)[0], meta
+
+
+class _Unread:
+    """Stands where a checkpoint keeps a number of NumPy's, such as its score.
+
+    PyTorch's reader would refuse the whole file for it; nothing is made of
+    what the file says of it.
+    """
+
+    def __init__(self, *_):
+        pass
+
+    def __setstate__(self, state):
+        pass
 
 
 def _unwrap(content):

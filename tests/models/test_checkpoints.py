@@ -176,7 +176,7 @@ def test_leftovers_on_either_side_are_listed():
     with pytest.raises(ValueError, match="without a tensor: channel_attention"):
         DANet.from_checkpoint(gone, **given)
     odd = {**tensors, "head.sa.gamma": np.ones(2, "float32")}
-    with pytest.raises(ValueError, match=r"Other shapes: head\.sa\.gamma"):
+    with pytest.raises(ValueError, match=r"or types: head\.sa\.gamma"):
         DANet.from_checkpoint(odd, **given)
     # What carries nothing may be there or not.
     dead = {
@@ -272,6 +272,11 @@ def test_backbones_of_classifiers_and_segmentation_networks(naming):
         (("backbone.layer1.0.conv1.weight", "decode_head.aspp.0"), "DeepLab"),
         (("decode_head.psp_modules.0.1.conv.weight",), "PSPNet"),
         (("decode_head.convs.0.conv.weight",), "FCN"),
+        (
+            ("backbone.layer1.0.conv1.weight", "classifier.0.project.weight"),
+            "torchvision's DeepLab",
+        ),
+        (("layer1.0.conv1.weight", "layer1.0.se.fc1.weight"), "SE-ResNet"),
         (("blocks.0.attn.qkv.weight",), "no network that is known"),
         ((), "no network that is known"),
     ],
@@ -300,6 +305,55 @@ def test_other_resnets_are_recognised():
         wide = {**tensors, name: np.broadcast_to(np.float32(0), shape)}
         with pytest.raises(ValueError, match="at most 255 filters"):
             DANet.from_checkpoint(wide)
+
+
+@one_backend
+@pytest.mark.parametrize(
+    "shapes, message",
+    [
+        (((8, 8), (8, 1), (32, 8)), "ResNeXt"),
+        (((16, 8), (16, 16), (32, 16)), "wide"),
+    ],
+)
+def test_other_bottlenecks_are_recognised(shapes, message):
+    tensors = {
+        f"layer1.0.conv{index}.weight": np.ones((*shape, 1, 1), "float32")
+        for index, shape in enumerate(shapes, 1)
+    }
+    with pytest.raises(ValueError, match=message):
+        DilatedResNet.from_checkpoint(tensors)
+
+
+@one_backend
+def test_what_may_be_left_over_is_named():
+    _, tensors = small_state_dict()
+    given = {"multi_grid": (), "align_corners": True}
+    spare = {**tensors, "ema.decay": np.ones(1, "float32")}
+    with pytest.raises(ValueError, match="ema.decay.*`ignore`"):
+        DANet.from_checkpoint(spare, **given)
+    DANet.from_checkpoint(spare, ignore=[r"ema\..*"], **given)
+    DilatedResNet.from_checkpoint(spare, ignore=["ema.decay"])
+    with pytest.raises(ValueError, match="must hold regular expressions"):
+        DANet.from_checkpoint(spare, ignore=["("], **given)
+
+
+@one_backend
+def test_nonsense_beside_a_checkpoint_is_refused():
+    _, tensors = small_state_dict()
+    for given, message in (
+        ({"num_classes": 0}, "`num_classes` must be at least 2"),
+        ({"multi_grid": 0}, "`multi_grid` must be None or a tuple"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            DANet.from_checkpoint(
+                tensors, **{"multi_grid": (), "align_corners": True, **given}
+            )
+    with pytest.raises(ValueError, match="cannot be overridden"):
+        DilatedResNet.from_checkpoint(tensors, filters=16)
+    name = "pretrained.bn1.weight"
+    integers = {**tensors, name: tensors[name].astype("int8")}
+    with pytest.raises(ValueError, match="bn1.weight of int8, which is no"):
+        DilatedResNet.from_checkpoint(integers)
 
 
 @one_backend

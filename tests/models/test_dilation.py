@@ -70,12 +70,29 @@ def padded_by_operator():
     return keras.Model(inputs, x)
 
 
+def padded_twice():
+    x = inputs = keras.Input((None, None, 3))
+    for filters in (4, 6, 8, 10, 12):
+        x = layers.ZeroPadding2D(((0, 1), (1, 0)))(x)
+        x = layers.ZeroPadding2D(((1, 0), (0, 1)))(x)
+        x = layers.Conv2D(filters, 3, 2, "valid", activation="relu")(x)
+    return keras.Model(inputs, x)
+
+
+class Rescaling(layers.Layer):
+    """Not Keras's: what a user gave the name of a pointwise layer."""
+
+    def call(self, x):
+        return keras.ops.flip(x, axis=1)
+
+
 BACKBONES = {
     "explicit": lambda: tiny_resnet("explicit"),
     "late": lambda: tiny_resnet("late"),
     "same": lambda: tiny_resnet("same"),
     "patch": lambda: tiny_resnet("patch"),
     "operator": padded_by_operator,
+    "twice": padded_twice,
 }
 
 
@@ -197,6 +214,10 @@ def strided(count):
         (
             lambda: chain(*strided(4), layers.UpSampling2D(name="bad")),
             r"'bad' \(UpSampling2D\) is of a kind",
+        ),
+        (
+            lambda: chain(*strided(4), Rescaling(name="bad")),
+            r"'bad' \(Rescaling\) is of a kind",
         ),
         (lambda: chain(*strided(4)), "stride 32. Received: 16"),
         (

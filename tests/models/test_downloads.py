@@ -88,6 +88,19 @@ def test_what_cannot_be_taken_up_starts_again(site, tmp_path, how):
     assert ranges(site) == [None if how == "no validator" else "bytes=700000-"]
 
 
+def test_a_part_of_another_file_is_not_taken(download_site, site, tmp_path):
+    site.cuts = [700_000] + [0] * 10
+    with pytest.raises(ConnectionError):
+        downloads.fetch(url(site), tmp_path / "w.pth")
+    # The file changes, and the server sends its end unasked.
+    site.cuts = []
+    site.files["/weights.pth"] = CONTENT[::-1]
+    site.etag, site.obeys_if_range = '"second"', False
+    with pytest.warns(UserWarning, match="unverified"):
+        downloads.fetch(url(site), tmp_path / "w.pth")
+    assert (tmp_path / "w.pth").read_bytes() == CONTENT[::-1]
+
+
 def test_a_finished_part_is_not_fetched_again(site, tmp_path):
     (tmp_path / "w.pth.part").write_bytes(CONTENT)
     (tmp_path / "w.pth.part.json").write_text(
@@ -157,12 +170,30 @@ def test_without_a_network(site, tmp_path):
     assert f"copy it to {tmp_path / 'w.pth'}" in str(error.value)
 
 
-@pytest.mark.parametrize("sends_length", [True, False])
-def test_what_is_too_large_is_refused(site, tmp_path, sends_length):
-    site.sends_length = sends_length
+def test_what_is_too_large_is_refused(site, tmp_path):
     with pytest.raises(ValueError, match="larger than the 1000000 bytes"):
         downloads.fetch(url(site), tmp_path / "w.pth", max_bytes=1_000_000)
-    assert "w.pth" not in names(tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_a_length_must_be_told(site, tmp_path):
+    # Half of such a file would be taken for the whole.
+    site.sends_length = False
+    with pytest.raises(ConnectionError, match="how long the file is"):
+        downloads.fetch(url(site), tmp_path / "w.pth")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("digits", ["", "abc", "A" * 8, "0" * 65])
+def test_digits_are_checked(tmp_path, digits):
+    with pytest.raises(ValueError, match="`digits` must be"):
+        downloads.fetch("http://127.0.0.1:9/w", tmp_path / "w.pth", digits)
+
+
+def test_a_record_is_no_record_if_it_is_empty(site, tmp_path):
+    (tmp_path / "w.pth.sha256").write_text("")
+    with pytest.raises(ValueError, match="holds no SHA-256"):
+        downloads.fetch(url(site), tmp_path / "w.pth")
 
 
 def test_other_schemes_are_refused(tmp_path):
@@ -176,6 +207,9 @@ def test_no_redirect_leaves_encryption():
     handler = downloads._KeepHttps()
     with pytest.raises(OSError, match="not encrypted"):
         handler.redirect_request(request, None, 302, "", {}, "http://site/w")
+    plain = downloads.urllib.request.Request("http://site/w.pth")
+    with pytest.raises(OSError, match="no such server"):
+        handler.redirect_request(plain, None, 302, "", {}, "ftp://site/w")
     followed = handler.redirect_request(
         request, None, 302, "", {}, "https://cdn/w"
     )

@@ -77,6 +77,29 @@ def test_torch_files_are_read(tmp_path, zipped, ending):
     assert_read(path, meta)
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_numbers_of_numpy_beside_the_tensors_are_passed_over(tmp_path, zipped):
+    # As in the authors' files: the best score, of NumPy's own type.
+    path = tmp_path / "danet.pth.tar"
+    content = {
+        "epoch": 3,
+        "state_dict": torch_tensors(),
+        "optimizer": {},
+        "best_pred": np.float64(0.8),
+    }
+    write_torch(path, content, _use_new_zipfile_serialization=zipped)
+    assert_read(path)
+    content["state_dict"]["score"] = np.float64(0.8)
+    write_torch(path, content, _use_new_zipfile_serialization=zipped)
+    assert_refused(path, "'score' is no dense tensor")
+
+
+def test_types_that_numpy_lacks_are_refused(tmp_path):
+    path = tmp_path / "w.pth"
+    write_torch(path, {"w": torch.ones(3).to(torch.float8_e4m3fn)})
+    assert_refused(path, "Float8")
+
+
 def test_dicts_in_memory():
     tensors, meta = weight_files.as_arrays({"state_dict": TENSORS, "meta": {}})
     assert tensors["a.weight"] is TENSORS["a.weight"]
