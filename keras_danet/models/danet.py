@@ -19,6 +19,7 @@ from keras_danet.models import weight_files
 from keras_danet.models.resnet import STAGE_BLOCKS
 from keras_danet.models.resnet import DilatedResNet
 from keras_danet.models.resnet import as_tuple
+from keras_danet.models.resnet import blank_kernels
 from keras_danet.models.resnet import convolution_bn
 from keras_danet.models.resnet import dtype_policy_scope
 from keras_danet.models.resnet import freeze
@@ -463,12 +464,13 @@ class DANet(keras.Model):
         skip = list(ignore)
         if not overrides.setdefault("auxiliary", found.auxiliary):
             skip.append(r"auxiliary_head\..*")
-        model = cls(
-            found.num_classes if num_classes is None else num_classes,
-            align_corners=align_corners,
-            **_backbone_of(found, multi_grid, overrides),
-            **overrides,
-        )
+        with blank_kernels():
+            model = cls(
+                found.num_classes if num_classes is None else num_classes,
+                align_corners=align_corners,
+                **_backbone_of(found, multi_grid, overrides),
+                **overrides,
+            )
         variables = model.weights
         if model.num_classes != found.num_classes:
             _warn_of_new_classifiers(
@@ -524,16 +526,18 @@ class DANet(keras.Model):
         if overrides.get("multi_grid") in ((), []):
             overrides["multi_grid"] = None
         config, folder = presets.find(preset, cls, load_weights)
-        config = _with_backbone(config, folder, overrides)
         if num_classes is not None:
             overrides["num_classes"] = num_classes
-        model = presets.make(cls, {**config, **overrides}, folder)
+        with blank_kernels() if load_weights else contextlib.nullcontext():
+            config = _with_backbone(config, folder, overrides)
+            model = presets.make(cls, {**config, **overrides}, folder)
         if not load_weights:
             return model
         if not {"num_classes", "auxiliary"} & set(overrides):
             presets.load_weights(model, folder)
             return model
-        source = presets.make(cls, config, folder)
+        with blank_kernels():
+            source = presets.make(cls, config, folder)
         presets.load_weights(source, folder)
         anew = ()
         if model.num_classes != source.num_classes:

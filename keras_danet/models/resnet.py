@@ -1,6 +1,7 @@
 """ResNet whose late strides are turned into dilation: block, stage, model."""
 
 import contextlib
+import contextvars
 
 import keras
 from keras import layers
@@ -85,6 +86,22 @@ def dtype_policy_scope(dtype):
         keras.config.set_dtype_policy(previous)
 
 
+_blank = contextvars.ContextVar("blank", default=False)
+
+
+@contextlib.contextmanager
+def blank_kernels():
+    """Lets kernels made inside start at zero: what is read replaces them.
+
+    JAX compiles a random initializer for every shape of them.
+    """
+    token = _blank.set(True)
+    try:
+        yield
+    finally:
+        _blank.reset(token)
+
+
 def convolution(x, filters, kernel_size, name, strides=1, dilation_rate=1):
     """Convolution without bias, padded on both sides alike.
 
@@ -100,20 +117,27 @@ def convolution(x, filters, kernel_size, name, strides=1, dilation_rate=1):
                 data_format="channels_last",
                 name=f"{name}_pad",
             )(x)
-    return layers.Conv2D(
+    # N(0, sqrt(2 / (k * k * filters))): the authors' initialisation.
+    initializer = keras.initializers.VarianceScaling(
+        2.0, "fan_out", "untruncated_normal"
+    )
+    layer = layers.Conv2D(
         filters,
         kernel_size,
         strides=strides,
         padding=padding,
         dilation_rate=dilation_rate,
         use_bias=False,
-        # N(0, sqrt(2 / (k * k * filters))): the authors' initialisation.
-        kernel_initializer=keras.initializers.VarianceScaling(
-            2.0, "fan_out", "untruncated_normal"
-        ),
+        kernel_initializer=initializer,
         data_format="channels_last",
         name=name,
-    )(x)
+    )
+    if _blank.get():
+        layer.kernel_initializer = keras.initializers.Zeros()
+    x = layer(x)
+    # A copy that is made of its configuration starts as any other.
+    layer.kernel_initializer = initializer
+    return x
 
 
 def convolution_bn(x, filters, kernel_size, name, relu=True, **kwargs):
@@ -351,12 +375,13 @@ class DilatedResNet(keras.Model):
         tensors, _ = weight_files.read_source(source)
         tensors = checkpoints.normalize(tensors)
         found = checkpoints.describe(tensors)
-        model = cls(
-            found.depth,
-            stem_filters=found.stem_filters,
-            filters=found.filters,
-            **overrides,
-        )
+        with blank_kernels():
+            model = cls(
+                found.depth,
+                stem_filters=found.stem_filters,
+                filters=found.filters,
+                **overrides,
+            )
         checkpoints.load_tensors(
             model.weights,
             tensors,
@@ -394,9 +419,11 @@ class DilatedResNet(keras.Model):
         if overrides.get("multi_grid") in ((), []):
             overrides["multi_grid"] = None
         config, folder = presets.find(preset, cls, load_weights)
-        model = presets.make(cls, {**config, **overrides}, folder)
-        if load_weights:
-            presets.load_weights(model, folder)
+        if not load_weights:
+            return presets.make(cls, {**config, **overrides}, folder)
+        with blank_kernels():
+            model = presets.make(cls, {**config, **overrides}, folder)
+        presets.load_weights(model, folder)
         return model
 
     def save_to_preset(self, folder):

@@ -324,6 +324,20 @@ def test_other_bottlenecks_are_recognised(shapes, message):
         DilatedResNet.from_checkpoint(tensors)
 
 
+def test_only_what_is_read_starts_at_zero():
+    _, tensors = small_state_dict()
+    given = {"multi_grid": (), "align_corners": True, "num_classes": 7}
+    with pytest.warns(UserWarning, match="start anew"):
+        model = DANet.from_checkpoint(tensors, **given)
+    layer = model.get_layer("position_out")
+    initializer = layer.get_config()["kernel_initializer"]
+    assert initializer["class_name"] == "VarianceScaling"
+    for made in (model, DANet.from_config(model.get_config())):
+        for weight in made.weights:
+            if weight.path.endswith("kernel"):
+                assert keras.ops.convert_to_numpy(weight).std() > 0, weight.path
+
+
 @one_backend
 def test_what_may_be_left_over_is_named():
     _, tensors = small_state_dict()
