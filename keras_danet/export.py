@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_danet.checkpointing import save_text
+from keras_danet.layers.tiled_attention import unrolled_blocks
 
 # A float32 graph rounds otherwise than the model, not more: 1e-4 of the
 # logits' deviation is some hundred times what is measured.
@@ -174,7 +175,9 @@ def _write_tflite(model, path, size):
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        _write_saved_model(model, folder, tuple(size))
+        # Loops crash the runtime once they are quantised to int8.
+        with unrolled_blocks():
+            _write_saved_model(model, folder, tuple(size))
         # Without SELECT_TF_OPS: an operator that phones lack is an error.
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         path.write_bytes(converter.convert())

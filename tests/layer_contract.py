@@ -68,3 +68,34 @@ def check_policies(make, x, **keywords):
         dtype = keras.backend.standardize_dtype(output.dtype)
         assert dtype == policy.compute_dtype
         assert np.isfinite(to_numpy(output)).all()
+
+
+def value_and_gradients(function, arrays, upstream, compiled=False):
+    """`function` of the arrays, and its gradients for one of its output."""
+    tensors = [keras.ops.convert_to_tensor(x) for x in arrays]
+    upstream = keras.ops.convert_to_tensor(upstream)
+    backend = keras.backend.backend()
+    if backend == "torch":
+        import torch
+
+        tensors = [x.requires_grad_() for x in tensors]
+        output = function(*tensors)
+        gradients = torch.autograd.grad(output, tensors, upstream)
+        return output.detach(), gradients
+    if backend == "jax":
+        import jax
+
+        def both(*tensors):
+            output, pull_back = jax.vjp(function, *tensors)
+            return output, pull_back(upstream)
+
+        return (jax.jit(both) if compiled else both)(*tensors)
+    import tensorflow as tf
+
+    def both(*tensors):
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            output = function(*tensors)
+        return output, tape.gradient(output, tensors, upstream)
+
+    return (tf.function(both) if compiled else both)(*tensors)

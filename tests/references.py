@@ -25,6 +25,22 @@ def position_attention(x, query, key, value, gamma):
     return output, np.stack(maps)
 
 
+def attention_gradients(query, key, value, upstream):
+    """softmax(query key^T) value, and its gradients by the chain rule."""
+    query, key, value, upstream = (
+        x.astype("float64") for x in (query, key, value, upstream)
+    )
+    scores = softmax(query @ key.swapaxes(1, 2))
+    grad_scores = upstream @ value.swapaxes(1, 2)
+    mean = (scores * grad_scores).sum(axis=-1, keepdims=True)
+    grad_energy = scores * (grad_scores - mean)
+    return scores @ value, (
+        grad_energy @ key,
+        grad_energy.swapaxes(1, 2) @ query,
+        scores.swapaxes(1, 2) @ upstream,
+    )
+
+
 def channel_attention(x, gamma):
     batch, height, width, channels = x.shape
     output = np.empty_like(x)

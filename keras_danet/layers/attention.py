@@ -10,6 +10,9 @@ from keras import ops
 
 from keras_danet.layers.layout import spatial_axes
 from keras_danet.layers.layout import standardize_data_format
+from keras_danet.layers.tiled_attention import attend
+from keras_danet.layers.tiled_attention import attention_scores
+from keras_danet.layers.tiled_attention import softmax
 
 
 def wide_dtype(dtype):
@@ -84,13 +87,6 @@ class _Attention(keras.layers.Layer):
         return {**super().get_config(), "data_format": self.data_format}
 
 
-def _softmax(energy):
-    # Of one element it is 1, and Keras warns of a mistake.
-    if energy.shape[-1] == 1:
-        return ops.ones_like(energy)
-    return ops.softmax(energy, axis=-1)
-
-
 @keras.saving.register_keras_serializable(package="keras_danet")
 class PositionAttention(_Attention):
     """Lets every position gather features from all positions like it.
@@ -109,8 +105,10 @@ class PositionAttention(_Attention):
     bias of `key` has no effect on the output (softmax is blind to it); it is
     kept because trained checkpoints hold one.
 
-    Cost per image: 2 * N**2 * (channels + channels / reduction) operations
-    and an N x N map.
+    Cost per image: 2 * N**2 * (channels + channels / reduction) operations.
+    The N x N map is computed in tiles, forward and backward, and is never
+    whole (unless N is at most `block_size` or the scores are asked for), so
+    that memory grows with N. A GPU's fused kernel is used where there is one.
 
     Reference:
         - [Dual Attention Network for Scene Segmentation, section 3.2](
@@ -119,6 +117,9 @@ class PositionAttention(_Attention):
     Args:
         reduction: integer, how many times fewer channels `query` and `key`
             have than the input. Defaults to `8`.
+        block_size: integer, the positions along either side of a tile. It
+            changes memory and speed, not what is computed. Defaults to
+            `None`, which is 1024.
         data_format: `"channels_last"` or `"channels_first"`. Defaults to
             `keras.config.image_data_format()`.
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
@@ -138,8 +139,9 @@ class PositionAttention(_Attention):
         by row.
 
     Raises:
-        ValueError: if `reduction` is not a positive integer, is larger than
-            the number of channels, or the input is not of rank 4.
+        ValueError: if `reduction` or `block_size` is not a positive integer,
+            `reduction` is larger than the number of channels, or the input
+            is not of rank 4.
 
     Example:
 
@@ -150,14 +152,21 @@ class PositionAttention(_Attention):
     ((1, 2, 3, 8), (1, 6, 6))
     """
 
-    def __init__(self, reduction=8, data_format=None, **kwargs):
+    def __init__(
+        self, reduction=8, block_size=None, data_format=None, **kwargs
+    ):
         super().__init__(data_format=data_format, **kwargs)
-        if type(reduction) is not int or reduction < 1:
-            raise ValueError(
-                "`reduction` must be a positive integer. "
-                f"Received: reduction={reduction!r}"
-            )
+        for argument, value in (
+            ("reduction", reduction),
+            ("block_size", 1 if block_size is None else block_size),
+        ):
+            if type(value) is not int or value < 1:
+                raise ValueError(
+                    f"`{argument}` must be a positive integer. "
+                    f"Received: {argument}={value!r}"
+                )
         self.reduction = reduction
+        self.block_size = block_size
 
     def build(self, input_shape):
         channels = self._channels(input_shape)
@@ -190,12 +199,12 @@ class PositionAttention(_Attention):
         query = ops.cast(self._to_rows(self.query(x)), wide)
         key = ops.cast(self._to_rows(self.key(x)), wide)
         value = self._to_rows(self.value(x))
-
-        energy = ops.matmul(query, ops.transpose(key, (0, 2, 1)))
-        scores = ops.cast(_softmax(energy), wide)
+        if not return_attention_scores:
+            rows = attend(query, key, value, self.block_size)
+            return self._add_to_input(inputs, rows)
+        scores = ops.cast(attention_scores(query, key), wide)
         rows = ops.matmul(scores, ops.cast(value, wide))
-        output = self._add_to_input(inputs, rows)
-        return (output, scores) if return_attention_scores else output
+        return self._add_to_input(inputs, rows), scores
 
     def compute_output_spec(self, inputs, return_attention_scores=False):
         self._channels(inputs.shape)
@@ -204,7 +213,11 @@ class PositionAttention(_Attention):
         return self._output_spec(inputs, positions, return_attention_scores)
 
     def get_config(self):
-        return {**super().get_config(), "reduction": self.reduction}
+        return {
+            **super().get_config(),
+            "reduction": self.reduction,
+            "block_size": self.block_size,
+        }
 
 
 @keras.saving.register_keras_serializable(package="keras_danet")
@@ -270,7 +283,7 @@ class ChannelAttention(_Attention):
         energy = ops.matmul(ops.transpose(rows, (0, 2, 1)), rows)
         # softmax subtracts each row's maximum itself, so softmax(-energy) is
         # softmax(max - energy) without a second pass over the map.
-        scores = ops.cast(_softmax(-energy), wide)
+        scores = ops.cast(softmax(-energy), wide)
         attended = ops.matmul(rows, ops.transpose(scores, (0, 2, 1)))
         output = self._add_to_input(inputs, attended)
         return (output, scores) if return_attention_scores else output

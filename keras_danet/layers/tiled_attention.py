@@ -1,0 +1,324 @@
+"""`softmax(query @ key^T) @ value` without the map of all pairs.
+
+Arguments are (batch, positions, depth); the energies of the N positions with
+one another are N x N numbers, 4 GiB for a street scene of 1024x2048. `attend`
+chooses how to do without.
+"""
+
+import contextlib
+import contextvars
+import sys
+
+import keras
+from keras import ops
+
+# Tiles of 1024 x 1024 energies, 4 MiB, stay in the caches of a CPU.
+BLOCK_SIZE = 1024
+# The energy of a position that is padding. exp() of it is 0; unlike -inf it
+# survives the subtraction of a maximum that is as low.
+PADDING_ENERGY = -1e30
+
+_unrolled = contextvars.ContextVar("unrolled", default=False)
+
+
+@contextlib.contextmanager
+def unrolled_blocks():
+    """Lets attentions of known size that are traced inside hold no loop.
+
+    Their blocks of queries are written out one after another instead, each
+    with all keys: what full int8 quantisation for TFLite and ONNX from torch
+    need. Neither is for training, and under XLA it saves no memory.
+    """
+    token = _unrolled.set(True)
+    try:
+        yield
+    finally:
+        _unrolled.reset(token)
+
+
+def attend(query, key, value, block_size=None):
+    """`softmax(query @ key^T) @ value`, in the way that fits.
+
+    Args:
+        query, key: float32 (or float64) tensors `(batch, positions, depth)`.
+        value: float tensor `(batch, positions, channels)`. A bfloat16 one is
+            multiplied in bfloat16 in the forward pass, a float16 one only by
+            a fused kernel: unscaled sums of float16 overflow.
+        block_size: integer, how many positions one side of a tile has.
+            Defaults to `None`, 1024.
+
+    Returns:
+        Tensor `(batch, positions, channels)`.
+    """
+    block_size = block_size or BLOCK_SIZE
+    positions = query.shape[1]
+    known = isinstance(positions, int)
+    if known and positions <= block_size:
+        return dense_attention(query, key, value)
+    if _has_fused_kernel(query, value):
+        return fused_attention(query, key, value)
+    if _dtype(value) == "float16":
+        value = ops.cast(value, query.dtype)
+    if _unrolled.get() or _is_exporting():
+        # With a size that torch does not know a slice would be a constant.
+        return (
+            unrolled_attention(query, key, value, block_size)
+            if known
+            else dense_attention(query, key, value)
+        )
+    return tiled_attention(query, key, value, block_size)
+
+
+def softmax(energy):
+    """Softmax over the last axis."""
+    # Of one element it is 1, and Keras warns of a mistake.
+    if energy.shape[-1] == 1:
+        return ops.ones_like(energy)
+    return ops.softmax(energy, axis=-1)
+
+
+def attention_scores(query, key):
+    """The map: who gathers from whom, `(batch, positions, positions)`."""
+    return softmax(ops.matmul(query, _transposed(key)))
+
+
+def dense_attention(query, key, value):
+    """The definition: the whole map, then its product with the values."""
+    scores = attention_scores(query, key)
+    return ops.matmul(scores, ops.cast(value, scores.dtype))
+
+
+def unrolled_attention(query, key, value, block_size):
+    """Blocks of queries beside all keys, written out; for exports."""
+    positions = query.shape[1]
+    return ops.concatenate(
+        [
+            dense_attention(query[:, start : start + block_size], key, value)
+            for start in range(0, positions, block_size)
+        ],
+        axis=1,
+    )
+
+
+def fused_attention(query, key, value):
+    """The library's own kernel.
+
+    It wants values as deep as the keys, so they are split into heads that
+    share query and key: exact, for twice the energies.
+    """
+    depth = query.shape[-1]
+    heads = value.shape[-1] // depth
+    query, key = (
+        ops.repeat(ops.expand_dims(ops.cast(x, value.dtype), 2), heads, axis=2)
+        for x in (query, key)
+    )
+    _, positions, channels = ops.shape(value)
+    value = ops.reshape(value, (-1, positions, heads, depth))
+    rows = ops.dot_product_attention(query, key, value, scale=1.0)
+    return ops.reshape(rows, (-1, positions, channels))
+
+
+def _has_fused_kernel(query, value):
+    """Whether an accelerator has a kernel for these that holds no map."""
+    depth = query.shape[-1]
+    if value.shape[-1] % depth:
+        return False
+    backend = keras.backend.backend()
+    if backend == "torch":
+        return query.device.type == "cuda"
+    if backend == "jax" and sys.modules["jax"].default_backend() == "gpu":
+        # For others JAX computes the whole map.
+        half = _dtype(value) in ("float16", "bfloat16")
+        return half and depth % 8 == 0 and depth <= 128
+    return False
+
+
+def _dtype(x):
+    return keras.backend.standardize_dtype(x.dtype)
+
+
+def _is_exporting():
+    return (
+        keras.backend.backend() == "torch"
+        and sys.modules["torch"].compiler.is_exporting()
+    )
+
+
+def tiled_attention(query, key, value, block_size):
+    """Tiles of block_size x block_size energies, forward and backward.
+
+    The softmax is computed online: per query its largest energy so far, the
+    sum of exponentials beyond it, and the values weighted by them, all three
+    rescaled when a larger energy comes. What the backward pass needs of the
+    softmax is one number per query, the logarithm of its sum; it computes
+    each tile's energies anew. Memory grows with the number of positions.
+
+    Reference:
+        - [FlashAttention-2](https://arxiv.org/abs/2307.08691), algorithms 1
+          and 2
+    """
+    positions = ops.shape(query)[1]
+    number = (positions + block_size - 1) // block_size
+    # As even as can be: one position more than two blocks hold makes three
+    # of two thirds. Of a symbolic length JAX would not know that it is > 0.
+    length = block_size
+    if isinstance(positions, int) or keras.backend.backend() == "tensorflow":
+        length = (positions + number - 1) // number
+    if not isinstance(positions, int) or positions % number:
+        # One more feature of 1 meets 0 in keys, PADDING_ENERGY in padding: a
+        # mask that costs no pass over the energies.
+        query = _with_feature(query, 1.0)
+        key = _with_feature(key, 0.0)
+
+    @ops.custom_gradient
+    def attention(query, key, value):
+        queries = _blocks(query, number, length)
+        keys = _blocks(key, number, length, PADDING_ENERGY)
+        values = _blocks(value, number, length)
+        gathered, log_sums = ops.map(
+            lambda block: _gather(block, keys, values, number), queries
+        )
+        output = _rows(gathered, positions)
+        # Not the output itself: on torch it would hold what holds it.
+        kept = ops.stop_gradient(output)
+        log_sums = ops.stop_gradient(log_sums)
+
+        def gradient(*args, upstream=None):
+            if upstream is None:
+                (upstream,) = args
+            means = ops.sum(upstream * kept, axis=-1, keepdims=True)
+            gradients = _gradients(
+                (queries, log_sums),
+                (keys, ops.cast(values, query.dtype)),
+                _blocks(upstream, number, length),
+                _blocks(means, number, length),
+                number,
+            )
+            grad_query, grad_key, grad_value = (
+                _rows(blocks, positions) for blocks in gradients
+            )
+            return grad_query, grad_key, ops.cast(grad_value, value.dtype)
+
+        return output, gradient
+
+    return attention(query, key, value)
+
+
+def _gather(query, keys, values, number):
+    """What a block of queries gathers from all blocks, and its log-sums."""
+
+    def add_keys(index, carry):
+        top, total, gathered = carry
+        index = _in_turn(index, top)
+        energy = ops.matmul(query, _transposed(keys[index]))
+        new_top = ops.maximum(top, ops.max(energy, axis=-1, keepdims=True))
+        weights = ops.exp(energy - new_top)
+        rescale = ops.exp(top - new_top)
+        total = total * rescale + ops.sum(weights, axis=-1, keepdims=True)
+        product = ops.matmul(ops.cast(weights, values.dtype), values[index])
+        gathered = gathered * rescale + ops.cast(product, gathered.dtype)
+        return new_top, total, gathered
+
+    zeros = 0 * query[..., :1]
+    top, total, gathered = ops.fori_loop(
+        0,
+        number,
+        add_keys,
+        (
+            zeros + PADDING_ENERGY,
+            zeros,
+            ops.zeros_like(values[0], dtype=query.dtype),
+        ),
+    )
+    return gathered / total, top + ops.log(total)
+
+
+def _gradients(queries, keys, upstreams, means, number):
+    """Gradients of the blocks of queries, keys and values."""
+    queries, log_sums = queries
+    keys, values = keys
+
+    def add_block_of_keys(index, carry):
+        grad_queries, grad_keys, grad_values = carry
+        key, value = keys[index], values[index]
+
+        def add_queries(i, carry):
+            grad_queries, grad_key, grad_value = carry
+            i = _in_turn(i, grad_queries)
+            query, upstream = queries[i], upstreams[i]
+            energy = ops.matmul(query, _transposed(key))
+            weights = ops.exp(energy - log_sums[i])
+            grad_value = grad_value + ops.matmul(_transposed(weights), upstream)
+            grad_weights = ops.matmul(upstream, _transposed(value))
+            grad_energy = weights * (grad_weights - means[i])
+            grad_key = grad_key + ops.matmul(_transposed(grad_energy), query)
+            grad_query = grad_queries[i] + ops.matmul(grad_energy, key)
+            grad_queries = _updated(grad_queries, i, grad_query)
+            return grad_queries, grad_key, grad_value
+
+        grad_queries, grad_key, grad_value = ops.fori_loop(
+            0,
+            number,
+            add_queries,
+            (grad_queries, ops.zeros_like(key), ops.zeros_like(value)),
+        )
+        grad_keys = _updated(grad_keys, index, grad_key)
+        grad_values = _updated(grad_values, index, grad_value)
+        return grad_queries, grad_keys, grad_values
+
+    return ops.fori_loop(
+        0,
+        number,
+        add_block_of_keys,
+        (ops.zeros_like(queries), ops.zeros_like(keys), ops.zeros_like(values)),
+    )
+
+
+def _in_turn(index, carry):
+    """`index`, once `carry` is there.
+
+    TensorFlow begins ten iterations of a loop at a time, each with its
+    tiles, as far as they do not wait for one another.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return index
+    first = ops.ravel(carry)[0]
+    return index + 0 * ops.cast(ops.equal(first, first), "int32")
+
+
+def _transposed(x):
+    return ops.transpose(x, (0, 2, 1))
+
+
+def _with_feature(x, value):
+    """`x` with one more feature of one value."""
+    return ops.pad(x, [[0, 0], [0, 0], [0, 1]], constant_values=value)
+
+
+def _blocks(x, number, length, last_of_padding=None):
+    """(batch, positions, depth) to (number, batch, length, depth).
+
+    What is missing is padded with zeros, and `last_of_padding` as the last
+    feature.
+    """
+    _, positions, depth = ops.shape(x)
+    missing = number * length - positions
+    if not isinstance(missing, int) or missing:
+        padding = ops.zeros_like(x[:, :1])
+        if last_of_padding is not None:
+            padding = padding[..., :-1]
+            padding = _with_feature(padding, last_of_padding)
+        x = ops.concatenate([x, ops.repeat(padding, missing, axis=1)], axis=1)
+    x = ops.reshape(x, (-1, number, length, depth))
+    return ops.transpose(x, (1, 0, 2, 3))
+
+
+def _rows(blocks, positions):
+    """(number, batch, length, depth) to (batch, positions, depth)."""
+    number, _, length, depth = ops.shape(blocks)
+    rows = ops.transpose(blocks, (1, 0, 2, 3))
+    return ops.reshape(rows, (-1, number * length, depth))[:, :positions]
+
+
+def _updated(blocks, index, block):
+    return ops.slice_update(blocks, (index, 0, 0, 0), ops.expand_dims(block, 0))
