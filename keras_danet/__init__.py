@@ -12,6 +12,7 @@ from keras_danet.metrics import SegmentationMetrics as SegmentationMetrics
 from keras_danet.models import DANet as DANet
 from keras_danet.models import DilatedResNet as DilatedResNet
 from keras_danet.models import dilate as dilate
+from keras_danet.models import optimize_for_inference as optimize_for_inference
 from keras_danet.optimizers import SGD as SGD
 from keras_danet.recipes import TrainConfig as TrainConfig
 

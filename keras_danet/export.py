@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_danet.checkpointing import save_text
 from keras_danet.layers.tiled_attention import unrolled_blocks
+from keras_danet.models import optimize_for_inference
 
 # A float32 graph rounds otherwise than the model, not more: 1e-4 of the
 # logits' deviation is some hundred times what is measured.
@@ -162,7 +163,7 @@ def _write_saved_model(model, path, size):
             "with_gradient": False,
             "polymorphic_shapes": ["(b,h,w,3)"],
         }
-    model.inference_model.export(
+    optimize_for_inference(model).export(
         path,
         format="tf_saved_model",
         input_signature=[signature],

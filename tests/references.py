@@ -55,6 +55,19 @@ def channel_attention(x, gamma):
     return output, np.stack(maps)
 
 
+def convolution(x, kernel, bias, rate=1):
+    """3x3 kernels and their like, stride 1, zeros around the input."""
+    height, width = x.shape[1:3]
+    reach = [rate * (size // 2) for size in kernel.shape[:2]]
+    padded = np.pad(x, ((0, 0), *((r, r) for r in reach), (0, 0)))
+    output = np.zeros((*x.shape[:3], kernel.shape[3]))
+    for i in range(kernel.shape[0]):
+        for j in range(kernel.shape[1]):
+            window = padded[:, i * rate :, j * rate :][:, :height, :width]
+            output += window @ kernel[i, j].astype("float64")
+    return output + bias
+
+
 def bilinear_resize(x, height, width, align_corners):
     """Pixel by pixel from its four neighbours."""
     batch, source_height, source_width, channels = x.shape

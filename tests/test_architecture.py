@@ -32,7 +32,7 @@ ROWS = (
         "models.downloads",
         "models.presets",
     },
-    {"models.resnet", "models.dilation"},
+    {"models.resnet", "models.dilation", "models.folding"},
     {"models.danet"},
     {"models", "recipes", "checkpointing", "distribution"},
     {"inference", "visualization", "runs"},

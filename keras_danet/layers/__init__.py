@@ -1,7 +1,9 @@
-"""Layers: the two attention modules, the resize and the batch norm."""
+"""Layers: the two attentions, resize, convolution and batch norm."""
 
 from keras_danet.layers.attention import ChannelAttention as ChannelAttention
 from keras_danet.layers.attention import PositionAttention as PositionAttention
+from keras_danet.layers.convolution import Conv2D as Conv2D
+from keras_danet.layers.convolution import WinogradConv2D as WinogradConv2D
 from keras_danet.layers.normalization import (
     BatchNormalization as BatchNormalization,
 )

@@ -8,6 +8,7 @@ input, and `gamma` starts at 0, so both begin as identities.
 import keras
 from keras import ops
 
+from keras_danet.layers.convolution import Conv2D
 from keras_danet.layers.layout import spatial_axes
 from keras_danet.layers.layout import standardize_data_format
 from keras_danet.layers.tiled_attention import attend
@@ -182,7 +183,7 @@ class PositionAttention(_Attention):
         self.value = self._projection(channels, "value", channels)
 
     def _projection(self, filters, name, channels):
-        layer = keras.layers.Conv2D(
+        layer = Conv2D(
             filters,
             1,
             # TensorFlow has no channels-first convolution on a CPU.

@@ -3,6 +3,7 @@
 import sys
 
 import keras
+from keras import ops
 
 
 @keras.saving.register_keras_serializable(package="keras_danet")
@@ -30,6 +31,48 @@ class BatchNormalization(keras.layers.BatchNormalization):
             synchronized=_replicas() > 1,
             **kwargs,
         )
+
+    def call(self, inputs, training=None, mask=None):
+        if keras.backend.backend() != "torch" or mask is not None:
+            return super().call(inputs, training=training, mask=mask)
+        return self._call_on_torch(inputs, training and self.trainable)
+
+    def _call_on_torch(self, inputs, training):
+        """torch's own batch norm, which reads its input once.
+
+        Keras 3.15 writes it out as a dozen operations, each with a tensor to
+        keep for the backward pass.
+        """
+        torch = sys.modules["torch"]
+        wide = keras.backend.result_type(inputs.dtype, "float32")
+        x = ops.moveaxis(ops.cast(inputs, wide), self.axis, 1)
+        gamma, beta, mean, variance = (
+            None if weight is None else ops.cast(weight, wide)
+            for weight in (
+                self.gamma,
+                self.beta,
+                self.moving_mean,
+                self.moving_variance,
+            )
+        )
+        if training:
+            # Without its running statistics: those are of the unbiased
+            # variance, where Keras's, and the other backends', are not.
+            x, batch_mean, deviation = torch.native_batch_norm(
+                x, gamma, beta, None, None, True, 0.0, self.epsilon
+            )
+            with torch.no_grad():
+                batch_variance = deviation**-2 - self.epsilon
+                kept = self.momentum
+                self.moving_mean.assign(mean * kept + batch_mean * (1 - kept))
+                self.moving_variance.assign(
+                    variance * kept + batch_variance * (1 - kept)
+                )
+        else:
+            x = torch.nn.functional.batch_norm(
+                x, mean, variance, gamma, beta, False, 0.0, self.epsilon
+            )
+        return ops.cast(ops.moveaxis(x, 1, self.axis), self.compute_dtype)
 
     def get_config(self):
         config = super().get_config()

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import sys
 import warnings
 
 import keras
@@ -9,6 +10,7 @@ from keras import layers
 
 from keras_danet.layers import BilinearResize
 from keras_danet.layers import ChannelAttention
+from keras_danet.layers import Conv2D
 from keras_danet.layers import PositionAttention
 from keras_danet.layers.attention import wide_dtype
 from keras_danet.losses import PixelCrossentropy
@@ -74,7 +76,7 @@ def classifier(x, num_classes, dropout, name):
         x = layers.SpatialDropout2D(
             dropout, data_format="channels_last", name=f"{name}_dropout"
         )(x)
-    return layers.Conv2D(
+    return Conv2D(
         num_classes,
         1,
         kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
@@ -265,7 +267,9 @@ class DANet(keras.Model):
                 sample weights. Defaults to `None`.
             total_steps: integer, the steps of the whole training, for the
                 schedule of the `"auto"` optimizer. Defaults to `None`.
-            **kwargs: the rest of `keras.Model.compile`.
+            **kwargs: the rest of `keras.Model.compile`. `jit_compile="auto"`,
+                Keras's default, does not compile on TensorFlow without a
+                GPU: there a step takes longer with XLA.
 
         Raises:
             ValueError: for outputs that the model does not have, or
@@ -301,6 +305,8 @@ class DANet(keras.Model):
         if metrics == "auto":
             # Of this name callbacks know that more is better.
             metrics = [SegmentationMetrics(self.num_classes, name="mean_iou")]
+        if kwargs.get("jit_compile", "auto") == "auto" and _xla_is_slower():
+            kwargs["jit_compile"] = False
         # The losses are not handed on: Keras would look for one label per
         # output in every batch, and for every output in validation.
         super().compile(
@@ -661,6 +667,14 @@ def _backbone_of(found, multi_grid, overrides):
             **shape,
         )
     }
+
+
+def _xla_is_slower():
+    """Whether TensorFlow runs on a CPU; see benchmarks/RESULTS.md."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    # As in layers/normalization.py.
+    return not sys.modules["tensorflow"].config.list_physical_devices("GPU")
 
 
 def default_optimizer(total_steps=None):

@@ -7,6 +7,7 @@ import keras
 from keras import layers
 
 from keras_danet.layers import BatchNormalization
+from keras_danet.layers import Conv2D
 from keras_danet.models import checkpoints
 from keras_danet.models import presets
 from keras_danet.models import weight_files
@@ -121,7 +122,7 @@ def convolution(x, filters, kernel_size, name, strides=1, dilation_rate=1):
     initializer = keras.initializers.VarianceScaling(
         2.0, "fan_out", "untruncated_normal"
     )
-    layer = layers.Conv2D(
+    layer = Conv2D(
         filters,
         kernel_size,
         strides=strides,

@@ -1,0 +1,182 @@
+"""`optimize_for_inference`: what a trained network can do without."""
+
+import keras
+import numpy as np
+from keras import layers
+
+from keras_danet.layers import Conv2D
+from keras_danet.layers import WinogradConv2D
+
+# Fewer channels, and the sums around Winograd's products take longer than
+# the products saved.
+MIN_WINOGRAD_CHANNELS = 256
+
+
+def optimize_for_inference(model, winograd=False):
+    """A copy of a network that computes the same with less work.
+
+    Batch norms, constant once training is over, are folded into the
+    convolutions before them; on CPUs the large 3x3 convolutions can be
+    replaced by `WinogradConv2D`.
+
+        fast = keras_danet.optimize_for_inference(model, winograd=True)
+        logits = fast.predict(images)
+
+    The copy has weights of its own: training `model` further does not
+    change it, and it is not for training. Outputs differ from the model's by
+    rounding.
+
+    Args:
+        model: a `DANet`, whose fused logits the copy computes, or any
+            functional model.
+        winograd: boolean, whether to replace 3x3 convolutions of 256 channels
+            or more. It is faster on CPUs in float32 where the network is
+            compiled or run by torch, takes more memory, and rounds more
+            (some 1e-6 of the logits' deviation). Defaults to `False`.
+
+    Returns:
+        A functional `keras.Model`.
+
+    Raises:
+        ValueError: if `model` is not functional.
+
+    Example:
+
+    >>> model = keras_danet.DANet(
+    ...     num_classes=5, backbone=keras_danet.DilatedResNet(18, filters=8))
+    >>> fast = keras_danet.optimize_for_inference(model)
+    >>> images = np.ones((1, 33, 65, 3), "float32")
+    >>> bool(np.allclose(
+    ...     fast.predict(images, verbose=0), model.predict(images, verbose=0),
+    ...     atol=1e-5))
+    True
+    """
+    model = getattr(model, "inference_model", model)
+    if not isinstance(model, keras.Model) or not hasattr(model, "operations"):
+        raise ValueError(
+            "`model` must be a DANet or a functional Keras model. "
+            f"Received: {model!r}"
+        )
+    walk = _Folding(winograd)
+    copy = walk.copy_model(model)
+    walk.set_weights()
+    return copy
+
+
+class _Folding:
+    """One walk over a graph: each layer copied, or folded into another."""
+
+    def __init__(self, winograd):
+        self.winograd = winograd
+        # Output of a convolution's copy -> that convolution, and its input.
+        self.convolutions = {}
+        # Layers -> the copy made of them, which is used as often as they.
+        self.copies = {}
+        # What sets the weights of the copies once the graph stands.
+        self.setters = []
+
+    def copy_model(self, model):
+        inputs = keras.tree.map_structure(
+            lambda x: keras.Input(
+                batch_shape=x.shape, dtype=x.dtype, name=x.name
+            ),
+            model.input,
+        )
+        copy = keras.models.clone_model(
+            model,
+            input_tensors=inputs,
+            clone_function=lambda layer: layer,
+            call_function=self.call,
+        )
+        return keras.Model(inputs, copy.output, name=model.name)
+
+    def call(self, layer, *args, **kwargs):
+        if isinstance(layer, keras.Model) and hasattr(layer, "operations"):
+            return self.copy_model(layer)(*args)
+        if isinstance(layer, layers.BatchNormalization):
+            before = self.convolutions.get(id(args[0]))
+            if before is not None:
+                return self.fold(layer, *before)
+        kwargs.pop("training", None)
+        output = self.copy(layer)(*args, **kwargs)
+        if _is_foldable(layer):
+            # Its copy goes unused if a batch norm follows.
+            self.convolutions[id(output)] = layer, args[0], output
+        return output
+
+    def copy(self, layer):
+        if not isinstance(layer, layers.Layer) or not layer.weights:
+            return layer
+        if layer not in self.copies:
+            copy = type(layer).from_config(layer.get_config())
+            self.copies[layer] = copy
+            self.setters.append(lambda: copy.set_weights(layer.get_weights()))
+        return self.copies[layer]
+
+    def fold(self, norm, convolution, x, _output):
+        pair = convolution, norm
+        if pair in self.copies:
+            return self.copies[pair](x)
+        name = f"{convolution.name}_folded"
+        rates = set(convolution.dilation_rate)
+        if (
+            self.winograd
+            and convolution.kernel_size == (3, 3)
+            and convolution.strides == (1, 1)
+            and convolution.padding == "same"
+            and convolution.groups == len(rates) == 1
+            and x.shape[-1] >= MIN_WINOGRAD_CHANNELS
+        ):
+            made = WinogradConv2D(
+                convolution.filters,
+                rates.pop(),
+                name=name,
+                dtype=convolution.dtype_policy,
+            )
+            set_weights = made.set_convolution
+        else:
+            config = convolution.get_config()
+            made = Conv2D.from_config(
+                {**config, "use_bias": True, "name": name}
+            )
+
+            def set_weights(*weights):
+                made.set_weights(weights)
+
+        self.copies[pair] = made
+        self.setters.append(lambda: set_weights(*_folded(convolution, norm)))
+        return made(x)
+
+    def set_weights(self):
+        for setter in self.setters:
+            setter()
+
+
+def _is_foldable(layer):
+    return (
+        isinstance(layer, layers.Conv2D)
+        and layer.activation is keras.activations.linear
+        and layer.data_format == "channels_last"
+    )
+
+
+def _folded(convolution, norm):
+    """Kernel and bias of a convolution and the batch norm after it."""
+    kernel, bias, mean, variance, gamma, beta = (
+        default
+        if weight is None
+        else keras.ops.convert_to_numpy(weight).astype("float64")
+        for weight, default in (
+            (convolution.kernel, None),
+            (convolution.bias, 0.0),
+            (norm.moving_mean, None),
+            (norm.moving_variance, None),
+            (norm.gamma, 1.0),
+            (norm.beta, 0.0),
+        )
+    )
+    scale = gamma / np.sqrt(variance + norm.epsilon)
+    return (
+        (kernel * scale).astype("float32"),
+        ((bias - mean) * scale + beta).astype("float32"),
+    )
