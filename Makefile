@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest -q --durations=10 -p no:cacheprovider \
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 .PHONY: help demo test test-tensorflow test-jax test-torch test-alone \
-	test-slow lint format check bench-metrics clean
+	test-slow lint format check bench bench-metrics clean
 
 help:
 	@echo "make demo    train, evaluate, predict and export on drawn scenes"
@@ -23,6 +23,8 @@ help:
 	@echo "make test-slow  what takes minutes a test, on torch"
 	@echo "make lint    ruff: format and rules        make format  mend them"
 	@echo "make check   lint and test"
+	@echo "make bench   time and memory beside peers: hours. A part of it:"
+	@echo "             make bench ROWS=attention,training RUNS=3"
 
 # Stamps: set up once, and again when what is needed changes.
 $(VENV)/demo.stamp: pyproject.toml constraints.txt
@@ -35,6 +37,11 @@ $(VENV)/dev.stamp: pyproject.toml constraints.txt
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	@echo "Installing TensorFlow, JAX, torch and the test tools into $(VENV) ..."
 	@$(PIP) -c constraints.txt -e ".[dev]"
+	@touch $@
+
+$(VENV)/bench.stamp: $(VENV)/dev.stamp benchmarks/requirements.txt
+	@echo "Installing the peers of the benchmarks into $(VENV) ..."
+	@$(PIP) -c constraints.txt -r benchmarks/requirements.txt
 	@touch $@
 
 demo: export KERAS_BACKEND = tensorflow
@@ -95,6 +102,11 @@ format: $(VENV)/dev.stamp
 	@$(BIN)/ruff check --fix .
 
 check: lint test
+
+# Time and memory beside peers, into benchmarks/RESULTS.md.
+bench: $(VENV)/bench.stamp
+	@$(BIN)/python benchmarks/speed.py $(if $(ROWS),--rows $(ROWS)) \
+		$(if $(RUNS),--runs $(RUNS))
 
 # One update of the metric beside argmax, on each backend.
 bench-metrics: $(VENV)/dev.stamp
