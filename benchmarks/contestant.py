@@ -40,18 +40,19 @@ def give_back():
 
 
 def forget_peak():
+    """Lets the next peak be that of the next call; JAX cannot forget one."""
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
 
 
 def accelerator():
     """(bytes in use, peak) of torch's or JAX's accelerator, or None."""
     torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
     if torch and torch.cuda.is_available():
-        peak = torch.cuda.max_memory_allocated()
-        # The next peak is that of the next call. JAX cannot forget one.
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated(), peak
+        return torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
     if jax and jax.default_backend() != "cpu":
         stats = jax.devices()[0].memory_stats()
         return stats["bytes_in_use"], stats["peak_bytes_in_use"]
@@ -72,7 +73,6 @@ def warm_up(call):
     give_back()
     kept = max(0, resident("RssAnon") - anonymous)
     compiling = resident("VmHWM")
-    accelerator()
     forget_peak()
     before = resident("VmRSS")
     call()

@@ -1,6 +1,6 @@
 """Runtimes of our exports: each function returns a call to be timed.
 
-    KERAS_BACKEND=torch python exports.py model.onnx DEPTH HEIGHT WIDTH FOLDED
+    KERAS_BACKEND=torch python exports.py model.onnx DEPTH HEIGHT WIDTH
 
 writes the ONNX file that they read. They start that as a process of its own,
 so that theirs holds the runtime alone.
@@ -14,24 +14,24 @@ import tempfile
 import numpy as np
 
 
-def export(path, depth, height, width, folded):
+def export(path, depth, height, width):
     import keras
     from ours import inference_model
 
     signature = keras.InputSpec(
         shape=(1, height, width, 3), dtype="float32", name="images"
     )
-    inference_model(depth, folded=folded).export(
+    inference_model(depth).export(
         path, format="onnx", input_signature=[signature], verbose=False
     )
 
 
-def exported(load, depth, height, width, folded):
+def exported(load, depth, height, width):
     """What `load` makes of the path of an export, which is then removed."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(pathlib.Path(folder) / "model.onnx")
-        numbers = map(str, (depth, height, width, int(folded)))
-        subprocess.run([sys.executable, __file__, path, *numbers], check=True)
+        command = [sys.executable, __file__, path, depth, height, width]
+        subprocess.run(list(map(str, command)), check=True)
         return load(path)
 
 
@@ -40,7 +40,7 @@ def image(height, width):
     return images.astype("float32")
 
 
-def onnx_runtime(depth, height, width, folded=False):
+def onnx_runtime(depth, height, width):
     import onnxruntime
 
     session = exported(
@@ -50,13 +50,12 @@ def onnx_runtime(depth, height, width, folded=False):
         depth,
         height,
         width,
-        folded,
     )
     images = {session.get_inputs()[0].name: image(height, width)}
     return lambda: session.run(None, images)
 
 
-def openvino(depth, height, width, precision, folded=False):
+def openvino(depth, height, width, precision):
     """`precision` is `"f32"` or `"bf16"`; untold, it takes what is fastest."""
     import openvino
 
@@ -67,7 +66,6 @@ def openvino(depth, height, width, precision, folded=False):
         depth,
         height,
         width,
-        folded,
     )
     images = image(height, width)
     return lambda: model(images)

@@ -10,7 +10,7 @@ import statistics
 
 BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
 MIB = 2**20
-GROWTH = {"forward": "forward", "forward-backward": "forward + backward"}
+GROWTH = {"forward": "forward", "backward": "forward + backward"}
 
 
 def write(results, folder):
@@ -50,32 +50,40 @@ def circumstances(rows):
 
 
 def table(row):
-    ratios = row["references"]
-    head = ["", "s", *(f"/ {name}" for name in ratios), "MiB", "process, MiB"]
+    references = row["references"]
+    head = ["", "s", *(f"/ {name}" for name in references)]
+    head += ["MiB", "process, MiB"]
     lines = [
-        f"**{row['title']}.** {origin(row)}{row['note']}".strip(),
+        f"**{row['title']}.** {origin(row)} {row['note']}".strip(),
         "",
-        f"| {' | '.join(head)} |",
-        "|---" * len(head) + "|",
+        *table_head(head),
     ]
     for name, result in row["contestants"].items():
-        shown = f"**{name}**" if name.startswith("keras_danet") else name
         if "error" in result:
-            cells = [failure(result), *[""] * (len(head) - 2)]
+            cells = [failure(result)] + [""] * (len(head) - 2)
         else:
             cells = [
-                number(statistics.median(result["seconds"])),
-                *(f"{ratio(row, name, ratios[r]):.2f}" for r in ratios),
-                f"{result['memory'] / MIB:,.0f}",
-                f"{result['process'] / MIB:,.0f}",
+                number(seconds(result)),
+                *(ratio(row, name, other) for other in references.values()),
+                mebibytes(result["memory"]),
+                mebibytes(result["process"]),
             ]
-        lines.append(f"| {shown} | {' | '.join(cells)} |")
+        alone = " (not in turn)" if result.get("alone") else ""
+        lines.append(f"| {shown(name)}{alone} | {' | '.join(cells)} |")
     return lines
+
+
+def table_head(cells):
+    return [f"| {' | '.join(cells)} |", "|---" * len(cells) + "|"]
 
 
 def origin(row):
     runs = f"{row['runs']} runs" if row["runs"] > 1 else "One run"
-    return f"{runs} on {row['date']}, commit {row['commit']}. "
+    return f"{runs} on {row['date']}, commit {row['commit']}."
+
+
+def shown(name):
+    return f"**{name}**" if name.startswith("keras_danet") else name
 
 
 def failure(result):
@@ -83,89 +91,87 @@ def failure(result):
     return text if text.startswith("not run") else f"failed: {text}"
 
 
-def number(seconds):
+def seconds(result):
+    return statistics.median(result["seconds"])
+
+
+def number(value):
     """Three digits, and no exponent."""
-    digits = max(0, 2 - math.floor(math.log10(seconds)))
-    return f"{seconds:.{digits}f}"
+    digits = max(0, 2 - math.floor(math.log10(value)))
+    return f"{value:.{digits}f}"
 
 
-def ratio(row, name, reference):
+def mebibytes(value):
+    return f"{value / MIB:,.0f}"
+
+
+def ratio(row, name, references):
     """The median over the rounds of this time by the reference's.
 
-    The reference is the fastest of those whose names begin so.
+    The reference is the fastest of those named.
     """
-    times = {
-        other: result["seconds"]
-        for other, result in row["contestants"].items()
-        if "error" not in result
-    }
-    candidates = [other for other in times if other.startswith(reference)]
+    measured = successes(row["contestants"])
+    candidates = [other for other in references if other in measured]
     if not candidates:
-        return math.nan
-    fastest = min(candidates, key=lambda other: statistics.median(times[other]))
-    return statistics.median(
-        mine / theirs
-        for mine, theirs in zip(times[name], times[fastest], strict=True)
+        return ""
+    fastest = min(candidates, key=lambda other: seconds(measured[other]))
+    pairs = zip(
+        measured[name]["seconds"], measured[fastest]["seconds"], strict=True
     )
+    return f"{statistics.median(mine / other for mine, other in pairs):.2f}"
 
 
-def growth_of(kind, rows):
+def successes(results):
+    return {k: result for k, result in results.items() if "error" not in result}
+
+
+def growth(kind, rows):
     """By contestant, its results by number of positions."""
     series = {}
     for key, row in rows.items():
-        if key.rpartition("-")[0] != f"growth-{kind}":
-            continue
-        height, width = map(int, row["title"].split("x"))
-        for name, result in row["contestants"].items():
-            series.setdefault(name, {})[height * width] = result
+        if key.startswith(f"growth-{kind}-"):
+            height, width = map(int, row["title"].split("x"))
+            for name, result in row["contestants"].items():
+                series.setdefault(name, {})[height * width] = result
     return series
 
 
 def growth_table(kind, rows):
-    series = growth_of(kind, rows)
-    if not series:
+    maps = [r for k, r in rows.items() if k.startswith(f"growth-{kind}-")]
+    if not maps:
         return []
-    titles = [
-        row["title"]
-        for key, row in rows.items()
-        if key.rpartition("-")[0] == f"growth-{kind}"
-    ]
-    head = ["s and MiB", *titles, "per doubling of N"]
+    titles = [row["title"] for row in maps]
     lines = [
-        f"**Growth of position attention, {GROWTH[kind]}** (the plot: "
-        "[growth.png](growth.png)). The last column is by how many times time "
-        "and memory grow, over the last two doublings.",
+        f"**Growth of position attention, {GROWTH[kind]}, float32.** "
+        f"{origin(maps[-1])} Seconds and MiB by the size of the map of 512 "
+        "channels, and how many times they grow when N doubles, over the last "
+        "two doublings. ![growth](growth.png)",
         "",
-        f"| {' | '.join(head)} |",
-        "|---" * len(head) + "|",
+        *table_head(["", *titles, "per doubling"]),
     ]
-    for name, results in series.items():
+    for name, results in growth(kind, rows).items():
         cells = [
             failure(result)
             if "error" in result
-            else f"{number(statistics.median(result['seconds']))}, "
-            f"{result['memory'] / MIB:,.0f}"
+            else f"{number(seconds(result))} s, {mebibytes(result['memory'])}"
             for result in results.values()
         ]
-        lines.append(f"| {name} | {' | '.join(cells)} | {doubling(results)} |")
+        cells.append(doubling(successes(results)))
+        lines.append(f"| {shown(name)} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
 def doubling(results):
-    measured = {n: r for n, r in results.items() if "error" not in r}
-    last = max(measured, default=0)
-    start = max((n for n in measured if 4 * n <= last), default=None)
+    """How many times time and memory grow, from a fourth of the largest N."""
+    last = max(results, default=0)
+    start = max((n for n in results if 4 * n <= last), default=None)
     if start is None:
         return ""
     power = 1 / math.log2(last / start)
-    time, memory = (
-        (value(measured[last]) / value(measured[start])) ** power
-        for value in (
-            lambda result: statistics.median(result["seconds"]),
-            lambda result: max(result["memory"], 1),
-        )
-    )
-    return f"{time:.1f}, {memory:.1f}"
+    time = (seconds(results[last]) / seconds(results[start])) ** power
+    least = max(1, results[start]["memory"])
+    memory = (results[last]["memory"] / least) ** power
+    return f"x {time:.1f}, x {memory:.1f}"
 
 
 def plot(results, path):
@@ -178,15 +184,13 @@ def plot(results, path):
         2, 2, figsize=(9, 7), sharex=True, sharey="row", layout="constrained"
     )
     for column, (kind, title) in enumerate(GROWTH.items()):
-        for name, series in growth_of(kind, results).items():
-            measured = {n: r for n, r in series.items() if "error" not in r}
-            seconds = [
-                statistics.median(r["seconds"]) for r in measured.values()
-            ]
-            mebibytes = [max(r["memory"] / MIB, 1) for r in measured.values()]
+        for name, series in growth(kind, results).items():
+            series = successes(series)
+            times = [seconds(result) for result in series.values()]
+            memory = [result["memory"] / MIB for result in series.values()]
             style = {"marker": "o", "label": name}
-            axes[0, column].loglog(list(measured), seconds, **style)
-            axes[1, column].loglog(list(measured), mebibytes, **style)
+            axes[0, column].loglog(list(series), times, **style)
+            axes[1, column].loglog(list(series), memory, **style)
         axes[0, column].set_title(f"Position attention, {title}")
         axes[1, column].set_xlabel("positions N")
     axes[0, 0].set_ylabel("seconds")

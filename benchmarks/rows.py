@@ -8,8 +8,9 @@ import dataclasses
 
 GIB = 2**30
 
-# Backend and arguments, as users meet them; `fit` and `predict` compile with
-# XLA on TensorFlow unless told otherwise.
+# Keras's backend and what is asked of it. On TensorFlow `fit` and `predict` use
+# XLA unless `compile(jit_compile=False)` says otherwise, as it must for several
+# devices.
 BACKENDS = {
     "TensorFlow": ("tensorflow", {"jit": False}),
     "TensorFlow, XLA": ("tensorflow", {"jit": True}),
@@ -21,9 +22,13 @@ SMOKE_MAPS = ((4, 8), (6, 12), (8, 16), (12, 24), (16, 32))
 FORWARD, BACKWARD = "forward", "forward + backward"
 
 DENSE = "PyTorch, dense"
-PRODUCTS = "matrix products"
 EAGER = "MMSegmentation, eager"
-AUTOCAST = "MMSegmentation, bfloat16 autocast"
+AUTOCAST = f"{EAGER}, bfloat16 autocast"
+PRODUCTS = {
+    "PyTorch": "products_torch",
+    "JAX": "products_jax",
+    "TensorFlow": "products_tensorflow",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +41,9 @@ class Contestant:
         arguments: dict, its keyword arguments.
         backend: Keras's backend, `None` where Keras takes no part.
         needs: integer, bytes that a call is known to take. It is not run
-            where they are more than 60 % of what is free, and runs alone.
+            where they are more than 60 % of what is free.
+        alone: boolean, whether it runs while no other is in memory, and so
+            not in turn.
     """
 
     name: str
@@ -44,10 +51,7 @@ class Contestant:
     arguments: dict
     backend: str | None = None
     needs: int = 0
-
-    @property
-    def ours(self):
-        return self.name.startswith("keras_danet")
+    alone: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +62,8 @@ class Row:
         key: string, unique.
         title: string.
         contestants: list of `Contestant`.
-        references: dict of a ratio's name to the beginning of the names of
-            the contestants of which the fastest is its reference.
+        references: dict of a ratio's name to the names of the contestants
+            of which the fastest is its reference.
         note: string, what a reader must know.
         gpu: boolean, whether the row is for an accelerator.
     """
@@ -72,7 +76,24 @@ class Row:
     gpu: bool = False
 
 
+def size(height, width):
+    return {"height": height, "width": width}
+
+
+def names(contestants):
+    return [contestant.name for contestant in contestants]
+
+
+def last_word(kind):
+    return kind.split()[-1]
+
+
+def peer(name, build, backend=None, needs=0, alone=False, **arguments):
+    return Contestant(name, build, arguments, backend, needs, alone)
+
+
 def ours(build, backends=tuple(BACKENDS), suffix="", **arguments):
+    """keras_danet's contestants, one for each of `backends`."""
     return [
         Contestant(
             f"keras_danet, {name}{suffix}",
@@ -84,58 +105,60 @@ def ours(build, backends=tuple(BACKENDS), suffix="", **arguments):
     ]
 
 
-def peer(name, build, backend=None, needs=0, **arguments):
-    return Contestant(name, build, arguments, backend, needs)
+def export(runtime, build, **arguments):
+    """An export of ours, which the torch backend writes."""
+    return peer(
+        f"keras_danet, {runtime}", f"exports:{build}", "torch", **arguments
+    )
 
 
 def dense_attention(height, width, backward):
     """The peer with N x N maps: two of them forward, four backward."""
-    maps = (4 if backward else 2) * 4 * (height * width) ** 2
     return peer(
         DENSE,
         "peers:attention",
-        # Small ones take their turn with the others.
-        needs=maps if maps > GIB * 4 else 0,
-        height=height,
-        width=width,
+        needs=(4 if backward else 2) * 4 * (height * width) ** 2,
         backward=backward,
+        **size(height, width),
+    )
+
+
+def fused_attention(**arguments):
+    return peer(
+        "PyTorch, scaled_dot_product_attention, 8 heads",
+        "peers:attention",
+        fused=True,
+        **arguments,
     )
 
 
 def attention_row(name, height, width, backward):
-    size = {"height": height, "width": width}
-    contestants = [
-        dense_attention(height, width, backward),
-        peer(
-            "PyTorch, scaled_dot_product_attention, 8 heads",
-            "peers:attention",
-            fused=True,
-            backward=backward,
-            **size,
-        ),
-        *ours("attention", backward=backward, **size),
-    ]
-    references = {"dense": DENSE}
     kind = BACKWARD if backward else FORWARD
+    shape = size(height, width)
+    dense = dense_attention(height, width, backward)
+    contestants = [
+        dense,
+        fused_attention(backward=backward, **shape),
+        *ours("attention", backward=backward, **shape),
+    ]
+    references, note = {"dense": [dense.name]}, ""
     if not backward:
-        contestants += [
-            peer(f"{PRODUCTS}, {library}", f"peers:products_{module}", **size)
-            for library, module in (
-                ("PyTorch", "torch"),
-                ("JAX", "jax"),
-                ("TensorFlow", "tensorflow"),
-            )
+        products = [
+            peer(f"matrix products, {library}", f"peers:{build}", **shape)
+            for library, build in PRODUCTS.items()
         ]
-        references["fastest products"] = PRODUCTS
+        contestants += products
+        references["fastest products"] = names(products)
+        note = (
+            "Matrix products: as many operations as position attention has, "
+            "in blocks of 256 queries, without softmax."
+        )
     return Row(
-        f"attention-{name}-{kind.replace(' + ', '-')}",
+        f"attention-{name}-{last_word(kind)}",
         f"Position attention, {height}x{width}x512, {kind}, float32",
         contestants,
         references,
-        "Matrix products: as many operations as position attention has, in "
-        "blocks of 256 queries, without softmax."
-        if not backward
-        else "",
+        note,
     )
 
 
@@ -148,269 +171,241 @@ def attention_rows(smoke):
     ]
 
 
-def forward_row(depth, name, network):
-    """The whole network in float32, beside everybody."""
-    size = f"{network['height']}x{network['width']}"
+def float32_row(key, title, network):
+    """The whole network beside everybody."""
+    eager = peer(EAGER, "peers:forward", **network)
+    others = [
+        peer(
+            "MMSegmentation, channels_last",
+            "peers:forward",
+            channels_last=True,
+            **network,
+        ),
+        peer(
+            "MMSegmentation, torch.compile",
+            "peers:forward",
+            compiled=True,
+            **network,
+        ),
+        peer(
+            "MMSegmentation, channels_last, torch.compile",
+            "peers:forward",
+            channels_last=True,
+            compiled=True,
+            **network,
+        ),
+    ]
     return Row(
-        f"forward-{name}-float32",
-        f"DANet-ResNet{depth}, one image of {size}, float32",
+        f"{key}-float32",
+        f"{title}, float32",
         [
-            peer(EAGER, "peers:forward", **network),
-            peer(
-                "MMSegmentation, channels_last",
-                "peers:forward",
-                channels_last=True,
-                **network,
-            ),
-            peer(
-                "MMSegmentation, torch.compile",
-                "peers:forward",
-                compiled=True,
-                **network,
-            ),
-            peer(
-                "MMSegmentation, channels_last, torch.compile",
-                "peers:forward",
-                channels_last=True,
-                compiled=True,
-                **network,
-            ),
+            eager,
+            *others,
             *ours("forward", **network),
             *ours("forward", suffix=", folded", folded=True, **network),
-            peer(
-                "keras_danet, ONNX Runtime",
-                "exports:onnx_runtime",
-                backend="torch",
-                **network,
-            ),
-            peer(
-                "keras_danet, OpenVINO",
-                "exports:openvino",
-                backend="torch",
-                precision="f32",
-                **network,
-            ),
+            export("ONNX Runtime", "onnx_runtime", **network),
+            export("OpenVINO", "openvino", precision="f32", **network),
         ],
-        {"eager": EAGER, "MMSegmentation's best": "MMSegmentation"},
+        {"eager": [EAGER], "MMSegmentation's best": names([eager, *others])},
     )
 
 
-def bfloat16_row(depth, name, network):
-    size = f"{network['height']}x{network['width']}"
+def bfloat16_row(key, title, network):
+    eager = peer(f"{EAGER}, float32", "peers:forward", **network)
+    autocast = peer(AUTOCAST, "peers:forward", bfloat16=True, **network)
+    best = peer(
+        "MMSegmentation, bfloat16 autocast, channels_last, torch.compile",
+        "peers:forward",
+        bfloat16=True,
+        channels_last=True,
+        compiled=True,
+        **network,
+    )
     half = {**network, "dtype": "mixed_bfloat16"}
     return Row(
-        f"forward-{name}-bfloat16",
-        f"DANet-ResNet{depth}, one image of {size}, bfloat16",
+        f"{key}-bfloat16",
+        f"{title}, bfloat16",
         [
-            peer(EAGER + ", float32", "peers:forward", **network),
-            peer(AUTOCAST, "peers:forward", bfloat16=True, **network),
-            peer(
-                AUTOCAST + ", channels_last, torch.compile",
-                "peers:forward",
-                bfloat16=True,
-                channels_last=True,
-                compiled=True,
-                **network,
-            ),
+            eager,
+            autocast,
+            best,
             *ours("forward", **half),
             *ours("forward", suffix=", folded", folded=True, **half),
-            peer(
-                "keras_danet, OpenVINO",
-                "exports:openvino",
-                backend="torch",
-                precision="bf16",
-                **network,
-            ),
+            export("OpenVINO", "openvino", precision="bf16", **network),
         ],
-        {"eager float32": EAGER, "autocast": AUTOCAST, "best": AUTOCAST},
+        {
+            "eager float32": [eager.name],
+            "eager autocast": [autocast.name],
+            "best autocast": names([autocast, best]),
+        },
+        "Where the CPU has no bfloat16 instructions (see its flags above) "
+        "this says little.",
     )
 
 
-def scale_row(network):
-    """What else a Keras user could take."""
-    size = {key: network[key] for key in ("height", "width")}
+def whole_image_row(key, title, network):
+    positions = network["height"] * network["width"] // 64
+    eager = peer(
+        EAGER,
+        "peers:forward",
+        needs=2 * 4 * positions**2 + GIB,
+        alone=True,
+        **network,
+    )
+    return Row(
+        f"{key}-float32",
+        f"{title}, float32",
+        [
+            eager,
+            *ours("forward", **network),
+            *ours("forward", suffix=", folded", folded=True, **network),
+        ],
+        {"eager": [EAGER]},
+    )
+
+
+def scale_row(height, width, depth):
+    """What else a user of Keras could take."""
+    shape = size(height, width)
+    danet = ours("forward", ["TensorFlow, XLA"], depth=depth, **shape)
+    hub = {"backend": "tensorflow", "jit": True, **shape}
     return Row(
         "forward-scale",
-        f"Other networks of Keras, one image of {size['height']}x"
-        f"{size['width']}, float32, TensorFlow with XLA",
+        f"Other networks for Keras, one image of {height}x{width}, float32, "
+        "TensorFlow with XLA",
         [
-            *ours("forward", ("TensorFlow, XLA",), **network),
+            *danet,
             peer(
                 "keras-hub DeepLabV3+, ResNet50, stride 32",
                 "peers:deeplab",
-                "tensorflow",
-                jit=True,
-                **size,
+                **hub,
             ),
             *(
                 peer(
                     f"keras-hub SegFormer-{variant.upper()}",
                     "peers:segformer",
-                    "tensorflow",
                     variant=variant,
-                    jit=True,
-                    **size,
+                    **hub,
                 )
                 for variant in ("b0", "b2")
             ),
         ],
-        {"DANet": "keras_danet"},
+        {"DANet": names(danet)},
         "keras-hub's ResNets have no dilation (DANet's stride is 8), and its "
         "SegFormer takes square images only: here of about as many pixels.",
     )
 
 
-def whole_image_row(depth, name, network):
-    positions = network["height"] * network["width"] // 64
-    size = f"{network['height']}x{network['width']}"
-    return Row(
-        f"forward-{name}-float32",
-        f"DANet-ResNet{depth}, a whole image of {size}, float32",
-        [
-            peer(
-                EAGER,
-                "peers:forward",
-                needs=2 * 4 * positions**2 + GIB,
-                **network,
-            ),
-            *ours("forward", **network),
-            *ours("forward", suffix=", folded", folded=True, **network),
-        ],
-        {"eager": EAGER},
-    )
-
-
 def forward_rows(smoke):
+    height, width = (64, 128) if smoke else (512, 1024)
     rows = []
-    crop = (
-        {"height": 64, "width": 128}
-        if smoke
-        else {
-            "height": 512,
-            "width": 1024,
-        }
-    )
-    whole = {side: 2 * length for side, length in crop.items()}
     for depth in (50, 101):
-        network = {"depth": 18 if smoke else depth}
-        name = f"r{depth}-512x1024"
-        rows += [
-            forward_row(depth, name, network | crop),
-            bfloat16_row(depth, name, network | crop),
-            whole_image_row(depth, f"r{depth}-1024x2048", network | whole),
-        ]
-    return [*rows, scale_row({"depth": 18 if smoke else 50, **crop})]
+        network = {"depth": 18 if smoke else depth, **size(height, width)}
+        title = f"DANet-ResNet{depth}, one image of {height}x{width}"
+        for row in (float32_row, bfloat16_row):
+            rows.append(row(f"forward-r{depth}-512x1024", title, network))
+    for depth in (50, 101):
+        whole = size(2 * height, 2 * width)
+        rows.append(
+            whole_image_row(
+                f"forward-r{depth}-1024x2048",
+                f"DANet-ResNet{depth}, one image of {2 * height}x{2 * width}",
+                {"depth": 18 if smoke else depth, **whole},
+            )
+        )
+    return [*rows, scale_row(height, width, 18 if smoke else 50)]
 
 
 def training_rows(smoke):
-    step = {
-        "depth": 18 if smoke else 50,
-        "height": 64 if smoke else 256,
-        "width": 64 if smoke else 256,
-        "batch": 2,
-    }
+    side = 64 if smoke else 256
+    step = {"depth": 18 if smoke else 50, "batch": 2, **size(side, side)}
     return [
         Row(
             "training-r50-256x256",
-            f"A training step of DANet-ResNet50, {step['height']}x"
-            f"{step['width']}, batch 2, float32",
-            [
-                peer(EAGER, "peers:training", **step),
-                *ours("training", **step),
-            ],
-            {"eager": EAGER},
+            f"A training step of DANet-ResNet50, {side}x{side}, batch 2, "
+            "float32",
+            [peer(EAGER, "peers:training", **step), *ours("training", **step)],
+            {"eager": [EAGER]},
             "Three losses, their gradients, SGD with momentum, and accuracy "
-            "(MMSegmentation) or mean IoU.",
+            "(MMSegmentation) or mean IoU (keras_danet).",
         )
     ]
 
 
 def growth_rows(smoke):
-    """Position attention as the map grows; a plot and a table of their own."""
-    rows = []
-    for kind in (FORWARD, BACKWARD):
-        for (height, width), shown in zip(
-            SMOKE_MAPS if smoke else MAPS, MAPS, strict=True
-        ):
-            backward = kind == BACKWARD
-            size = {"height": height, "width": width}
-            rows.append(
-                Row(
-                    f"growth-{kind.replace(' + ', '-')}-{shown[0]}x{shown[1]}",
-                    f"{height}x{width}",
-                    [
-                        dense_attention(height, width, backward),
-                        *ours("attention", backward=backward, **size),
-                    ],
-                    {"dense": DENSE},
-                )
-            )
-    return rows
+    """Position attention as the map grows; a plot and tables of their own."""
+    return [
+        Row(
+            f"growth-{last_word(kind)}-{full[0]}x{full[1]}",
+            f"{height}x{width}",
+            [
+                dense_attention(height, width, kind == BACKWARD),
+                *ours(
+                    "attention",
+                    backward=kind == BACKWARD,
+                    **size(height, width),
+                ),
+            ],
+            {"dense": [DENSE]},
+        )
+        for kind in (FORWARD, BACKWARD)
+        for full, (height, width) in zip(
+            MAPS, SMOKE_MAPS if smoke else MAPS, strict=True
+        )
+    ]
 
 
 def gpu_rows(smoke):
     """In bfloat16, on the accelerator that JAX and torch find."""
-    depth = 18 if smoke else 101
-    whole = (
-        {"height": 128, "width": 256}
-        if smoke
-        else {
-            "height": 1024,
-            "width": 2048,
-        }
-    )
-    crop = {side: length // 2 for side, length in whole.items()}
-    large = {side: length // 8 for side, length in whole.items()}
+    height, width = (128, 256) if smoke else (1024, 2048)
     backends, half = ("JAX", "torch"), {"dtype": "mixed_bfloat16"}
-    eager = EAGER + ", bfloat16 autocast"
-    step = {"depth": 18 if smoke else 50, "batch": 2, **crop}
+    features = size(height // 8, width // 8)
+    whole = {"depth": 18 if smoke else 101, **size(height, width)}
+    step = {
+        "depth": 18 if smoke else 50,
+        "batch": 2,
+        **size(height // 2, width // 2),
+    }
     return [
         Row(
             "gpu-attention-128x256",
-            "Position attention, 128x256x512, forward, bfloat16",
+            f"Position attention, {height // 8}x{width // 8}x512, forward, "
+            "bfloat16",
             [
-                peer(DENSE, "peers:attention", bfloat16=True, **large),
-                peer(
-                    "PyTorch, scaled_dot_product_attention, 8 heads",
-                    "peers:attention",
-                    fused=True,
-                    bfloat16=True,
-                    **large,
-                ),
-                *ours("attention", backends, **large, **half),
+                peer(DENSE, "peers:attention", bfloat16=True, **features),
+                fused_attention(bfloat16=True, **features),
+                *ours("attention", backends, **features, **half),
             ],
-            {"dense": DENSE},
+            {"dense": [DENSE]},
             gpu=True,
         ),
         Row(
             "gpu-forward-r101-1024x2048",
-            "DANet-ResNet101, a whole image of 1024x2048, bfloat16",
+            f"DANet-ResNet101, one image of {height}x{width}, bfloat16",
             [
-                peer(
-                    eager, "peers:forward", depth=depth, bfloat16=True, **whole
-                ),
-                *ours("forward", backends, depth=depth, **whole, **half),
+                peer(AUTOCAST, "peers:forward", bfloat16=True, **whole),
+                *ours("forward", backends, **whole, **half),
                 *ours(
                     "forward",
                     backends,
                     ", folded",
                     folded=True,
-                    depth=depth,
                     **whole,
                     **half,
                 ),
             ],
-            {"eager": EAGER},
+            {"eager": [AUTOCAST]},
             gpu=True,
         ),
         Row(
             "gpu-training-r50-512x1024",
-            "A training step of DANet-ResNet50, 512x1024, batch 2, bfloat16",
+            f"A training step of DANet-ResNet50, {height // 2}x{width // 2}, "
+            "batch 2, bfloat16",
             [
-                peer(eager, "peers:training", bfloat16=True, **step),
+                peer(AUTOCAST, "peers:training", bfloat16=True, **step),
                 *ours("training", backends, **step, **half),
             ],
-            {"eager": EAGER},
+            {"eager": [AUTOCAST]},
             gpu=True,
         ),
     ]

@@ -119,29 +119,41 @@ class Child:
             file.close()
 
 
-def race(contestants, runs, gpu, results):
-    """Warms each contestant up, then times them in turn; fills `results`."""
-    children = {}
+def race(contestants, runs, gpu):
+    """Warms each contestant up, then times them in turn; results by name."""
+    results, children = {}, {}
     try:
         for contestant in contestants:
-            child = Child(contestant, gpu)
-            children[contestant.name] = child
-            answer = child.answer()
-            results[contestant.name] = {**answer, "seconds": []}
-            say(contestant.name, answer)
+            name, refusal = contestant.name, too_large(contestant)
+            if refusal:
+                results[name] = refusal
+            else:
+                children[name] = Child(contestant, gpu)
+                results[name] = children[name].answer() | {"seconds": []}
+            say(name, results[name])
         for _ in range(runs):
             for name, child in children.items():
-                if "error" in results[name]:
-                    continue
-                answer = child.ask()
-                if "error" in answer:
-                    results[name]["error"] = answer["error"]
-                    say(name, answer)
-                else:
-                    results[name]["seconds"].append(answer["seconds"])
+                if "error" not in results[name]:
+                    answer = child.ask()
+                    if "error" in answer:
+                        results[name] |= answer
+                        say(name, answer)
+                    else:
+                        results[name]["seconds"].append(answer["seconds"])
     finally:
         for child in children.values():
             child.end()
+    return results
+
+
+def too_large(contestant):
+    free = available_memory()
+    if contestant.needs <= MAX_SHARE_OF_FREE_MEMORY * free:
+        return None
+    return {
+        "error": f"not run: takes {contestant.needs / GIB:.0f} GiB, and "
+        f"{free / GIB:.0f} GiB are free"
+    }
 
 
 def say(name, answer):
@@ -153,24 +165,14 @@ def say(name, answer):
 
 def measure(row, runs):
     """The row's results by contestant, in the row's order."""
-    results = {contestant.name: {} for contestant in row.contestants}
-    together = [c for c in row.contestants if not c.needs]
+    results = {}
     for contestant in row.contestants:
-        if not contestant.needs:
-            continue
-        free = available_memory()
-        if contestant.needs > MAX_SHARE_OF_FREE_MEMORY * free:
-            results[contestant.name] = {
-                "error": f"not run: takes {contestant.needs / GIB:.0f} GiB, "
-                f"and {free / GIB:.0f} GiB are free",
-                "seconds": [],
-            }
-            say(contestant.name, results[contestant.name])
-        else:
-            race([contestant], runs, row.gpu, results)
+        if contestant.alone:
+            results |= race([contestant], runs, row.gpu)
             results[contestant.name]["alone"] = True
-    race(together, runs, row.gpu, results)
-    return results
+    together = [c for c in row.contestants if not c.alone]
+    results |= race(together, runs, row.gpu)
+    return {c.name: results[c.name] for c in row.contestants}
 
 
 def available_memory():
@@ -251,6 +253,7 @@ def main():
     )
     args = parser.parse_args()
     rows = all_rows(args.smoke)
+    keys = [row.key for row in rows]
     if args.rows:
         rows = chosen(rows, args.rows.split(","))
     if args.list:
@@ -279,6 +282,7 @@ def main():
             **circumstances(args.runs),
             "contestants": measure(row, args.runs),
         }
+        results = {row: results[row] for row in keys if row in results}
         # After every row: what hours have measured is not to be lost.
         path.write_text(json.dumps(results, indent=1) + "\n")
         report.write(results, folder)
