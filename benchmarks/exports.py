@@ -21,7 +21,7 @@ def export(path, depth, height, width):
     signature = keras.InputSpec(
         shape=(1, height, width, 3), dtype="float32", name="images"
     )
-    inference_model(depth).export(
+    inference_model(depth, optimized=True).export(
         path, format="onnx", input_signature=[signature], verbose=False
     )
 

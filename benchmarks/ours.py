@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_danet import DANet
+from keras_danet import optimize_for_inference
 from keras_danet.layers import PositionAttention
 
 BACKEND = keras.backend.backend()
@@ -110,20 +111,18 @@ def attention(height, width, jit, backward=False, dtype=None):
     return forward_call(layer, inputs, jit)
 
 
-def inference_model(depth, dtype=None, folded=False):
+def inference_model(depth, dtype=None, optimized=False, winograd=False):
     model = DANet(backbone=f"resnet{depth}", dtype=dtype, **SETTINGS)
-    if not folded:
+    if not optimized:
         return model.inference_model
-    from keras_danet.models.folding import fold_batch_norm
-
-    return fold_batch_norm(model)
+    return optimize_for_inference(model, winograd)
 
 
-def forward(depth, height, width, jit, dtype=None, folded=False):
+def forward(depth, height, width, jit, **options):
     """The network, from an image to logits of its size."""
     images = np.random.default_rng(0).uniform(0, 255, (1, height, width, 3))
     return forward_call(
-        inference_model(depth, dtype, folded), images.astype("float32"), jit
+        inference_model(depth, **options), images.astype("float32"), jit
     )
 
 
