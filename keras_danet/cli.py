@@ -334,7 +334,6 @@ def _predict(arguments):
     from keras_danet.data.datasets import get_dataset
     from keras_danet.data.files import read_image
     from keras_danet.inference import Predictor
-    from keras_danet.inference import check_map_size
 
     dataset = get_dataset(runs.read_run_config(arguments.run).dataset)
     names = [pathlib.Path(image).stem for image in arguments.images]
@@ -367,7 +366,7 @@ def _predict(arguments):
     sizes = [read_image(image).shape[:2] for image in arguments.images]
     predictor = Predictor(runs.load_run_model(arguments.run))
     for size in sizes:
-        check_map_size(predictor.model, *size)
+        predictor.check_size(*size)
     for name, path in zip(names, arguments.images, strict=True):
         image = read_image(path)
         label = predictor(image)

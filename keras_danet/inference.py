@@ -7,12 +7,8 @@ import numpy as np
 from PIL import Image
 
 from keras_danet.data.files import read_image
+from keras_danet.memory import check_memory
 from keras_danet.models import DANet
-
-# Of position attention's map, which has N x N float32 numbers for the N
-# positions of the features. A machine that is asked for more than it has does
-# not raise an error; it stops the process, or itself.
-MAX_MAP_BYTES = 2**33
 
 
 class Predictor:
@@ -32,8 +28,8 @@ class Predictor:
 
     Raises:
         ValueError: if the image has another shape, is empty, has values
-            outside 0-255, is too large for position attention's map, or a
-            file cannot be read.
+            outside 0-255, is too large for the memory there is, or a file
+            cannot be read.
 
     Example:
 
@@ -55,6 +51,7 @@ class Predictor:
                 f"Received: {type(model).__name__}"
             )
         self.model = model
+        self._checked_sizes = set()
 
     def __call__(self, image):
         return np.argmax(self.logits(image), axis=-1).astype("uint8")
@@ -62,8 +59,14 @@ class Predictor:
     def logits(self, image):
         """The logits, `(height, width, num_classes)` float array."""
         image = self.as_array(image)
-        check_map_size(self.model, *image.shape[:2])
+        self.check_size(*image.shape[:2])
         return self.model.predict_on_batch(image[np.newaxis])[0]
+
+    def check_size(self, height, width):
+        """Raises a ValueError if images of this size need too much memory."""
+        if (height, width) not in self._checked_sizes:
+            check_memory(self.model, 1, height, width)
+            self._checked_sizes.add((height, width))
 
     @staticmethod
     def as_array(image):
@@ -90,32 +93,6 @@ class Predictor:
                 f"{image.min()} to {image.max()}"
             )
         return image
-
-
-def check_map_size(model, height, width):
-    """Refuses an image whose attention map would not fit into memory.
-
-    Args:
-        model: `DANet`.
-        height, width: integers, the image's size in pixels.
-
-    Raises:
-        ValueError: if the map takes more than `MAX_MAP_BYTES`.
-    """
-    if "position" not in model.attention:
-        return
-    features = keras.Model(model.input, model.features["stage4"])
-    _, rows, columns, _ = features.compute_output_shape((1, height, width, 3))
-    needed = 4 * (rows * columns) ** 2
-    if needed > MAX_MAP_BYTES:
-        factor = (MAX_MAP_BYTES / needed) ** 0.25
-        raise ValueError(
-            f"An image of {height} x {width} pixels has {rows * columns} "
-            "positions, and position attention's map of them takes "
-            f"{needed / 2**30:.1f} GiB. Expected at most "
-            f"{MAX_MAP_BYTES / 2**30:g} GiB; scale the image to about "
-            f"{int(height * factor)} x {int(width * factor)} pixels."
-        )
 
 
 def attention_maps(model, image, points, num_channels=3):

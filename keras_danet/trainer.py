@@ -11,6 +11,7 @@ from keras_danet.checkpointing import HistoryFile
 from keras_danet.data.datasets import get_dataset
 from keras_danet.data.files import find_pairs
 from keras_danet.data.plan import steps_per_epoch
+from keras_danet.memory import check_memory
 from keras_danet.models import DANet
 from keras_danet.models import DilatedResNet
 from keras_danet.optimizers import SGD
@@ -85,9 +86,9 @@ def train(
         The history of `fit`: dict of lists, one value per epoch.
 
     Raises:
-        ValueError: for settings or data that cannot be used, or if the loss
-            becomes NaN. A run folder without a model is removed, and the
-            run that it replaced comes back.
+        ValueError: for settings or data that cannot be used or do not fit
+            into memory, or if the loss becomes NaN. A run folder without a
+            model is removed, and the run that it replaced comes back.
         FileExistsError: if `run` exists and `overwrite` is not set.
     """
     with (
@@ -116,15 +117,24 @@ def _train(config, run, distribute, devices, recipe, verbose):
     compile_model(model, config, config.epochs * steps, devices)
     runs.write_run_config(run, config, root, distribute, devices, recipe)
     with pipeline.readable_errors([*train_pairs, *val_pairs], dataset):
+        crops = pipeline.training_dataset(
+            train_pairs,
+            dataset,
+            batch_size=config.batch_size,
+            crop_size=config.crop_size,
+            scale_range=config.scale_range,
+            seed=config.seed,
+        )
+        # After the pipeline, which knows what no size of crops is.
+        check_memory(
+            model,
+            config.batch_size,
+            *config.crop_size,
+            training=True,
+            num_devices=devices,
+        )
         return model.fit(
-            pipeline.training_dataset(
-                train_pairs,
-                dataset,
-                batch_size=config.batch_size,
-                crop_size=config.crop_size,
-                scale_range=config.scale_range,
-                seed=config.seed,
-            ),
+            crops,
             steps_per_epoch=steps,
             epochs=config.epochs,
             validation_data=pipeline.evaluation_dataset(

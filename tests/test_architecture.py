@@ -34,7 +34,7 @@ ROWS = (
     },
     {"models.resnet", "models.dilation", "models.folding"},
     {"models.danet"},
-    {"models", "recipes", "checkpointing", "distribution"},
+    {"models", "recipes", "checkpointing", "distribution", "memory"},
     {"inference", "visualization", "runs"},
     {"trainer", "evaluation", "export"},
     {"", "cli"},

@@ -13,6 +13,7 @@ from PIL import Image
 from keras_danet import DANet
 from keras_danet import DilatedResNet
 from keras_danet import cli
+from keras_danet import memory
 from keras_danet.cli import main
 
 pytest.importorskip("tensorflow", reason="training reads data with tf.data")
@@ -256,15 +257,37 @@ def test_predict_replaces_nothing_unasked(workshop, tmp_path, capsys):
     arguments = [*arguments[:3], output / "a_label.png", *arguments[3:]]
     message = fails(capsys, *arguments, "--overwrite")
     assert "would replace an image" in message
-    # Known to be too large before anything is written.
+
+
+def test_what_does_not_fit_is_refused_first(
+    workshop, tmp_path, capsys, monkeypatch
+):
+    run, output = tmp_path / "run", tmp_path / "out"
+    arguments = ["train", workshop / "tiny.py", "--output", run]
+    arguments += ["--data", workshop / "scenes", "--set", "batch_size=8"]
+    monkeypatch.setattr(memory, "available_memory", lambda devices: 2**20)
+    assert "No size fits" in fails(capsys, *arguments)
+    # What four images take, the recipe's own batch.
+    model = DANet(8, DilatedResNet(18, filters=8))
+    needed = memory.estimate_memory(model, 4, 48, 64, training=True)
+    monkeypatch.setattr(memory, "available_memory", lambda devices: needed)
+    message = fails(capsys, *arguments)
+    assert "Training on 8 images of 48 x 64 pixels takes about" in message
+    assert message.endswith("batch_size=4 fits.")
+    assert not run.exists()
+
+    run.mkdir()
+    config = {"dataset": "scenes", "epochs": 1, "batch_size": 1}
+    config["crop_size"] = [32, 32]
+    (run / "config.json").write_text(json.dumps({"config": config}))
+    model.save(run / "model.keras")
     huge = tmp_path / "huge.png"
-    Image.new("RGB", (2100, 2000)).save(huge)
-    other = tmp_path / "other"
-    message = fails(
-        capsys, "predict", run, output / "a.png", huge, "--output", other
-    )
-    assert "position attention's map" in message
-    assert not other.exists()
+    Image.new("RGB", (4200, 4000)).save(huge)
+    small = tmp_path / "small.png"
+    Image.new("RGB", (48, 40)).save(small)
+    message = fails(capsys, "predict", run, small, huge, "--output", output)
+    assert "Predicting 1 image of 4000 x 4200 pixels takes about" in message
+    assert not output.exists()
 
 
 def test_usage(capsys):

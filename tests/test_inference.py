@@ -84,15 +84,15 @@ def test_bad_values_are_refused(model, value, message):
         Predictor(model)(image)
 
 
-def test_an_image_too_large_for_its_map_is_refused(model, monkeypatch):
-    # 33 x 49 pixels are 5 x 7 positions: a map of 4 * 35**2 bytes.
-    monkeypatch.setattr(inference, "MAX_MAP_BYTES", 4 * 35**2)
-    image = photo(33, 49)
-    assert Predictor(model)(image).shape == (33, 49)
-    with pytest.raises(ValueError, match=r"33 x 57 pixels has 40 positions"):
-        Predictor(model)(photo(33, 57))
-    fcn = DANet(2, DilatedResNet(18, filters=8), attention=("channel",))
-    assert Predictor(fcn)(photo(33, 57)).shape == (33, 57)
+def test_memory_is_asked_for_once_per_size(model, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        inference, "check_memory", lambda _, *request: asked.append(request)
+    )
+    predictor = Predictor(model)
+    for size in ((33, 49), (33, 49), (49, 33)):
+        predictor(photo(*size))
+    assert asked == [(1, 33, 49), (1, 49, 33)]
 
 
 def test_more_than_eight_bits_are_refused(model, tmp_path):

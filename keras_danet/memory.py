@@ -1,0 +1,262 @@
+"""What a request takes of memory, said before any of it is taken.
+
+A process that asks for more than there is gets no error: it is stopped.
+"""
+
+import math
+import pathlib
+import sys
+from typing import NamedTuple
+
+import keras
+
+# Sizes that are suggested are multiples of the usual output stride.
+STEP = 8
+BYTES = {"float64": 8, "int64": 8, "float16": 2, "bfloat16": 2, "uint8": 1}
+
+
+class _Factors(NamedTuple):
+    """How often a backend holds what a network has.
+
+    Args:
+        weights: float, copies of the weights beside the model's own:
+            gradients, the optimizer's, those that libraries lay out anew.
+        kept: float, of the sum of all layers' outputs.
+        largest: float, of the inputs and outputs of the largest layer.
+        fixed: integer, MiB; most of it is the compiler's.
+    """
+
+    weights: float
+    kept: float
+    largest: float
+    fixed: int
+
+
+# Fitted to the peaks of `benchmarks/memory.py`. On torch Keras runs a
+# functional model with all its tensors in a dict, in prediction as well.
+PREDICTING = {
+    "tensorflow": _Factors(0.0, 0.0, 1.8, 40),
+    "jax": _Factors(1.0, 0.0, 1.8, 20),
+    "torch": _Factors(0.0, 1.0, 0.0, 50),
+}
+TRAINING = {
+    "tensorflow": _Factors(6.0, 0.65, 0.0, 100),
+    "jax": _Factors(3.5, 0.65, 0.0, 380),
+    "torch": _Factors(3.3, 1.65, 0.0, 70),
+}
+
+
+def estimate_memory(model, batch_size, height, width, training=False):
+    """The bytes that one step takes beside the model, which is there already.
+
+    The outputs of all layers at this size are added up and weighted by what
+    was measured of each backend: a line through the peaks on a CPU, which
+    refuses the impossible but does not tell to the byte what just fits.
+
+    Args:
+        model: `DANet`.
+        batch_size: integer, images of one step on one device.
+        height, width: integers, their size in pixels.
+        training: boolean, whether to train on them or to predict. Defaults
+            to `False`.
+
+    Returns:
+        Integer.
+    """
+    graph = model if training else model.inference_model
+    sizes = []
+    image = keras.KerasTensor((1, height, width, 3), graph.input.dtype)
+    _walk(graph, [image], sizes)
+    factors = (TRAINING if training else PREDICTING)[keras.backend.backend()]
+    activations = factors.kept * sum(
+        outputs for _, outputs in sizes
+    ) + factors.largest * max(map(sum, sizes))
+    weights = factors.weights * _num_bytes(model.weights)
+    return int(factors.fixed * 2**20 + weights + batch_size * activations)
+
+
+def _walk(graph, inputs, sizes):
+    """Runs a graph on shapes; adds each layer's bytes in and out."""
+
+    def on_shapes(layer):
+        def call(*args, **kwargs):
+            if hasattr(layer, "operations"):
+                return _walk(layer, args, sizes)
+            outputs = layer.compute_output_spec(*args, **kwargs)
+            sizes.append((_num_bytes((args, kwargs)), _num_bytes(outputs)))
+            return outputs
+
+        return call
+
+    # Keras has no public way to follow a graph's edges that adds none to it.
+    return graph._run_through_graph(inputs, operation_fn=on_shapes)
+
+
+def _num_bytes(tensors):
+    return sum(
+        math.prod(x.shape)
+        * BYTES.get(keras.backend.standardize_dtype(x.dtype), 4)
+        for x in keras.tree.flatten(tensors)
+        if isinstance(x, (keras.KerasTensor, keras.Variable))
+    )
+
+
+def check_memory(
+    model, batch_size, height, width, training=False, num_devices=1
+):
+    """Refuses what cannot fit into memory, before any of it is taken.
+
+    Args:
+        model: `DANet`.
+        batch_size: integer, images of one step, over all devices together.
+        height, width: integers, their size in pixels.
+        training: boolean, whether to train on them or to predict. Defaults
+            to `False`.
+        num_devices: integer, how many devices share them. Defaults to `1`.
+
+    Raises:
+        ValueError: if the estimate exceeds what is available. It names the
+            largest batch, or else the largest size, that would fit.
+    """
+    available = available_memory(num_devices)
+
+    def estimate(batch_size, height, width):
+        share = math.ceil(batch_size / num_devices)
+        return estimate_memory(model, share, height, width, training)
+
+    def fits(*request):
+        return available is None or estimate(*request) <= available
+
+    if fits(batch_size, height, width):
+        return
+    per_device = " on each device" if num_devices > 1 else ""
+    message = (
+        f"{'Training on' if training else 'Predicting'} {batch_size} "
+        f"image{'s' * (batch_size > 1)} of {height} x {width} pixels takes "
+        f"about {_shown(estimate(batch_size, height, width))} of memory"
+        f"{per_device}, and {_shown(available)} are available. "
+    )
+    share = _largest(
+        lambda n: fits(n * num_devices, height, width),
+        math.ceil(batch_size / num_devices) - 1,
+    )
+    if share:
+        raise ValueError(f"{message}batch_size={share * num_devices} fits.")
+
+    def size(steps):
+        return STEP * steps, STEP * max(round(steps * width / height), 1)
+
+    least = min(batch_size, num_devices)
+    steps = _largest(lambda n: fits(least, *size(n)), (height - 1) // STEP)
+    if not steps:
+        raise ValueError(
+            f"{message}No size fits: free memory, or use a smaller network."
+        )
+    if training:
+        advice = f"crop_size={size(steps)} with batch_size={least} fits."
+    else:
+        advice = "Images of {} x {} pixels fit.".format(*size(steps))
+    raise ValueError(message + advice)
+
+
+def _shown(num_bytes):
+    if num_bytes < 2**30:
+        return f"{num_bytes / 2**20:.0f} MiB"
+    return f"{num_bytes / 2**30:.1f} GiB"
+
+
+def _largest(fits, most):
+    """The largest integer of 1 to `most` that fits, 0 if none does."""
+    least = 0
+    while least < most:
+        middle = (least + most + 1) // 2
+        if fits(middle):
+            least = middle
+        else:
+            most = middle - 1
+    return least
+
+
+def available_memory(num_devices=1):
+    """The bytes that a device can still take, `None` if that is not known.
+
+    Args:
+        num_devices: integer, how many devices will take as much. Those that
+            a CPU is split into share its memory. Defaults to `1`.
+    """
+    # Where the backend puts it there the model is.
+    probe = keras.ops.zeros(1)
+    if keras.backend.backend() == "tensorflow":
+        # It tells what it uses of a GPU's memory, not how much there is.
+        on_cpu, free = "CPU" in probe.device, None
+    elif keras.backend.backend() == "jax":
+        device = next(iter(probe.devices()))
+        stats = device.memory_stats() or {}
+        on_cpu, free = device.platform == "cpu", None
+        if "bytes_limit" in stats:
+            free = stats["bytes_limit"] - stats["bytes_in_use"]
+    else:
+        on_cpu, free = probe.device.type == "cpu", None
+        if probe.device.type == "cuda":
+            cuda = sys.modules["torch"].cuda
+            cached = cuda.memory_reserved() - cuda.memory_allocated()
+            free = cuda.mem_get_info()[0] + cached
+    if on_cpu:
+        free = host_memory()
+        return None if free is None else free // num_devices
+    return free
+
+
+def host_memory(root="/"):
+    """The bytes that a process can still take on Linux, `None` elsewhere.
+
+    Args:
+        root: path of the folder that holds `proc` and `sys`. Defaults to
+            `"/"`.
+    """
+    root = pathlib.Path(root)
+    try:
+        with open(root / "proc/meminfo") as file:
+            rows = dict(line.split(":") for line in file)
+        free = sum(
+            int(rows[name].split()[0]) for name in ("MemAvailable", "SwapFree")
+        )
+    except (OSError, KeyError, ValueError):
+        return None
+    return min([1024 * free, *_control_group_memory(root)])
+
+
+def _control_group_memory(root):
+    """What each control group around this process leaves it, in bytes."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            mount = root / "sys/fs/cgroup"
+            prefix, names = "", ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            mount = root / "sys/fs/cgroup/memory"
+            prefix = "total_"
+            names = "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        # In a container the path may be the host's, and the limit at the top.
+        parts = pathlib.PurePath(path).parts[1:]
+        for length in range(len(parts) + 1):
+            folder = mount.joinpath(*parts[:length])
+            try:
+                limit, used = (int((folder / n).read_text()) for n in names)
+                words = (folder / "memory.stat").read_text().split()
+            # There is none, or no limit: "max".
+            except (OSError, ValueError):
+                continue
+            stat = dict(zip(words[::2], words[1::2], strict=False))
+            # The kernel gives up what it keeps of files before it kills.
+            files = sum(
+                int(stat.get(f"{prefix}{name}_file", 0))
+                for name in ("inactive", "active")
+            )
+            yield max(limit - used + files, 0)
