@@ -51,7 +51,7 @@ class Predictor:
                 f"Received: {type(model).__name__}"
             )
         self.model = model
-        self._checked_sizes = set()
+        self._fitting_sizes = []
 
     def __call__(self, image):
         return np.argmax(self.logits(image), axis=-1).astype("uint8")
@@ -64,9 +64,14 @@ class Predictor:
 
     def check_size(self, height, width):
         """Raises a ValueError if images of this size need too much memory."""
-        if (height, width) not in self._checked_sizes:
+        # An estimate takes as long as a small image; of many sizes in a data
+        # set only those need one that are larger than all before.
+        if not any(
+            height <= rows and width <= columns
+            for rows, columns in self._fitting_sizes
+        ):
             check_memory(self.model, 1, height, width)
-            self._checked_sizes.add((height, width))
+            self._fitting_sizes.append((height, width))
 
     @staticmethod
     def as_array(image):

@@ -84,13 +84,13 @@ def test_bad_values_are_refused(model, value, message):
         Predictor(model)(image)
 
 
-def test_memory_is_asked_for_once_per_size(model, monkeypatch):
+def test_memory_is_asked_for_where_a_size_is_larger(model, monkeypatch):
     asked = []
     monkeypatch.setattr(
         inference, "check_memory", lambda _, *request: asked.append(request)
     )
     predictor = Predictor(model)
-    for size in ((33, 49), (33, 49), (49, 33)):
+    for size in ((33, 49), (33, 49), (49, 33), (33, 20)):
         predictor(photo(*size))
     assert asked == [(1, 33, 49), (1, 49, 33)]
 
