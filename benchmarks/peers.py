@@ -233,9 +233,19 @@ def autocast(bfloat16):
 
 
 def forward(
-    depth, height, width, channels_last=False, compiled=False, bfloat16=False
+    depth,
+    height,
+    width,
+    channels_last=False,
+    compiled=False,
+    frozen=False,
+    bfloat16=False,
 ):
-    """From a normalised image to logits of its size."""
+    """From a normalised image to logits of its size.
+
+    `frozen` lets the compiler take weights for constants: it folds batch norms
+    and lays kernels out as it likes them.
+    """
     model = danet(depth).eval()
     images = torch.randn(1, 3, height, width, device=DEVICE)
     if channels_last:
@@ -247,6 +257,10 @@ def forward(
         return model.encode_decode(images, metas)
 
     if compiled:
+        from torch._inductor import config
+
+        # Not an option of `torch.compile`: the tracer reads it, too.
+        config.freezing = frozen
         logits = torch.compile(logits)
 
     @torch.no_grad()

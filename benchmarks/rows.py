@@ -194,16 +194,18 @@ def float32_row(key, title, network):
             **network,
         ),
         peer(
-            "MMSegmentation, torch.compile",
-            "peers:forward",
-            compiled=True,
-            **network,
-        ),
-        peer(
             "MMSegmentation, channels_last, torch.compile",
             "peers:forward",
             channels_last=True,
             compiled=True,
+            **network,
+        ),
+        peer(
+            "MMSegmentation, channels_last, torch.compile, frozen",
+            "peers:forward",
+            channels_last=True,
+            compiled=True,
+            frozen=True,
             **network,
         ),
     ]
@@ -225,14 +227,19 @@ def float32_row(key, title, network):
 def bfloat16_row(key, title, network):
     eager = peer(f"{EAGER}, float32", "peers:forward", **network)
     autocast = peer(AUTOCAST, "peers:forward", bfloat16=True, **network)
-    best = peer(
-        "MMSegmentation, bfloat16 autocast, channels_last, torch.compile",
-        "peers:forward",
-        bfloat16=True,
-        channels_last=True,
-        compiled=True,
-        **network,
-    )
+    others = [
+        peer(
+            "MMSegmentation, bfloat16 autocast, channels_last, torch.compile"
+            f"{', frozen' if frozen else ''}",
+            "peers:forward",
+            bfloat16=True,
+            channels_last=True,
+            compiled=True,
+            frozen=frozen,
+            **network,
+        )
+        for frozen in (False, True)
+    ]
     half = {**network, "dtype": "mixed_bfloat16"}
     return Row(
         f"{key}-bfloat16",
@@ -240,14 +247,14 @@ def bfloat16_row(key, title, network):
         [
             eager,
             autocast,
-            best,
+            *others,
             *ours("forward", suffix=", optimized", optimized=True, **half),
             export("OpenVINO", "openvino", precision="bf16", **network),
         ],
         {
             "eager float32": [eager.name],
             "eager autocast": [autocast.name],
-            "best autocast": names([autocast, best]),
+            "best autocast": names([autocast, *others]),
         },
         "Where the CPU has no bfloat16 instructions (see its flags above) "
         "this says little.",
