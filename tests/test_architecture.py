@@ -29,6 +29,7 @@ ROWS = (
         "optimizers",
         "models.checkpoints",
         "models.weight_files",
+        "models.torch_files",
         "models.downloads",
         "models.presets",
     },

@@ -13,17 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_danet.models import torch_files
+
 # DANet-ResNet152 with gradients and momentum stays below 1 GB; what claims
 # more is no checkpoint of this kind.
 MAX_FILE_BYTES = 2**32
 MAX_TENSORS = 20_000
 TORCH_ENDINGS = (".pth", ".pt", ".tar", ".bin")
-# What NumPy's numbers are pickled by, before and from NumPy 2 on.
-UNREAD = (
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-    "numpy.dtype",
-)
 # Where checkpoints keep the tensors beside an optimizer and other state.
 STATE_KEYS = ("state_dict", "model", "model_state_dict")
 
@@ -214,15 +210,9 @@ def _read_torch(path):
             f"Reading {path} safely needs torch 2.6 or later; this is "
             f"{torch.__version__}. Update torch."
         )
-    zipped = zipfile.is_zipfile(path)
-    if zipped:
-        with _explained(path), zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            _check_claim(path, sum(m.file_size for m in members))
-            # PyTorch stores; only a bomb compresses.
-            if any(m.compress_type != zipfile.ZIP_STORED for m in members):
-                raise _refused(path, "its members are compressed", "")
-    unread = [(_Unread, name) for name in UNREAD]
+    with _explained(path):
+        zipped = torch_files.check(path)
+    unread = [(_Unread, name) for name in torch_files.UNREAD]
     with _explained(path), torch.serialization.safe_globals(unread):
         content = torch.load(
             path, map_location="cpu", weights_only=True, mmap=zipped
@@ -245,7 +235,7 @@ def _read_torch(path):
 
 
 class _Unread:
-    """Stands where a checkpoint keeps a number of NumPy's, such as its score.
+    """Stands where a checkpoint keeps NumPy's numbers, such as its score.
 
     PyTorch's reader would refuse the whole file for it; nothing is made of
     what the file says of it.
@@ -293,6 +283,8 @@ def _explained(path):
         yield
     except _Refused:
         raise
+    except torch_files.MoreThanTensors as error:
+        raise _refused(path, str(error), _CODE) from None
     except Exception as error:
         text = str(error)
         if "weights_only" in text:

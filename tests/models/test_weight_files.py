@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pickle
 import struct
 import zipfile
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from conftest import one_backend
 
+from keras_danet.models import torch_files
 from keras_danet.models import weight_files
 
 pytestmark = one_backend
@@ -89,6 +91,10 @@ def test_numbers_of_numpy_beside_the_tensors_are_passed_over(tmp_path, zipped):
     }
     write_torch(path, content, _use_new_zipfile_serialization=zipped)
     assert_read(path)
+    # MMSegmentation's, of the colours of the classes.
+    content["meta"] = {"PALETTE": np.zeros((2, 3)), "names": {"a"}}
+    write_torch(path, content, _use_new_zipfile_serialization=zipped)
+    assert weight_files.read_weights(path)[1]["names"] == {"a"}
     content["state_dict"]["score"] = np.float64(0.8)
     write_torch(path, content, _use_new_zipfile_serialization=zipped)
     assert_refused(path, "'score' is no dense tensor")
@@ -97,7 +103,7 @@ def test_numbers_of_numpy_beside_the_tensors_are_passed_over(tmp_path, zipped):
 def test_types_that_numpy_lacks_are_refused(tmp_path):
     path = tmp_path / "w.pth"
     write_torch(path, {"w": torch.ones(3).to(torch.float8_e4m3fn)})
-    assert_refused(path, "Float8")
+    assert_refused(path, "only dense tensors of booleans, integers and floats")
 
 
 def test_dicts_in_memory():
@@ -134,6 +140,131 @@ def test_a_malicious_pickle_is_not_run(tmp_path, zipped):
     assert not trap.exists()
 
 
+class Call:
+    """Is a call of anything when it is unpickled."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def claiming(path, zipped, claim):
+    """A file whose only storage, of 3 numbers, claims more in its pickle."""
+    write_torch(
+        path,
+        {"x": torch.zeros(3)},
+        _use_new_zipfile_serialization=zipped,
+    )
+    content = path.read_bytes()
+    start = content.index(b"cpu")
+    count = content.index(b"K\3", start)
+    longer = b"\x8a\4" + claim.to_bytes(4, "little")
+    content = content[:count] + longer + content[count + 2 :]
+    if not zipped:
+        path.write_bytes(content)
+        return
+    text = content[content.index(b"\x80\2") :].partition(b"u.")[0] + b"u."
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, text if name.endswith(".pkl") else data)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    "call",
+    [
+        Call(torch.FloatTensor, 10**9),
+        Call(torch.FloatStorage, 10**9),
+        Call(torch.UntypedStorage, 10**9),
+        Call(bytearray, 4 * 10**9),
+        Call(torch._utils._rebuild_tensor_v2, 3, 0, (1,), (1,), False, {}),
+        Call(str.encode, "x", "utf-16"),
+        torch.nn.Linear(1, 1),
+    ],
+)
+def test_nothing_is_made_of_thin_air(tmp_path, zipped, call):
+    path = tmp_path / "w.pth"
+    content = {**torch_tensors(), "y": [call]}
+    write_torch(path, content, _use_new_zipfile_serialization=zipped)
+    assert_refused(path, "more than tensors|only dense tensors|is damaged")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_storages_that_claim_more_than_the_file(tmp_path, zipped):
+    path = tmp_path / "w.pth"
+    claiming(path, zipped, 10**9)
+    assert_refused(path, "claims? 4000000000 bytes")
+
+
+def small_pickle(*parts):
+    """A pickle of opcodes and of values, each without its frame."""
+    return b"\x80\2" + b"".join(
+        part if isinstance(part, bytes) else pickle.dumps(part, 2)[2:-1]
+        for part in parts
+    )
+
+
+TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"
+STORAGE = b"".join(
+    (
+        b"(",
+        pickle.dumps("storage", 2)[2:-1],
+        b"ctorch\nFloatStorage\n",
+        pickle.dumps("key", 2)[2:-1],
+        pickle.dumps("cpu", 2)[2:-1],
+        b"K\3tQ",
+    )
+)
+ORDERED = b"ccollections\nOrderedDict\n"
+
+
+@pytest.mark.parametrize(
+    "parts, reason",
+    [
+        # Its storage would be made larger for it.
+        ((TENSOR, b"(", STORAGE, 0, (10**9,), (1,), b"tR."), "claims shape"),
+        ((TENSOR, b"(", STORAGE, 2, (2,), (1,), b"tR."), "claims shape"),
+        ((TENSOR, b"(", STORAGE, -1, (1,), (1,), b"tR."), "something else"),
+        # A long list that is copied again and again.
+        (
+            (b"]q\1(", b"K\0" * 300, b"e](", (ORDERED + b"h\1\x85R") * 30)
+            + (b"e.",),
+            "unpacks to more than it holds",
+        ),
+        ((b"0.",), "the instruction POP"),
+        ((b"c__builtin__\neval\n."), "'__builtin__.eval'"),
+        ((b"]", 1, 2, b"s."), "items of what has none"),
+        ((b"K\0}b."), "state of what has none"),
+        ((b"X\1\0\0\0xQ."), "is damaged"),
+        ((b"h\5."), "is damaged"),
+        ((b"t."), "is damaged"),
+        ((b"K\0"), "exhausted"),
+        ((STORAGE, STORAGE.replace(b"K\3", b"K\4"), b"."), "several sizes"),
+    ],
+)
+def test_pickles_are_followed(parts, reason):
+    parts = (parts,) if isinstance(parts, bytes) else parts
+    with pytest.raises(ValueError, match=reason):
+        torch_files.follow(io.BytesIO(small_pickle(*parts)))
+
+
+def test_an_archive_has_one_directory(tmp_path):
+    # zipfile reads the last one, PyTorch the one whose place the end tells.
+    path = tmp_path / "w.pth"
+    write_torch(path, torch_tensors())
+    content = path.read_bytes()
+    path.write_bytes(b"PK\3\4" + content)
+    assert_refused(path, "two directories")
+    path.write_bytes(content)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = b"x"
+    assert_refused(path, "two directories")
+
+
 def test_a_pickle_in_npz_is_not_run(tmp_path):
     path, trap = tmp_path / "w.npz", tmp_path / "trap"
     np.savez(path, x=np.array([Malicious(trap)], dtype=object))
@@ -149,7 +280,7 @@ def test_zip_bombs_are_not_unpacked(tmp_path):
     torch_file = tmp_path / "w.pth"
     with zipfile.ZipFile(torch_file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", b"\0" * 2**24)
-    assert_refused(torch_file, "claim to unpack to 16777216")
+    assert_refused(torch_file, "its members are compressed")
 
 
 def test_headers_that_claim_petabytes(tmp_path):
@@ -181,7 +312,7 @@ def test_what_is_no_tensor(tmp_path):
     write_torch(path, {"x": 3})
     assert_refused(path, "'x' is no dense tensor")
     write_torch(path, {"x": torch.eye(2).to_sparse()})
-    assert_refused(path, "'x' is no dense tensor")
+    assert_refused(path, "sparse.*only dense tensors")
     write_torch(path, [1, 2])
     assert_refused(path, "must be a dict of tensor name")
 
