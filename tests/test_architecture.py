@@ -27,6 +27,7 @@ ROWS = (
         "losses",
         "metrics",
         "optimizers",
+        "models.shapes",
         "models.checkpoints",
         "models.weight_files",
         "models.torch_files",

@@ -10,6 +10,8 @@ import re
 
 import numpy as np
 
+from keras_danet.models.shapes import STAGE_BLOCKS
+
 NAMINGS = ("official", "mmseg")
 BACKBONE = {"official": "pretrained.", "mmseg": "backbone."}
 
@@ -70,14 +72,9 @@ DEAD = r".*\.num_batches_tracked|pretrained\.fc\.(weight|bias)"
 # No layer whose width is read off a tensor is wider.
 MAX_WIDTH = 255
 
-# Blocks of the four stages and whether they are bottlenecks -> depth; those of
-# `resnet.STAGE_BLOCKS`, which imports this file; a test holds them together.
+# Blocks of the four stages and whether they are bottlenecks -> depth.
 DEPTHS = {
-    ((2, 2, 2, 2), False): 18,
-    ((3, 4, 6, 3), False): 34,
-    ((3, 4, 6, 3), True): 50,
-    ((3, 4, 23, 3), True): 101,
-    ((3, 8, 36, 3), True): 152,
+    (blocks, depth >= 50): depth for depth, blocks in STAGE_BLOCKS.items()
 }
 
 
@@ -366,28 +363,26 @@ def told_by(meta):
     return told
 
 
-def load_tensors(variables, tensors, description, skip=()):
-    """Assigns their tensors to our variables, accounting for every one.
+def check_tensors(shapes, tensors, description, skip=()):
+    """Accounts for every tensor and every variable, before there is one.
 
     Args:
-        variables: iterable of Keras variables.
+        shapes: dict of the paths of our variables to their shapes.
         tensors: dict of name to array, as `normalize` gives it.
         description: `Description` of the tensors.
         skip: list of regular expressions of names that may be left over.
 
     Returns:
-        List of the names that were left out.
+        Dict of the paths of our variables to the names of their tensors.
 
     Raises:
         ValueError: if a tensor has no variable, a variable no tensor, or
-            shapes differ; nothing is assigned then.
+            shapes differ.
     """
-    ours = {
-        their_name(
-            variable.path, description.naming, bool(description.stem_filters)
-        )
-        or variable.path: variable
-        for variable in variables
+    deep_stem = bool(description.stem_filters)
+    theirs = {
+        path: their_name(path, description.naming, deep_stem) or path
+        for path in shapes
     }
     try:
         patterns = [re.compile(pattern) for pattern in (DEAD, *skip)]
@@ -396,29 +391,21 @@ def load_tensors(variables, tensors, description, skip=()):
             f"`ignore` must hold regular expressions: {error}. Received: "
             f"{list(skip)}"
         ) from None
-    missing = [ours[name].path for name in ours if name not in tensors]
-    spare = [name for name in tensors if name not in ours]
-    dead = [
+    missing = [path for path, name in theirs.items() if name not in tensors]
+    unknown = sorted(
         name
-        for name in spare
-        if any(pattern.fullmatch(name) for pattern in patterns)
-    ]
-    unknown = sorted(set(spare) - set(dead))
-    arrays = {
-        name: our_layout(tensors[name], tuple(variable.shape))
-        for name, variable in ours.items()
-        if name in tensors
-    }
-    wrong = [
-        f"{name} {np.shape(tensors[name])} for {tuple(ours[name].shape)}"
-        for name, array in arrays.items()
-        if array.shape != tuple(ours[name].shape)
-    ]
-    wrong += [
-        f"{name} of {array.dtype}, which is no floating type"
-        for name, array in arrays.items()
-        if array.dtype.kind != "f" and array.dtype.name != "bfloat16"
-    ]
+        for name in set(tensors) - set(theirs.values())
+        if not any(pattern.fullmatch(name) for pattern in patterns)
+    )
+    wrong = []
+    for path, name in theirs.items():
+        if name not in tensors:
+            continue
+        shape, dtype = np.shape(tensors[name]), tensors[name].dtype
+        if _our_shape(shape, shapes[path]) != shapes[path]:
+            wrong.append(f"{name} {shape} for {shapes[path]}")
+        elif dtype.kind != "f" and dtype.name != "bfloat16":
+            wrong.append(f"{name} of {dtype}, which is no floating type")
     if unknown or missing or wrong:
         raise ValueError(
             "The checkpoint does not fit the model. Tensors without a "
@@ -426,9 +413,30 @@ def load_tensors(variables, tensors, description, skip=()):
             f"{_list(missing)}. Other shapes or types: {_list(wrong)}. (What "
             "may be left over can be named by `ignore`.)"
         )
-    for name, array in arrays.items():
-        ours[name].assign(array)
-    return dead
+    return theirs
+
+
+def as_patterns(ignore):
+    """A list of patterns, of one as well, which is no list of letters."""
+    return [ignore] if isinstance(ignore, str) else list(ignore)
+
+
+def load_tensors(variables, tensors, description, skip=()):
+    """Assigns their tensors to our variables, accounting for every one.
+
+    Args:
+        variables: iterable of Keras variables.
+        tensors, description, skip: see `check_tensors`.
+
+    Raises:
+        ValueError: as `check_tensors`; nothing is assigned then.
+    """
+    shapes = {variable.path: tuple(variable.shape) for variable in variables}
+    theirs = check_tensors(shapes, tensors, description, skip)
+    for variable in variables:
+        # One at a time: a file of half precision is twice as large in full.
+        array = our_layout(tensors[theirs[variable.path]], variable.shape)
+        variable.assign(array)
 
 
 def to_tensors(variables, naming, deep_stem):
@@ -468,7 +476,14 @@ def our_layout(array, shape):
     array = np.asarray(array)
     if array.ndim == 4:
         return array.transpose(2, 3, 1, 0)
-    return array.reshape(()) if array.shape == (1,) and not shape else array
+    return array.reshape(_our_shape(array.shape, shape))
+
+
+def _our_shape(theirs, ours):
+    """The shape that `our_layout` gives a tensor."""
+    if len(theirs) == 4:
+        return (*theirs[2:], theirs[1], theirs[0])
+    return () if theirs == (1,) and not ours else theirs
 
 
 def their_layout(array, naming):

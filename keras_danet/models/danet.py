@@ -22,11 +22,13 @@ from keras_danet.models.resnet import STAGE_BLOCKS
 from keras_danet.models.resnet import DilatedResNet
 from keras_danet.models.resnet import as_tuple
 from keras_danet.models.resnet import blank_kernels
+from keras_danet.models.resnet import checked_widths
 from keras_danet.models.resnet import convolution_bn
 from keras_danet.models.resnet import dtype_policy_scope
 from keras_danet.models.resnet import freeze
 from keras_danet.models.resnet import frozen_config
 from keras_danet.models.resnet import split_frozen
+from keras_danet.models.shapes import danet_shapes
 from keras_danet.optimizers import SGD
 
 # ImageNet's statistics, RGB, in the 0-255 units of images.
@@ -436,8 +438,9 @@ class DANet(keras.Model):
             num_classes: integer. If it is not the checkpoint's, the
                 classifiers start anew, with a warning. Defaults to `None`,
                 the checkpoint's.
-            ignore: regular expressions of the names of tensors that may be
-                left over, such as `["ema\\..*"]`. Defaults to none.
+            ignore: regular expression, or list of them, of the names of
+                tensors that may be left over, such as `"ema\\..*"`. Defaults
+                to none.
             **overrides: further arguments of the constructor, such as
                 `dropout`, `output_stride`, `pixel_mean`, `dtype`, or
                 `auxiliary=False` to leave an auxiliary head out.
@@ -464,12 +467,21 @@ class DANet(keras.Model):
                 "`backbone`."
             )
         _refuse_read_off(overrides, "checkpoint")
+        overrides.setdefault("auxiliary", found.auxiliary)
+        anew, skip = _left_out(found, num_classes, overrides["auxiliary"])
+        skip += checkpoints.as_patterns(ignore)
+        # Some bytes can claim a network of gigabytes.
+        shapes = danet_shapes(
+            found.depth,
+            found.filters,
+            found.stem_filters,
+            found.num_classes,
+            overrides["auxiliary"],
+        )
+        checkpoints.check_tensors(_without(anew, shapes), tensors, found, skip)
         multi_grid, align_corners = _undecided(
             found, checkpoints.told_by(meta), multi_grid, align_corners
         )
-        skip = list(ignore)
-        if not overrides.setdefault("auxiliary", found.auxiliary):
-            skip.append(r"auxiliary_head\..*")
         with blank_kernels():
             model = cls(
                 found.num_classes if num_classes is None else num_classes,
@@ -477,19 +489,14 @@ class DANet(keras.Model):
                 **_backbone_of(found, multi_grid, overrides),
                 **overrides,
             )
-        variables = model.weights
-        if model.num_classes != found.num_classes:
+        if anew:
             _warn_of_new_classifiers(
                 "checkpoint", found.num_classes, num_classes
             )
-            variables = [
-                variable
-                for variable in variables
-                if variable.path.partition("/")[0]
-                not in checkpoints.CLASSIFIERS
-            ]
-            skip.append(checkpoints.CLASSIFIER_NAMES)
-        checkpoints.load_tensors(variables, tensors, found, skip)
+        variables = {variable.path: variable for variable in model.weights}
+        checkpoints.load_tensors(
+            _without(anew, variables).values(), tensors, found, skip
+        )
         return model
 
     @classmethod
@@ -531,7 +538,10 @@ class DANet(keras.Model):
         _refuse_read_off(overrides, "preset")
         if overrides.get("multi_grid") in ((), []):
             overrides["multi_grid"] = None
-        config, folder = presets.find(preset, cls, load_weights)
+        config, folder, held = presets.find(preset, cls, load_weights)
+        presets.check_size(
+            cls, lambda: _shapes_of(config, folder), folder, held
+        )
         if num_classes is not None:
             overrides["num_classes"] = num_classes
         with blank_kernels() if load_weights else contextlib.nullcontext():
@@ -607,6 +617,47 @@ def _warn_of_new_classifiers(source, theirs, ours):
         f"The {source} has {theirs} classes and num_classes={ours}: the "
         "classifiers start anew.",
         stacklevel=3,
+    )
+
+
+def _left_out(found, num_classes, auxiliary):
+    """Layers that start anew, and patterns of tensors that are not taken."""
+    anew, skip = (), []
+    if num_classes not in (None, found.num_classes):
+        anew = checkpoints.CLASSIFIERS
+        skip.append(checkpoints.CLASSIFIER_NAMES)
+    if not auxiliary:
+        skip.append(r"auxiliary_head\..*")
+    return anew, skip
+
+
+def _without(layers, by_path):
+    """A dict by variables' paths without those of some layers."""
+    return {
+        path: value
+        for path, value in by_path.items()
+        if path.partition("/")[0] not in layers
+    }
+
+
+def _shapes_of(config, folder):
+    """Shapes of the variables of a preset's configuration, checked."""
+    backbone = config.get("backbone", "resnet50")
+    if isinstance(backbone, str) and backbone in NAMED_BACKBONES:
+        inner = {
+            "depth": NAMED_BACKBONES[backbone],
+            "stem_filters": config.get("stem_filters"),
+        }
+    else:
+        inner = presets.checked_arguments(folder, backbone, DilatedResNet)
+    num_classes = config.get("num_classes")
+    _check_num_classes(num_classes)
+    attention = config.get("attention", tuple(ATTENTION))
+    return danet_shapes(
+        *checked_widths(inner),
+        num_classes,
+        config.get("auxiliary", False),
+        _standardize_attention(attention),
     )
 
 

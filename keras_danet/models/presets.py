@@ -7,9 +7,11 @@ before Keras reads them. A preset by name becomes such a folder once, in the
 cache.
 """
 
+import contextlib
 import hashlib
 import inspect
 import json
+import math
 import os
 import pathlib
 import re
@@ -179,30 +181,43 @@ def find(preset, cls, load_weights=True):
         load_weights: boolean; without them no preset by name is fetched.
 
     Returns:
-        `(config, folder)`, see `read_config`; the folder is complete and
-        verified, or `None`.
+        `(config, folder, held)`, see `read_config`; the folder is complete
+        and verified, and `held` is how many numbers its weights have. Both
+        are `None` for a preset by name without weights.
     """
     preset = os.fspath(preset)
     if preset in cls.presets:
         row = cls.presets[preset]
         if not load_weights:
-            return dict(row["arguments"]), None
+            return dict(row["arguments"]), None, None
         folder = _converted(preset, _own_class(cls), row)
     elif preset.startswith("hf://"):
-        return _fetch_folder(preset, cls)
+        folder = _fetch_folder(preset)
+        try:
+            return _looked_through(folder, cls)
+        except ValueError:
+            _forget(folder)
+            raise
     else:
         folder = pathlib.Path(preset)
     if not folder.is_dir():
         raise ValueError(_no_preset(preset, cls, folder.is_file()))
-    return _looked_through(folder, cls), folder
+    return _looked_through(folder, cls)
 
 
 def _looked_through(folder, cls):
-    """A folder's arguments, after its weights were looked through as well."""
+    """What `find` returns of a folder."""
     config = read_config(folder, cls)
     # Before a network is made for them.
-    weight_files.check_h5(_plain_file(folder, WEIGHTS_FILE))
-    return config
+    held = weight_files.check_h5(_plain_file(folder, WEIGHTS_FILE))
+    return config, folder, held
+
+
+def _forget(folder):
+    """Deletes what was fetched from the Hub and proved to be no use."""
+    if downloads.cache_folder() / "hf" in pathlib.Path(folder).parents:
+        for file in (CONFIG_FILE, WEIGHTS_FILE):
+            downloads.forget(folder / file)
 
 
 def _no_preset(preset, cls, is_file):
@@ -266,8 +281,8 @@ def _check_row(name, row, model):
             )
 
 
-def _fetch_folder(handle, cls):
-    """The arguments and the folder of a preset on the Hugging Face Hub."""
+def _fetch_folder(handle):
+    """The folder of a preset on the Hugging Face Hub."""
     match = re.fullmatch(
         r"hf://([\w.-]+)/([\w.-]+?)(?:@([\w.-]+))?", handle, re.ASCII
     )
@@ -287,12 +302,7 @@ def _fetch_folder(handle, cls):
         (WEIGHTS_FILE, weight_files.MAX_FILE_BYTES),
     ):
         downloads.fetch(f"{base}/{file}", folder / file, max_bytes=most)
-    try:
-        return _looked_through(folder, cls), folder
-    except ValueError:
-        for file in (CONFIG_FILE, WEIGHTS_FILE):
-            downloads.forget(folder / file)
-        raise
+    return folder
 
 
 def save(model, folder, **changes):
@@ -455,11 +465,46 @@ def _check_widths(path, config):
                 )
 
 
+def check_size(cls, shapes_of, folder, held):
+    """Refuses a network larger than the weights that are there for it.
+
+    Args:
+        cls: class that is to be made.
+        shapes_of: function that returns the shapes of its variables, by their
+            paths, or raises what the constructor would.
+        folder: path of the preset, `None` for one by name.
+        held: integer, how many numbers its weights have.
+    """
+    if folder is None:
+        return
+    try:
+        with _explained(cls, folder):
+            needed = sum(map(math.prod, shapes_of().values()))
+        if needed > held:
+            raise ValueError(
+                f"{pathlib.Path(folder, WEIGHTS_FILE)} does not fit the "
+                f"{CONFIG_FILE} beside it: it holds {held} numbers, and such "
+                f"a network has {needed}."
+            )
+    except ValueError:
+        _forget(folder)
+        raise
+
+
 def make(cls, arguments, folder):
     """The model of a preset's arguments."""
-    try:
+    with _explained(cls, folder):
         return cls(**arguments)
-    except TypeError as error:
+
+
+@contextlib.contextmanager
+def _explained(cls, folder):
+    """Says which preset it was, whatever is wrong with its arguments."""
+    try:
+        yield
+    except (TypeError, ValueError, OverflowError) as error:
+        if str(folder) in str(error):
+            raise
         raise ValueError(
             f"No {cls.__name__} can be made of what the preset {folder} and "
             f"the call say: {error}"
@@ -475,6 +520,7 @@ def load_weights(model, folder):
             warnings.simplefilter("error", UserWarning)
             model.load_weights(path)
     except (ValueError, KeyError, OSError, UserWarning) as error:
+        _forget(path.parent)
         raise ValueError(
             f"{path} does not fit the {CONFIG_FILE} beside it: {error}"
         ) from error

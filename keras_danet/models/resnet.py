@@ -11,20 +11,13 @@ from keras_danet.layers import Conv2D
 from keras_danet.models import checkpoints
 from keras_danet.models import presets
 from keras_danet.models import weight_files
+from keras_danet.models.shapes import BOTTLENECK_EXPANSION
+from keras_danet.models.shapes import STAGE_BLOCKS
+from keras_danet.models.shapes import backbone_shapes
 
-# Blocks per stage and the kind of block (He et al. 2015, table 1).
-STAGE_BLOCKS = {
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-}
 # Stride and dilation rate of the four stages by output stride.
 STAGE_STRIDES = {8: (1, 2, 1, 1), 16: (1, 2, 2, 1), 32: (1, 2, 2, 2)}
 STAGE_RATES = {8: (1, 1, 2, 4), 16: (1, 1, 1, 2), 32: (1, 1, 1, 1)}
-
-BOTTLENECK_EXPANSION = 4
 
 
 def as_tuple(argument, value):
@@ -359,8 +352,8 @@ class DilatedResNet(keras.Model):
                 dict of name to array, in the naming of torchvision, timm
                 (`resnet50.tv_in1k` and its like), MMSegmentation
                 (`resnet50_v1c`) or of a whole DANet.
-            ignore: regular expressions of the names of further tensors that
-                may be left over. Defaults to none.
+            ignore: regular expression, or list of them, of the names of
+                further tensors that may be left over. Defaults to none.
             **overrides: `output_stride`, `multi_grid`, `name` or `dtype` of
                 the constructor.
 
@@ -376,19 +369,15 @@ class DilatedResNet(keras.Model):
         tensors, _ = weight_files.read_source(source)
         tensors = checkpoints.normalize(tensors)
         found = checkpoints.describe(tensors)
-        with blank_kernels():
-            model = cls(
-                found.depth,
-                stem_filters=found.stem_filters,
-                filters=found.filters,
-                **overrides,
-            )
-        checkpoints.load_tensors(
-            model.weights,
-            tensors,
-            found,
-            [checkpoints.HEAD_NAMES, *ignore],
+        shape = {"filters": found.filters, "stem_filters": found.stem_filters}
+        skip = [checkpoints.HEAD_NAMES, *checkpoints.as_patterns(ignore)]
+        # Some bytes can claim a network of gigabytes.
+        checkpoints.check_tensors(
+            backbone_shapes(found.depth, **shape), tensors, found, skip
         )
+        with blank_kernels():
+            model = cls(found.depth, **shape, **overrides)
+        checkpoints.load_tensors(model.weights, tensors, found, skip)
         return model
 
     @classmethod
@@ -419,7 +408,13 @@ class DilatedResNet(keras.Model):
         _refuse_shape(overrides, "preset")
         if overrides.get("multi_grid") in ((), []):
             overrides["multi_grid"] = None
-        config, folder = presets.find(preset, cls, load_weights)
+        config, folder, held = presets.find(preset, cls, load_weights)
+        presets.check_size(
+            cls,
+            lambda: backbone_shapes(*checked_widths(config)),
+            folder,
+            held,
+        )
         if not load_weights:
             return presets.make(cls, {**config, **overrides}, folder)
         with blank_kernels():
@@ -430,6 +425,14 @@ class DilatedResNet(keras.Model):
     def save_to_preset(self, folder):
         """Writes the backbone as a preset folder; see `DANet`."""
         presets.save(self, folder)
+
+
+def checked_widths(config):
+    """Depth, filters and stem of a configuration, refused as by the model."""
+    depth, filters = config.get("depth"), config.get("filters", 64)
+    stem_filters = as_tuple("stem_filters", config.get("stem_filters"))
+    _check_arguments(depth, 8, None, stem_filters, filters)
+    return depth, filters, stem_filters
 
 
 def _refuse_shape(overrides, source):

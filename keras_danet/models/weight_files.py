@@ -108,6 +108,9 @@ def check_h5(path):
     Args:
         path: path of the file.
 
+    Returns:
+        How many floating numbers it has.
+
     Raises:
         ValueError: if it is too large or truncated, links out of itself, or
             claims more than it holds.
@@ -117,7 +120,7 @@ def check_h5(path):
     path = Path(path)
     if not 0 < path.stat().st_size <= MAX_FILE_BYTES:
         raise _refused(path, f"it has {path.stat().st_size} bytes", "")
-    claimed = count = 0
+    claimed = count = floats = 0
     with _explained(path), h5py.File(path, "r") as file:
         waiting = [file]
         while waiting:
@@ -140,7 +143,10 @@ def check_h5(path):
                 if item.dtype.kind not in "fiub" and half != "bfloat16":
                     raise _refused(path, f"{name!r} holds no numbers", "")
                 claimed += math.prod(item.shape) * item.dtype.itemsize
+                if item.dtype.kind == "f" or half:
+                    floats += math.prod(item.shape)
         _check_claim(path, claimed)
+    return floats
 
 
 def _read_npz(path):
@@ -230,6 +236,10 @@ def _read_torch(path):
                 "bytes",
                 "",
             )
+    # Or many tensors have one storage.
+    _check_claim(
+        path, sum(v.numel() * v.element_size() for v in tensors.values())
+    )
     with _explained(path):
         return as_arrays(tensors)[0], meta
 

@@ -13,7 +13,6 @@ from conftest import one_backend
 from keras_danet import DANet
 from keras_danet import DilatedResNet
 from keras_danet.models import checkpoints
-from keras_danet.models import resnet
 
 PARITY = ROOT / "tests" / "parity"
 KEYS = PARITY / "checkpoint_keys"
@@ -161,6 +160,24 @@ def test_every_published_tensor_has_its_variable(
         for weight in model.weights
     }
     assert ours == expected
+
+
+@one_backend
+def test_a_network_is_compared_before_it_is_made(monkeypatch):
+    # Kilobytes that claim the widest network there is.
+    tensors = {
+        f"pretrained.layer{stage}.{block}.conv1.weight": np.ones((1, 1, 1, 1))
+        for stage, blocks in enumerate((3, 8, 36, 3), 1)
+        for block in range(blocks)
+    }
+    wide = np.broadcast_to(np.float32(0), (255, 1, 1, 1))
+    tensors["pretrained.layer1.0.conv1.weight"] = wide
+    tensors["pretrained.layer1.0.conv3.weight"] = wide
+    tensors["head.conv8.1.weight"] = tensors["head.sa.gamma"] = wide
+    monkeypatch.delattr(keras.Model, "__init__")
+    for load in (DANet.from_checkpoint, DilatedResNet.from_checkpoint):
+        with pytest.raises(ValueError, match="does not fit the model"):
+            load(tensors)
 
 
 @one_backend
@@ -347,6 +364,11 @@ def test_what_may_be_left_over_is_named():
         DANet.from_checkpoint(spare, **given)
     DANet.from_checkpoint(spare, ignore=[r"ema\..*"], **given)
     DilatedResNet.from_checkpoint(spare, ignore=["ema.decay"])
+    # One pattern is no list of letters.
+    DilatedResNet.from_checkpoint(spare, ignore="ema.decay")
+    with pytest.raises(ValueError, match="variable: ema.decay"):
+        DANet.from_checkpoint(spare, ignore="ema.", **given)
+    DANet.from_checkpoint(spare, ignore="ema.*", **given)
     with pytest.raises(ValueError, match="must hold regular expressions"):
         DANet.from_checkpoint(spare, ignore=["("], **given)
 
@@ -417,11 +439,3 @@ def test_names_of_both_implementations():
     assert checkpoints.their_name("stem_conv3_bn/beta", "mmseg", True) == (
         "backbone.stem.7.bias"
     )
-
-
-@one_backend
-def test_depths_are_those_of_the_backbone():
-    assert checkpoints.DEPTHS == {
-        (blocks, depth >= 50): depth
-        for depth, blocks in resnet.STAGE_BLOCKS.items()
-    }

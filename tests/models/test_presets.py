@@ -271,6 +271,33 @@ def test_a_first_download_that_is_no_use_is_forgotten(
 
 
 @one_backend
+@pytest.mark.filterwarnings("ignore:.*unverified")
+@pytest.mark.parametrize(
+    "changes",
+    [{"num_classes": 3}, {"backbone": "resnet152"}, {"num_classes": "4"}],
+)
+def test_a_fetched_folder_that_does_not_fit_is_forgotten(
+    download_site, monkeypatch, folder, changes
+):
+    monkeypatch.setenv("HF_ENDPOINT", download_site.address)
+
+    def publish():
+        for file in ("config.json", "model.weights.h5"):
+            content = (folder / file).read_bytes()
+            download_site.files[f"/me/danet/resolve/main/{file}"] = content
+
+    repaired = (folder / "config.json").read_bytes()
+    edit(folder, **changes)
+    publish()
+    with pytest.raises(ValueError, match="does not fit|must be an integer"):
+        DANet.from_preset("hf://me/danet")
+    # Its author mends it.
+    (folder / "config.json").write_bytes(repaired)
+    publish()
+    assert DANet.from_preset("hf://me/danet").num_classes == 4
+
+
+@one_backend
 def test_a_class_of_the_user_s_own(download_site, monkeypatch):
     class Mine(DANet):
         pass
@@ -520,6 +547,18 @@ def test_links_are_refused(folder, file, tmp_path):
         ({"pixel_mean": None}, "No DANet can be made"),
         ({"attention": [["position"]]}, "No DANet can be made"),
         ({"num_classes": 5}, "does not fit the config.json"),
+        ({"num_classes": 3}, "does not fit the config.json"),
+        ({"backbone": "resnet152"}, "holds 2[0-9]{5} numbers, and such a"),
+        ({"num_classes": "5"}, "`num_classes` must be an integer"),
+        (
+            {
+                "backbone": {
+                    "class_name": "DilatedResNet",
+                    "config": {"depth": [18]},
+                }
+            },
+            "No DANet can be made",
+        ),
     ],
 )
 def test_other_configurations_are_refused(folder, changes, reason):
@@ -584,6 +623,15 @@ def test_harmful_weights_are_refused(folder, kind, reason, tmp_path):
     with h5py.File(folder / "model.weights.h5", "a") as file:
         harmful(file, kind, tmp_path)
     assert_refused(folder, reason)
+
+
+@one_backend
+def test_a_backbone_larger_than_its_weights_is_refused(folder):
+    DilatedResNet(18, filters=8).save_to_preset(folder)
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace("18,", "152,"))
+    with pytest.raises(ValueError, match="numbers, and such a network has"):
+        DilatedResNet.from_preset(folder)
 
 
 @one_backend
