@@ -2,7 +2,10 @@
 
 import contextlib
 import http.server
+import socket
+import struct
 import threading
+import time
 
 
 class Site(http.server.ThreadingHTTPServer):
@@ -17,8 +20,12 @@ class Site(http.server.ThreadingHTTPServer):
         self.sends_length = True
         # Bytes after which each of the next connections is cut.
         self.cuts = []
+        # Whether they are cut by a reset, which loses what was not read yet.
+        self.resets = False
         # Answers everything, if set.
         self.status = None
+        # Headers to send otherwise, of name to value.
+        self.headers = {}
         # The path and the range of every request.
         self.asked = []
 
@@ -51,17 +58,32 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if site.etag:
             self.send_header("ETag", site.etag)
         if site.sends_length:
-            self.send_header("Content-Length", str(len(body)))
+            headers = {"Content-Length": str(len(body)), **site.headers}
+            for name, value in headers.items():
+                self.send_header(name, value)
         self.end_headers()
+        whole = len(body)
         if site.cuts:
             body = body[: site.cuts.pop(0)]
         # Whoever refuses the size goes before it is all sent.
         with contextlib.suppress(ConnectionError):
             self.wfile.write(body)
+            if site.resets and len(body) < whole:
+                self._reset()
+
+    def _reset(self):
+        time.sleep(0.1)
+        at_once = struct.pack("ii", 1, 0)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        self.connection.close()
 
     def _refuse(self, status):
         self.send_response(status)
-        self.send_header("Content-Length", "0")
+        for name, value in {
+            "Content-Length": "0",
+            **self.server.headers,
+        }.items():
+            self.send_header(name, value)
         self.end_headers()
 
     def log_message(self, *_):

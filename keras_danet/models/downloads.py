@@ -26,9 +26,15 @@ TIMEOUT_SECONDS = 30
 # A connection that is cut is taken up again, where it stopped.
 MAX_ATTEMPTS = 5
 RETRY_SECONDS = 0.25
-CHUNK_BYTES = 2**20
+CHUNK_BYTES = 2**18
 # The begin of a SHA-256, as far as it is published.
 DIGEST = r"[0-9a-f]{8,64}"
+# A server's count of bytes; `isdigit` knows digits that `int` does not.
+COUNT = r"[0-9]{1,18}"
+
+
+class _WrongFile(ValueError):
+    """A file that nothing can be taken up from."""
 
 
 def cache_folder():
@@ -76,8 +82,7 @@ def fetch(url, path, digits=None, max_bytes=MAX_FILE_BYTES):
         try:
             _download(url, path, part, max_bytes)
             _verify(part, path, url, digits)
-        except ValueError:
-            # Nothing can be taken up from a wrong file.
+        except _WrongFile:
             part.unlink(missing_ok=True)
             _tag(part).unlink(missing_ok=True)
             raise
@@ -130,7 +135,7 @@ def _verify(file, path, url, digits):
         (recorded, f"{record} recorded at the first download"),
     ):
         if expected and not found.startswith(expected):
-            raise ValueError(
+            raise _WrongFile(
                 f"{url} is not the expected file: SHA-256 begins with "
                 f"{expected}, as {source}; received {found}. It was not "
                 f"read. Delete {path}, if it is there, and fetch it again; "
@@ -163,7 +168,7 @@ def _download(url, path, part, max_bytes):
             return _continue(url, part, max_bytes)
         except urllib.error.HTTPError as error:
             error.close()
-            reason = f"HTTP {error.code} {error.reason}"
+            reason = _line(f"HTTP {error.code} {error.reason}")
             if error.code == 416:
                 # What is there is longer than the file: start again.
                 part.unlink(missing_ok=True)
@@ -174,11 +179,19 @@ def _download(url, path, part, max_bytes):
                 raise kind(
                     f"{url} cannot be had: {reason}. {_offline(path)}"
                 ) from None
-        except (OSError, http.client.HTTPException) as error:
+        except _WrongFile:
+            raise
+        # The last two: where a redirect leads to is no address.
+        except (
+            OSError,
+            http.client.HTTPException,
+            ValueError,
+            OverflowError,
+        ) as error:
             if getattr(error, "errno", None) == errno.ENOSPC:
                 raise
             reason = getattr(error, "reason", None) or error
-            reason = str(reason) or type(reason).__name__
+            reason = _line(reason) or type(reason).__name__
         # Where nothing came, nothing will in a moment.
         if _size(part) == before or attempt + 1 == MAX_ATTEMPTS:
             break
@@ -190,10 +203,20 @@ def _download(url, path, part, max_bytes):
     )
 
 
+def _line(text):
+    """The first line: what a server sends may be of any length."""
+    return str(text).strip().partition("\n")[0][:200]
+
+
 def _offline(path):
+    preset = path.suffix in (".json", ".h5")
     return (
         f"Without a network, fetch the file elsewhere and copy it to {path}, "
-        "or hand its path to from_checkpoint."
+        + (
+            "or hand the folder of both files to from_preset."
+            if preset
+            else "or hand its path to from_checkpoint."
+        )
     )
 
 
@@ -217,13 +240,14 @@ def _continue(url, part, max_bytes):
                 "the server sent a part of another file, or another part"
             )
         length = response.headers.get("Content-Length", "")
-        if not length.isdigit() and not response.chunked:
+        told = re.fullmatch(COUNT, length) is not None
+        if not told and not response.chunked:
             # It could be cut anywhere, and nobody would know.
             raise http.client.HTTPException(
                 "the server does not say how long the file is"
             )
         start = start if resumed else 0
-        size = start + int(length) if length.isdigit() else None
+        size = start + int(length) if told else None
         _check_size(url, size or 0, max_bytes)
         if not resumed:
             _write_tag(part, response.headers, size)
@@ -238,7 +262,8 @@ def _continue(url, part, max_bytes):
 def _continues(headers, start, tag):
     """Whether a partial answer goes on where `tag`'s file was left."""
     told = re.fullmatch(
-        r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "")
+        rf"bytes ({COUNT})-{COUNT}/({COUNT}|\*)",
+        headers.get("Content-Range", ""),
     )
     return (
         told is not None
@@ -252,7 +277,9 @@ def _continues(headers, start, tag):
 def _copy(response, file, url, size, max_bytes):
     """Reads the response into the file, showing how far it is."""
     done, told = file.tell(), None
-    while chunk := response.read(CHUNK_BYTES):
+    # What has arrived, and no more: `read` waits until it has all it was asked
+    # for, and loses what it has if the connection breaks.
+    while chunk := response.read1(CHUNK_BYTES):
         done += len(chunk)
         _check_size(url, done, max_bytes)
         file.write(chunk)
@@ -262,27 +289,26 @@ def _copy(response, file, url, size, max_bytes):
 def _show_progress(url, done, size, told):
     """A counter on a terminal, ten lines in a log or a notebook."""
     name = url.rpartition("/")[2]
+    terminal, whole = sys.stderr.isatty(), done == size
     megabytes = f"{done / 1e6:.1f}"
-    tenth = None
-    if size:
-        megabytes += f" of {size / 1e6:.1f}"
-        tenth = 10 * done // size
-    if sys.stderr.isatty():
-        end = "\n" if done == size else ""
+    text = f"{name}: {megabytes}{f' of {size / 1e6:.1f}' if size else ''} MB"
+    if terminal:
+        step = megabytes
+    else:
+        step = 10 * done // size if size else done // 10**7
+    if step != told or whole:
         print(
-            f"\r{name}: {megabytes} MB",
-            end=end,
+            f"\r{text}" if terminal else text,
+            end="" if terminal and not whole else "\n",
             file=sys.stderr,
             flush=True,
         )
-    elif tenth != told or told is None:
-        print(f"{name}: {megabytes} MB", file=sys.stderr, flush=True)
-    return tenth
+    return step
 
 
 def _check_size(url, size, max_bytes):
     if size > max_bytes:
-        raise ValueError(
+        raise _WrongFile(
             f"{url} is larger than the {max_bytes} bytes that are read. "
             "It is no file of this kind."
         )

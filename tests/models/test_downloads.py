@@ -57,6 +57,46 @@ def test_a_cut_connection_is_taken_up(site, tmp_path):
     assert names(tmp_path) == ["w.pth", "w.pth.sha256"]
 
 
+def test_a_reset_connection_is_taken_up(site, tmp_path, capsys):
+    site.cuts, site.resets = [700_000, 700_000, 700_000], True
+    path = downloads.fetch(url(site), tmp_path / "w.pth", DIGEST[:8])
+    assert path.read_bytes() == CONTENT
+    assert ranges(site) == [
+        None,
+        "bytes=700000-",
+        "bytes=1400000-",
+        "bytes=2100000-",
+    ]
+    # It is shown as it comes.
+    shown = capsys.readouterr().err.splitlines()
+    assert float(shown[0].split()[1]) < 0.7
+
+
+@pytest.mark.parametrize("length", ["²", "9" * 5000, "-5", "1e3", "٣"])
+def test_a_length_must_be_a_number(site, tmp_path, length):
+    site.headers["Content-Length"] = length.encode().decode("latin1")
+    with pytest.raises(ConnectionError, match="how long the file is") as error:
+        downloads.fetch(url(site), tmp_path / "w.pth")
+    assert url(site) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "target", ["http://[::bad/", "http://127.0.0.1:99999999/", "http://\xe9/"]
+)
+def test_a_redirect_to_no_address_loses_nothing(site, tmp_path, target):
+    site.cuts = [700_000] + [0] * 10
+    with pytest.raises(ConnectionError):
+        downloads.fetch(url(site), tmp_path / "w.pth", DIGEST)
+    site.status, site.headers["Location"] = 302, target
+    with pytest.raises(ConnectionError) as error:
+        downloads.fetch(url(site), tmp_path / "w.pth", DIGEST)
+    for part in (url(site), "from 700000 bytes", str(tmp_path / "w.pth")):
+        assert part in str(error.value)
+    site.status, site.headers, site.cuts, site.asked = None, {}, [], []
+    downloads.fetch(url(site), tmp_path / "w.pth", DIGEST)
+    assert ranges(site) == ["bytes=700000-"]
+
+
 def test_a_later_run_takes_up_what_an_earlier_left(site, tmp_path):
     site.cuts = [700_000] + [0] * 10
     with pytest.raises(ConnectionError) as error:
@@ -160,6 +200,13 @@ def test_refusals_of_the_server(site, tmp_path, status, kind):
     assert f"copy it to {tmp_path / 'w.pth'}" in str(error.value)
     assert ranges(site) == [None]
     assert names(tmp_path) == []
+
+
+def test_of_a_folder_both_files_are_needed(site, tmp_path):
+    site.status = 404
+    for name in ("config.json", "model.weights.h5"):
+        with pytest.raises(FileNotFoundError, match="hand the folder of both"):
+            downloads.fetch(f"{site.address}/{name}", tmp_path / name)
 
 
 def test_without_a_network(site, tmp_path):
