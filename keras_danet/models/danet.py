@@ -1,7 +1,7 @@
 """DANet: two attention branches over a dilated backbone, and their sum."""
 
 import contextlib
-import math
+import numbers
 import sys
 import warnings
 
@@ -46,6 +46,9 @@ LOSS_WEIGHTS = {
     "channel": 1.0,
     "auxiliary": 0.4,
 }
+
+# What can be squared in float32; pixels have 0-255.
+MAX_PIXEL = 1e18
 
 # Label 255 means "ignore", so that it can be no class.
 MAX_CLASSES = 255
@@ -214,7 +217,7 @@ class DANet(keras.Model):
             "pixel_mean": _per_channel("pixel_mean", pixel_mean),
             "pixel_std": _per_channel("pixel_std", pixel_std),
         }
-        if not min(arguments["pixel_std"]) > 0:
+        if min(arguments["pixel_std"]) < 1 / MAX_PIXEL:
             raise ValueError(
                 "`pixel_std` must be positive (1 switches it off). "
                 f"Received: pixel_std={pixel_std!r}"
@@ -875,15 +878,26 @@ def _standardize_attention(attention):
 
 
 def _per_channel(argument, value):
-    single = isinstance(value, (int, float))
-    values = (value,) * 3 if single else tuple(value)
-    if len(values) != 3 or not all(map(math.isfinite, values)):
+    values = tuple(value) if hasattr(value, "__iter__") else (value,) * 3
+    # NaN is not smaller than anything.
+    if len(values) != 3 or not all(
+        isinstance(v, numbers.Real) and abs(v) <= MAX_PIXEL for v in values
+    ):
         raise ValueError(
             f"`{argument}` must be one finite number or three (red, green, "
-            "blue). "
-            f"Received: {argument}={value!r}"
+            f"blue), of at most {MAX_PIXEL:g}. "
+            f"Received: {argument}={_shortened(value)}"
         )
     return tuple(float(v) for v in values)
+
+
+def _shortened(value):
+    """A value in an error: a number may have thousands of digits."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "an integer of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _per_output(argument, value, names):

@@ -379,6 +379,12 @@ def test_what_fit_cannot_honour_is_refused():
     "arguments, message",
     [
         ({"pixel_std": float("nan")}, "one finite number"),
+        ({"pixel_std": 1e300}, r"at most 1e\+18.*pixel_std=1e\+300"),
+        ({"pixel_std": 1e-300}, "must be positive"),
+        ({"pixel_mean": 10**400}, r"pixel_mean=1000.*0\.\.\."),
+        ({"pixel_mean": 10**5000}, "an integer of thousands of digits"),
+        ({"pixel_mean": "123"}, "one finite number"),
+        ({"pixel_mean": None}, "one finite number"),
         ({"align_corners": "half_pixel"}, "`align_corners` must be a bool"),
         ({"auxiliary": "no"}, "`auxiliary` must be a boolean"),
         ({"attention": None}, "`attention` must name"),

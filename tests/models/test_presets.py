@@ -545,6 +545,8 @@ def test_links_are_refused(folder, file, tmp_path):
         ({"dtype": "int8_from_float32"}, "sets dtype="),
         ({"multi_grid": [10**30]}, r"sets multi_grid=\[1000"),
         ({"pixel_mean": None}, "No DANet can be made"),
+        ({"pixel_std": 1e300}, "No DANet can be made.*`pixel_std` must be"),
+        ({"pixel_mean": 10**400}, "No DANet can be made.*`pixel_mean` must"),
         ({"attention": [["position"]]}, "No DANet can be made"),
         ({"num_classes": 5}, "does not fit the config.json"),
         ({"num_classes": 3}, "does not fit the config.json"),
