@@ -7,6 +7,7 @@ ways. Nothing here knows a model class.
 
 import dataclasses
 import re
+import warnings
 
 import numpy as np
 
@@ -69,8 +70,22 @@ CLASSIFIER_NAMES = (
 # authors' ImageNet backbone, which their network never calls.
 DEAD = r".*\.num_batches_tracked|pretrained\.fc\.(weight|bias)"
 
+# `key = value` in a configuration in Python, `"key": value` in JSON.
+TOLD = (
+    r"\b(align_corners|multi_grid)[\"']?\s*[=:]\s*"
+    r"(\d[\d,\x20]*|\w+|\([\d,\s]*\)|\[[\d,\s]*\])"
+)
+
+PADDLE = (
+    "a PaddleSeg network. Its ResNet_vd pools in the shortcuts, dilates every "
+    "block of a stage alike and resizes by another rule, so that its weights "
+    "give other numbers here"
+)
+
 # No layer whose width is read off a tensor is wider.
 MAX_WIDTH = 255
+# Nor any dilation rate that a file tells.
+MAX_RATE = 1024
 
 # Blocks of the four stages and whether they are bottlenecks -> depth.
 DEPTHS = {
@@ -266,9 +281,7 @@ def _refuse_others(tensors):
     if any_name(r"\._batch_norm\.|_batch_norm\._mean"):
         raise _not_ours(
             tensors,
-            "a PaddleSeg network. Its ResNet_vd pools in the shortcuts, "
-            "dilates every block of a stage alike and resizes by another "
-            "rule, so that its weights give other numbers here",
+            PADDLE,
         )
     if any_name(r"^backbone_net\."):
         raise _not_ours(tensors, "an SSSeg network")
@@ -308,8 +321,11 @@ def _refuse_others(tensors):
             )
         if third[0] != 4 * first[0]:
             raise _not_ours(tensors, "a wide ResNet")
+    # MMPretrain's classifiers are backbones with a `head.fc`.
     heads = [
-        name for name in tensors if re.match(r"head\.|decode_head\.", name)
+        name
+        for name in tensors
+        if re.match(r"head\.(?!fc\.)|decode_head\.", name)
     ]
     if heads and not any(re.search(r"\.sa\.|\.pam\.", name) for name in heads):
         found = next(
@@ -339,28 +355,62 @@ def told_by(meta):
     """What a file says of itself that its tensors cannot tell.
 
     Args:
-        meta: dict, `"align_corners"` and `"multi_grid"` in it, or the text
-            of MMSegmentation's configuration under `"config"`.
+        meta: dict, `"align_corners"` and `"multi_grid"` in it, or a
+            configuration that has them under `"config"` (MMSegmentation 0.x)
+            or `"cfg"` (1.x): Python's or JSON's text, or a dict.
 
     Returns:
         Dict with `align_corners` (boolean) and `multi_grid` (tuple), as far
-        as they are told, without contradiction.
+        as they are told, without contradiction and within reason.
     """
-    text = "\n".join(
-        f"{key}={meta[key]}" if key != "config" else str(meta[key])
-        for key in ("align_corners", "multi_grid", "config")
-        if key in meta
-    )
-    told = {}
-    aligned = set(re.findall(r"align_corners\s*=\s*(true|false)", text, re.I))
-    aligned = {word.lower() for word in aligned}
-    if len(aligned) == 1:
-        told["align_corners"] = aligned == {"true"}
-    grids = re.findall(r"multi_grid\s*=\s*[\[(]?([\d, ]+)", text)
-    grids = {tuple(map(int, re.findall(r"\d+", grid))) for grid in grids}
-    if len(grids) == 1:
-        told["multi_grid"] = grids.pop()
-    return told
+    told = {"align_corners": set(), "multi_grid": set()}
+    waiting = [(k, meta[k]) for k in (*told, "config", "cfg") if k in meta]
+    seen = set()
+    while waiting:
+        key, value = waiting.pop()
+        if key in told:
+            told[key].add(READ[key](value))
+        elif isinstance(value, str):
+            for key, text in re.findall(TOLD, value):
+                told[key].add(READ[key](text))
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            # Some bytes can stand for a list of lists without end.
+            seen.add(id(value))
+            keyed = isinstance(value, dict)
+            waiting.extend(
+                value.items() if keyed else ((None, item) for item in value)
+            )
+    return {
+        key: next(iter(values))
+        for key, values in told.items()
+        if len(values) == 1 and None not in values
+    }
+
+
+def _read_boolean(value):
+    """A boolean of itself or its text, `None` if it is no such."""
+    if isinstance(value, str):
+        return {"true": True, "false": False}.get(value.lower())
+    return value if isinstance(value, bool) else None
+
+
+def _read_rates(value):
+    """Dilation rates of a value or its text, `None` if it is no such."""
+    if isinstance(value, str):
+        if not re.fullmatch(r"\W*|None|null|[\[(]?[\d,\s]+[\])]?", value):
+            return None
+        # More digits than a rate can have are not worth a number.
+        value = [int(digits[:9]) for digits in re.findall("[0-9]+", value)]
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple) or not all(
+        type(rate) is int and 0 < rate <= MAX_RATE for rate in value
+    ):
+        return None
+    return tuple(value)
+
+
+READ = {"align_corners": _read_boolean, "multi_grid": _read_rates}
 
 
 def check_tensors(shapes, tensors, description, skip=()):
@@ -433,10 +483,21 @@ def load_tensors(variables, tensors, description, skip=()):
     """
     shapes = {variable.path: tuple(variable.shape) for variable in variables}
     theirs = check_tensors(shapes, tensors, description, skip)
+    odd = []
     for variable in variables:
+        name = theirs[variable.path]
         # One at a time: a file of half precision is twice as large in full.
-        array = our_layout(tensors[theirs[variable.path]], variable.shape)
+        array = our_layout(tensors[name], variable.shape)
+        if not np.isfinite(array).all():
+            odd.append(name)
         variable.assign(array)
+    if odd:
+        warnings.warn(
+            "The checkpoint has NaN or infinity in "
+            f"{_list(odd)}: the model computes nothing of use. Ask for "
+            "another file.",
+            stacklevel=3,
+        )
 
 
 def to_tensors(variables, naming, deep_stem):

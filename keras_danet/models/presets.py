@@ -22,12 +22,12 @@ import warnings
 from keras_danet.data.datasets import did_you_mean
 from keras_danet.models import downloads
 from keras_danet.models import weight_files
+from keras_danet.models.checkpoints import MAX_RATE
 from keras_danet.models.checkpoints import MAX_WIDTH
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.weights.h5"
 MAX_CONFIG_BYTES = 2**20
-MAX_RATE = 1024
 DTYPES = (
     None,
     "float32",
@@ -432,6 +432,12 @@ def checked_arguments(path, content, cls):
         raise ValueError(
             f"{path} describes {found!r}. Expected a {class_name!r} and its "
             "'config', as save_to_preset writes them."
+            + (
+                " A DANet's backbone is a layer of it: DANet.from_preset("
+                f"{str(pathlib.Path(path).parent)!r}).get_layer('resnet50')."
+                if (class_name, found) == ("DilatedResNet", "DANet")
+                else ""
+            )
         )
     config = dict(content["config"])
     known = list(inspect.signature(cls.__init__).parameters)[1:]

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_danet.models import checkpoints
 from keras_danet.models import torch_files
 
 # DANet-ResNet152 with gradients and momentum stays below 1 GB; what claims
 # more is no checkpoint of this kind.
 MAX_FILE_BYTES = 2**32
 MAX_TENSORS = 20_000
+PADDLE_ENDINGS = (".pdparams", ".pdiparams")
 TORCH_ENDINGS = (".pth", ".pt", ".tar", ".bin")
 # Where checkpoints keep the tensors beside an optimizer and other state.
 STATE_KEYS = ("state_dict", "model", "model_state_dict")
@@ -46,6 +48,7 @@ def read_weights(path):
         raise FileNotFoundError(
             f"There is no checkpoint {path}. Expected the path of a .pth, "
             ".pth.tar, .safetensors or .npz file."
+            + ("" if path.suffix else " A preset's name is for from_preset.")
         )
     size = path.stat().st_size
     if not 0 < size <= MAX_FILE_BYTES:
@@ -57,6 +60,12 @@ def read_weights(path):
         read = _read_safetensors
     elif ending in TORCH_ENDINGS:
         read = _read_torch
+    elif ending in PADDLE_ENDINGS:
+        raise _refused(
+            path,
+            f"it is {checkpoints.PADDLE}",
+            " Use the authors' or MMSegmentation's weights.",
+        )
     else:
         raise _refused(
             path,

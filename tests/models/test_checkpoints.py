@@ -225,9 +225,74 @@ def test_what_tensors_do_not_tell_is_asked_for():
         DANet.from_checkpoint(
             {"state_dict": tensors, "meta": mixed}, multi_grid=()
         )
-    assert checkpoints.told_by({"multi_grid": "(4, 8, 16)"}) == {
-        "multi_grid": (4, 8, 16)
-    }
+
+
+@one_backend
+@pytest.mark.parametrize(
+    "meta, told",
+    [
+        ({"multi_grid": "(4, 8, 16)"}, {"multi_grid": (4, 8, 16)}),
+        ({"multi_grid": "4 8 16"}, {"multi_grid": (4, 8, 16)}),
+        ({"multi_grid": [4, 8]}, {"multi_grid": (4, 8)}),
+        ({"multi_grid": None}, {"multi_grid": ()}),
+        ({"multi_grid": ()}, {"multi_grid": ()}),
+        ({"multi_grid": "None"}, {"multi_grid": ()}),
+        ({"align_corners": False}, {"align_corners": False}),
+        ({"align_corners": "true"}, {"align_corners": True}),
+        # MMSegmentation 1.x, as MMEngine writes it.
+        (
+            {"cfg": "model = dict(\n    head=dict(\n   align_corners=True))"},
+            {"align_corners": True},
+        ),
+        (
+            {"config": {"model": [{"head": {"align_corners": False}}]}},
+            {"align_corners": False},
+        ),
+        (
+            {"config": '{"align_corners": true, "multi_grid": [4, 8, 16]}'},
+            {"align_corners": True, "multi_grid": (4, 8, 16)},
+        ),
+        ({"config": "multi_grid=None, x=1"}, {"multi_grid": ()}),
+        ({"config": "multi_grid = 4 8 16\nx = 1"}, {"multi_grid": (4, 8, 16)}),
+        ({"config": {"multi_grid": (1, 2)}}, {"multi_grid": (1, 2)}),
+        # What contradicts itself or is no rate is not told.
+        ({"config": "multi_grid=(1, 2)", "multi_grid": [4]}, {}),
+        ({"multi_grid": [10**6]}, {}),
+        ({"multi_grid": "1025"}, {}),
+        ({"multi_grid": "4" * 5000}, {}),
+        ({"config": f"multi_grid=({'4' * 5000})"}, {}),
+        ({"multi_grid": [0]}, {}),
+        ({"multi_grid": [True]}, {}),
+        ({"multi_grid": "4, x"}, {}),
+        ({"align_corners": 1}, {}),
+        ({"multi_grid": {"a": 1}, "align_corners": [True]}, {}),
+        ({}, {}),
+    ],
+)
+def test_what_a_file_says_of_itself(meta, told):
+    assert checkpoints.told_by(meta) == told
+
+
+@one_backend
+def test_a_file_s_lists_may_hold_themselves():
+    endless = [{"align_corners": True}]
+    for _ in range(100):
+        endless = [endless, endless]
+    endless.append(endless)
+    for meta in ({"config": endless}, {"config": {"a": endless}}):
+        assert checkpoints.told_by(meta) == {"align_corners": True}
+    assert checkpoints.told_by({"multi_grid": endless}) == {}
+
+
+@one_backend
+def test_numbers_that_are_none_are_told():
+    _, tensors = small_state_dict()
+    given = {"multi_grid": (), "align_corners": True}
+    name = "head.conv52.0.weight"
+    tensors[name] = np.full_like(tensors[name], np.nan)
+    with pytest.warns(UserWarning, match=f"NaN or infinity in {name}"):
+        DANet.from_checkpoint(tensors, **given)
+    DilatedResNet.from_checkpoint(tensors)
 
 
 def test_other_class_counts_keep_all_but_the_classifiers():
@@ -247,11 +312,13 @@ def test_other_class_counts_keep_all_but_the_classifiers():
         DANet.from_checkpoint(tensors, (), False, backbone="resnet50")
 
 
-@pytest.mark.parametrize("naming", ["torchvision", "v1c", "danet"])
+@pytest.mark.parametrize(
+    "naming", ["torchvision", "v1c", "mmpretrain", "danet"]
+)
 def test_backbones_of_classifiers_and_segmentation_networks(naming):
-    deep = (4, 4, 8) if naming == "v1c" else None
+    deep = (4, 4, 8) if naming in ("v1c", "mmpretrain") else None
     model, tensors = small_state_dict(
-        "mmseg" if naming == "v1c" else "official", stem_filters=deep
+        "mmseg" if deep else "official", stem_filters=deep
     )
     if naming != "danet":
         tensors = {
@@ -259,8 +326,13 @@ def test_backbones_of_classifiers_and_segmentation_networks(naming):
             for name, value in tensors.items()
             if name.startswith(("pretrained.", "backbone."))
         }
-        tensors["fc.weight"] = np.ones((1000, 64), "float32")
-        tensors["fc.bias"] = np.ones(1000, "float32")
+        # MMPretrain keeps the backbone's prefix.
+        mmpretrain = naming == "mmpretrain"
+        if mmpretrain:
+            tensors = {f"backbone.{name}": tensors[name] for name in tensors}
+        fc = "head.fc" if mmpretrain else "fc"
+        tensors[f"{fc}.weight"] = np.ones((1000, 64), "float32")
+        tensors[f"{fc}.bias"] = np.ones(1000, "float32")
     backbone = DilatedResNet.from_checkpoint(
         tensors, output_stride=16, multi_grid=(2, 3)
     )

@@ -400,6 +400,9 @@ def test_a_folder_keeps_a_model(tmp_path, dtype):
     assert_same_weights(again, backbone)
     with pytest.raises(ValueError, match="describes 'DilatedResNet'"):
         DANet.from_preset(folder)
+    model.save_to_preset(folder)
+    with pytest.raises(ValueError, match=r"\.get_layer\('resnet50'\)"):
+        DilatedResNet.from_preset(folder)
 
 
 def test_a_named_backbone_stays_a_name(tmp_path):

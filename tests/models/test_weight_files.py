@@ -336,12 +336,16 @@ def test_truncated_files(tmp_path, ending):
 
 
 def test_other_files(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="There is no checkpoint"):
+    with pytest.raises(FileNotFoundError, match=r"or \.npz file\.$"):
         weight_files.read_weights(tmp_path / "none.npz")
+    with pytest.raises(FileNotFoundError, match="is for from_preset"):
+        weight_files.read_weights("danet_resnet50_cityscapes")
     for name, reason in (
         ("w.keras", "'.keras' is not a known ending.*load_model"),
         ("w", "'no ending'"),
         ("w.pkl", "'.pkl'"),
+        ("w.pdparams", "a PaddleSeg network.*pools in the shortcuts"),
+        ("w.pdiparams", "a PaddleSeg network"),
     ):
         (tmp_path / name).write_bytes(b"x")
         assert_refused(tmp_path / name, reason)
