@@ -487,7 +487,7 @@ def load_tensors(variables, tensors, description, skip=()):
     for variable in variables:
         name = theirs[variable.path]
         # One at a time: a file of half precision is twice as large in full.
-        array = our_layout(tensors[name], variable.shape)
+        array = our_layout(tensors[name], shapes[variable.path])
         if not np.isfinite(array).all():
             odd.append(name)
         variable.assign(array)
