@@ -192,12 +192,21 @@ def plot(results, path):
             axes[0, column].loglog(list(series), times, **style)
             axes[1, column].loglog(list(series), memory, **style)
         axes[0, column].set_title(f"Position attention, {title}")
+        positions = sorted(
+            {n for s in growth(kind, results).values() for n in s}
+        )
+        axes[1, column].set_xticks(positions, positions, minor=False)
+        axes[1, column].set_xticks([], minor=True)
         axes[1, column].set_xlabel("positions N")
     axes[0, 0].set_ylabel("seconds")
     axes[1, 0].set_ylabel("memory of a call, MiB")
     for axis in axes.flat:
         axis.grid(alpha=0.3, which="both")
-    axes[0, 0].legend()
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        ncols=3,
+        loc="outside lower center",
+    )
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
