@@ -8,9 +8,9 @@ import dataclasses
 
 GIB = 2**30
 
-# Keras's backend and what is asked of it. On TensorFlow `fit` and `predict` use
-# XLA unless `compile(jit_compile=False)` says otherwise, as it must for several
-# devices.
+# Keras's backend and what is asked of it. Both ways of TensorFlow: XLA is what
+# `predict` takes by itself where the model was not compiled, and what several
+# devices cannot take.
 BACKENDS = {
     "TensorFlow": ("tensorflow", {"jit": False}),
     "TensorFlow, XLA": ("tensorflow", {"jit": True}),
