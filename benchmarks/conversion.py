@@ -1,9 +1,12 @@
-"""Time and memory of converting a DANet-ResNet50 checkpoint of 200 MB.
+"""Time and memory of converting DANet checkpoints, in full and half precision.
 
     KERAS_BACKEND=torch python benchmarks/conversion.py
 
-The checkpoint is made here, as PyTorch writes it, of random weights. Memory is
-the process's peak beyond what importing everything takes.
+The checkpoints are made here, as PyTorch and safetensors write them, of random
+weights. Memory is the process's peak while it converts beyond what it held
+after converting a small network: everything is imported then, TensorFlow by
+Keras's own saving included, and nothing of the checkpoint is there. Reads
+Linux's /proc; a child's `ru_maxrss` would begin at its parent's.
 """
 
 import os
@@ -13,55 +16,95 @@ import subprocess
 import sys
 import tempfile
 
+# ResNet-50 in float32 has 190 MiB, ResNet-152 in bfloat16 162 MiB.
+FILES = (
+    (50, "float32", "pth"),
+    (50, "float32", "safetensors"),
+    (50, "bfloat16", "pth"),
+    (50, "bfloat16", "safetensors"),
+    (152, "bfloat16", "pth"),
+    (152, "bfloat16", "safetensors"),
+)
 CHILD = """
-import resource, sys, time
+import gc, sys, time
 import torch
-import keras
-from keras_danet import DANet
+import safetensors
+from keras_danet import DANet, DilatedResNet, cli
 from keras_danet.checkpointing import save_model
-from keras_danet.models import checkpoints, weight_files
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def memory(key):
+    for line in open("/proc/self/status"):
+        if line.startswith(key):
+            return int(line.split()[1]) / 1024
 
-keras.ops.zeros(1)
-before, start = peak(), time.perf_counter()
-model = DANet.from_checkpoint(sys.argv[1], (), False)
-loaded, read = peak(), time.perf_counter()
-save_model(model, sys.argv[2])
+def convert(source, target):
+    start = time.perf_counter()
+    model = DANet.from_checkpoint(source, (), False)
+    yield time.perf_counter() - start
+    save_model(model, target)
+    yield time.perf_counter() - start
+    cli._fingerprint(model)
+    yield time.perf_counter() - start
+
+small = DANet(3, DilatedResNet(18, filters=8)).to_state_dict("mmseg")
+list(convert(small, sys.argv[2]))
+gc.collect()
+# The peak starts again.
+open("/proc/self/clear_refs", "w").write("5")
+before = memory("VmRSS:")
+figures = [
+    f"{seconds:.1f} s {memory('VmHWM:') - before:.0f} MiB"
+    for seconds in convert(sys.argv[1], sys.argv[2])
+]
 print(
-    f"read {read - start:.1f} s, {loaded - before:.0f} MiB; read and written "
-    f"{time.perf_counter() - start:.1f} s, {peak() - before:.0f} MiB; "
-    f"imports {before:.0f} MiB"
+    f"read {figures[0]}; and written {figures[1]}; and fingerprint "
+    f"{figures[2]}; before {before:.0f} MiB"
 )
 """
 
 
-def main():
-    import keras
+def write(path, depth, dtype):
+    """A checkpoint of MMSegmentation's DANet."""
     import torch
+    from safetensors.torch import save_file
 
     from keras_danet import DANet
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "danet.pth"
-        model = DANet(19, "resnet50", stem_filters=(32, 32, 64), auxiliary=True)
-        tensors = model.to_state_dict("mmseg")
-        content = {name: torch.tensor(value) for name, value in tensors.items()}
-        torch.save({"state_dict": content, "meta": {}}, path)
-        size = path.stat().st_size / 2**20
-        print(
-            f"{platform.machine()}, {os.cpu_count()} cores, keras "
-            f"{keras.__version__}, {keras.backend.backend()}; a file of "
-            f"{size:.0f} MiB",
-            flush=True,
-        )
-        for _ in range(3):
-            target = pathlib.Path(folder) / "danet.keras"
-            subprocess.run(
-                [sys.executable, "-c", CHILD, str(path), str(target)],
-                check=True,
-            )
+    model = DANet(
+        19, f"resnet{depth}", stem_filters=(32, 32, 64), auxiliary=True
+    )
+    tensors = {
+        name: torch.tensor(value).to(getattr(torch, dtype))
+        for name, value in model.to_state_dict("mmseg").items()
+    }
+    if path.suffix == ".pth":
+        torch.save({"state_dict": tensors, "meta": {}}, path)
+    else:
+        save_file(tensors, path)
+
+
+def main():
+    import keras
+
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, keras "
+        f"{keras.__version__}, {keras.backend.backend()}",
+        flush=True,
+    )
+    for depth, dtype, ending in FILES:
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, f"danet.{ending}")
+            write(path, depth, dtype)
+            size = path.stat().st_size / 2**20
+            print(f"ResNet-{depth} {dtype} .{ending}: {size:.0f} MiB")
+            for _ in range(2):
+                target = pathlib.Path(folder, "danet.keras")
+                target.unlink(missing_ok=True)
+                print("  ", end="", flush=True)
+                subprocess.run(
+                    [sys.executable, "-c", CHILD, str(path), str(target)],
+                    check=True,
+                )
 
 
 if __name__ == "__main__":

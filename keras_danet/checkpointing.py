@@ -5,6 +5,8 @@ import io
 import math
 import os
 import pathlib
+import tempfile
+import zipfile
 
 import keras
 
@@ -12,10 +14,17 @@ import keras
 def save_model(model, path):
     """Writes `model` to `path` (`.keras`), whole or not at all."""
     path = pathlib.Path(path)
-    # Keras goes by the ending.
     partial = path.with_name(f".partial-{path.name}")
     try:
-        model.save(partial)
+        # Keras would keep the archive's weights in memory, all at once.
+        with tempfile.TemporaryDirectory(
+            prefix=f"{partial.name}-", dir=path.parent
+        ) as folder:
+            model.save(folder, zipped=False)
+            with zipfile.ZipFile(partial, "w") as archive:
+                for file in sorted(pathlib.Path(folder).rglob("*")):
+                    if file.is_file():
+                        archive.write(file, file.relative_to(folder))
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 import csv
 import json
+import pathlib
 
 import keras
 import numpy as np
@@ -179,8 +180,8 @@ def test_best_model_is_whole_or_not_there(tmp_path):
     best.on_epoch_end(1, {"val_mean_iou": 0.5})
     kept = (tmp_path / "model.keras").read_bytes()
 
-    def fail(path):
-        path.write_bytes(b"half")
+    def fail(path, zipped):
+        pathlib.Path(path, "model.weights.h5").write_bytes(b"half")
         raise OSError("disk full")
 
     model.save = fail

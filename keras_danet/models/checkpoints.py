@@ -488,6 +488,10 @@ def load_tensors(variables, tensors, description, skip=()):
         name = theirs[variable.path]
         # One at a time: a file of half precision is twice as large in full.
         array = our_layout(tensors[name], shapes[variable.path])
+        # JAX would compile another type's conversion for every shape, and keep
+        # without a copy what is contiguous and may be mapped from a file.
+        if array.dtype != variable.dtype or array.flags.c_contiguous:
+            array = array.astype(variable.dtype)
         if not np.isfinite(array).all():
             odd.append(name)
         variable.assign(array)

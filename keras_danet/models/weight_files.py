@@ -22,6 +22,21 @@ MAX_FILE_BYTES = 2**32
 MAX_TENSORS = 20_000
 PADDLE_ENDINGS = (".pdparams", ".pdiparams")
 TORCH_ENDINGS = (".pth", ".pt", ".tar", ".bin")
+# So much of a file stays in memory while it is read.
+MAPPED_BYTES = 2**22
+# NumPy's names of safetensors' types; bfloat16 is known to it through Keras.
+SAFETENSORS = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "I16": "int16",
+    "I32": "int32",
+    "I64": "int64",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+}
 # Where checkpoints keep the tensors beside an optimizer and other state.
 STATE_KEYS = ("state_dict", "model", "model_state_dict")
 
@@ -34,8 +49,8 @@ def read_weights(path):
             `.pt`, `.bin`, `.pth.tar`). PyTorch's needs torch, from 2.6 on.
 
     Returns:
-        `(tensors, meta)`: dict of name to array, and what the file says of
-        itself: a dict, empty where it says nothing.
+        `(tensors, meta)`: dict of name to `StoredTensor`, and what the file
+        says of itself: a dict, empty where it says nothing.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -100,15 +115,10 @@ def as_arrays(state_dict):
         `(tensors, meta)`, as `read_weights`.
     """
     tensors, meta = _unwrap(state_dict)
-    arrays = {}
-    for name, value in tensors.items():
-        detach = getattr(value, "detach", None)
-        value = detach().cpu() if detach else value
-        # NumPy has no bfloat16.
-        if str(getattr(value, "dtype", "")) == "torch.bfloat16":
-            value = value.float()
-        arrays[name] = np.asarray(value)
-    return arrays, meta
+    return {
+        name: value if isinstance(value, StoredTensor) else _as_array(value)
+        for name, value in tensors.items()
+    }, meta
 
 
 def check_h5(path):
@@ -158,22 +168,89 @@ def check_h5(path):
     return floats
 
 
+class StoredTensor:
+    """A tensor in a file: its shape and type, its values when asked for.
+
+    The values may lie in the file itself, mapped into memory, and change with
+    it: whoever keeps them copies them.
+
+    Args:
+        shape: tuple of integers.
+        dtype: a dtype or its name.
+        read: function that returns the values, an array.
+    """
+
+    def __init__(self, shape, dtype, read):
+        self.shape = tuple(shape)
+        self.dtype = np.dtype(dtype)
+        self.read = read
+
+    @property
+    def ndim(self):
+        return len(self.shape)
+
+    def __array__(self, dtype=None, copy=None):
+        array = self.read()
+        return array if dtype is None else array.astype(dtype)
+
+
+class _File:
+    """Reads a file's tensors one at a time.
+
+    What was read of a file that is mapped into memory stays in memory as long
+    as it is open, so that it is opened anew from time to time.
+
+    Args:
+        path: path of the file.
+        open_file: function of the path that opens it and returns a function
+            of a tensor's name that reads it.
+        mapped: boolean, whether it is mapped into memory; if not, it is
+            opened once.
+    """
+
+    def __init__(self, path, open_file, mapped=True):
+        self.path = path
+        self.open_file = open_file
+        self.most_bytes = MAPPED_BYTES if mapped else math.inf
+        self.get = None
+        self.read_bytes = 0
+
+    def tensor(self, name, shape, dtype):
+        """The `StoredTensor` of that name."""
+        return StoredTensor(shape, dtype, lambda: self.read(name))
+
+    def read(self, name):
+        with _explained(self.path):
+            if self.get is None or self.read_bytes > self.most_bytes:
+                self.get, self.read_bytes = None, 0
+                self.get = self.open_file(self.path)
+            array = self.get(name)
+        self.read_bytes += array.nbytes
+        return array
+
+
 def _read_npz(path):
     """NumPy's archive, whose headers are read before its arrays."""
+    file, tensors, claimed = _File(path, _open_npz), {}, 0
     with _explained(path), zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         _check_count(path, len(members))
-        claimed = 0
         for member in members:
-            with archive.open(member) as file:
-                claimed += _npy_bytes(path, member, file)
+            with archive.open(member) as stream:
+                shape, dtype = _npy_header(path, member, stream)
+            claimed += math.prod(shape) * dtype.itemsize
+            name = member.filename.removesuffix(".npy")
+            tensors[name] = file.tensor(name, shape, dtype)
         _check_claim(path, claimed)
-    with _explained(path), np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}, {}
+    return tensors, {}
 
 
-def _npy_bytes(path, member, file):
-    """How many bytes an array takes, which must be what the member has."""
+def _open_npz(path):
+    return np.load(path, allow_pickle=False).__getitem__
+
+
+def _npy_header(path, member, file):
+    """Shape and dtype of an array, which must have the member's bytes."""
     version = np.lib.format.read_magic(file)
     read = (
         np.lib.format.read_array_header_1_0
@@ -191,7 +268,7 @@ def _npy_bytes(path, member, file):
             f"{member.file_size - file.tell()}",
             "",
         )
-    return size
+    return shape, dtype
 
 
 def _read_safetensors(path):
@@ -203,11 +280,23 @@ def _read_safetensors(path):
             f"{path} is read with safetensors, which is not installed: "
             "pip install safetensors"
         ) from error
-    with _explained(path), safe_open(path, framework="numpy") as file:
-        names = list(file.keys())
+    file, tensors = _File(path, _open_safetensors), {}
+    with _explained(path), safe_open(path, framework="numpy") as header:
+        names = list(header.keys())
         _check_count(path, len(names))
-        meta = dict(file.metadata() or {})
-        return {name: file.get_tensor(name) for name in names}, meta
+        for name in names:
+            tensor = header.get_slice(name)
+            shape, kind = tensor.get_shape(), tensor.get_dtype()
+            if kind not in SAFETENSORS:
+                raise _refused(path, f"{name!r} is of the type {kind}", _TYPES)
+            tensors[name] = file.tensor(name, shape, SAFETENSORS[kind])
+        return tensors, dict(header.metadata() or {})
+
+
+def _open_safetensors(path):
+    from safetensors import safe_open
+
+    return safe_open(path, framework="numpy").get_tensor
 
 
 def _read_torch(path):
@@ -226,14 +315,8 @@ def _read_torch(path):
             f"{torch.__version__}. Update torch."
         )
     with _explained(path):
-        zipped = torch_files.check(path)
-    unread = [(_Unread, name) for name in torch_files.UNREAD]
-    with _explained(path), torch.serialization.safe_globals(unread):
-        content = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipped
-        )
-        tensors, meta = _unwrap(content)
-    for name, value in tensors.items():
+        content, meta = _unwrap(_load_torch(path))
+    for name, value in content.items():
         if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
             raise _refused(path, f"{name!r} is no dense tensor", "")
         stored = value.untyped_storage().nbytes()
@@ -247,10 +330,44 @@ def _read_torch(path):
             )
     # Or many tensors have one storage.
     _check_claim(
-        path, sum(v.numel() * v.element_size() for v in tensors.values())
+        path, sum(v.numel() * v.element_size() for v in content.values())
     )
+    # The format before 1.6 is read whole.
+    file = _File(path, _open_torch, mapped=zipfile.is_zipfile(path))
+    tensors = {}
     with _explained(path):
-        return as_arrays(tensors)[0], meta
+        for name, value in content.items():
+            dtype = _as_array(value).dtype
+            tensors[name] = file.tensor(name, value.shape, dtype)
+    return tensors, meta
+
+
+def _load_torch(path):
+    import torch
+
+    zipped = torch_files.check(path)
+    unread = [(_Unread, name) for name in torch_files.UNREAD]
+    with torch.serialization.safe_globals(unread):
+        return torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipped
+        )
+
+
+def _open_torch(path):
+    content, _ = _unwrap(_load_torch(path))
+    return lambda name: _as_array(content[name])
+
+
+def _as_array(value):
+    """A tensor of another library as an array, of the same memory."""
+    detach = getattr(value, "detach", None)
+    value = detach().cpu() if detach else value
+    if str(getattr(value, "dtype", "")) != "torch.bfloat16":
+        return np.asarray(value)
+    import torch
+
+    # Torch does not know NumPy's bfloat16, which Keras brings along.
+    return value.view(torch.int16).numpy().view("bfloat16")
 
 
 class _Unread:
@@ -288,6 +405,7 @@ def _unwrap(content):
     return dict(content), meta
 
 
+_TYPES = f" Expected one of {', '.join(SAFETENSORS)}."
 _CODE = " Such a file can run code; ask for .safetensors instead."
 
 

@@ -180,6 +180,17 @@ def test_a_network_is_compared_before_it_is_made(monkeypatch):
             load(tensors)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_other_precisions(dtype):
+    _, tensors = small_state_dict()
+    given = {"multi_grid": (), "align_corners": True}
+    tensors = {name: value.astype(dtype) for name, value in tensors.items()}
+    again = DANet.from_checkpoint(tensors, **given).to_state_dict()
+    for name, value in tensors.items():
+        assert again[name].dtype == "float32"
+        np.testing.assert_array_equal(again[name], value.astype("float32"))
+
+
 @one_backend
 def test_leftovers_on_either_side_are_listed():
     _, tensors = small_state_dict()

@@ -117,8 +117,58 @@ def test_dicts_in_memory():
 
 def test_tensors_in_memory():
     half = torch.full((3,), 1.5, dtype=torch.bfloat16, requires_grad=True)
-    tensors, _ = weight_files.as_arrays({"x": half})
+    tensors, _ = weight_files.as_arrays({"x": half, "y": half[0]})
     np.testing.assert_array_equal(tensors["x"], np.full(3, 1.5, "float32"))
+    assert tensors["y"] == 1.5
+    # The same memory, as what is read anew is twice as large in full.
+    with torch.no_grad():
+        half[0] = 2.5
+    assert tensors["x"][0] == 2.5
+
+
+@pytest.mark.parametrize("kind", ["npz", "pth", "old.pth", "safetensors"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_tensors_are_read_one_at_a_time(tmp_path, monkeypatch, kind, dtype):
+    path = tmp_path / f"w.{kind}"
+    values = {
+        f"w{index}": torch.full((2, 3), index + 0.5).to(getattr(torch, dtype))
+        for index in range(5)
+    }
+    if kind == "npz" and dtype == "bfloat16":
+        pytest.skip("NumPy has no bfloat16")
+    if kind == "npz":
+        np.savez(path, **{name: v.numpy() for name, v in values.items()})
+    elif kind == "safetensors":
+        safetensors = pytest.importorskip("safetensors.torch")
+        safetensors.save_file(values, path)
+    else:
+        zipped = kind == "pth"
+        write_torch(path, values, _use_new_zipfile_serialization=zipped)
+    opened = []
+    for opener in ("_open_npz", "_open_safetensors", "_open_torch"):
+        function = getattr(weight_files, opener)
+        monkeypatch.setattr(
+            weight_files,
+            opener,
+            lambda path, f=function: opened.append(path) or f(path),
+        )
+    monkeypatch.setattr(weight_files, "MAPPED_BYTES", 20)
+    tensors, _ = weight_files.read_weights(path)
+    assert opened == []
+    for index in range(5):
+        tensor = tensors[f"w{index}"]
+        assert (tensor.shape, tensor.dtype.name) == ((2, 3), dtype)
+        array = np.asarray(tensor)
+        assert array.dtype.name == dtype
+        np.testing.assert_array_equal(array.astype("float32"), index + 0.5)
+    # 60 or 120 bytes in pieces of at most 20 and a tensor.
+    expected = {"old.pth": 1}.get(kind, 5 if dtype == "float32" else 3)
+    assert len(opened) == expected
+    if kind != "old.pth":
+        path.unlink()
+        with pytest.raises(ValueError, match=f"{path} is not read"):
+            for name in ("w0", "w1", "w2"):
+                np.asarray(tensors[name])
 
 
 class Malicious:
