@@ -247,6 +247,27 @@ def test_what_cannot_be_dilated_is_refused(make, message):
         dilate(make())
 
 
+@one_backend
+@pytest.mark.parametrize(
+    "name, stride_32",
+    [
+        ("VGG16", True),
+        ("InceptionV3", True),
+        ("Xception", True),
+        ("InceptionResNetV2", False),
+    ],
+)
+def test_the_readme_s_table_of_what_is_refused(name, stride_32):
+    backbone = getattr(keras.applications, name)(
+        weights=None, include_top=False
+    )
+    for output_stride in (8, 16) if stride_32 else (8, 16, 32):
+        with pytest.raises(ValueError, match="cannot be dilated: its layer"):
+            dilate(backbone, output_stride)
+    if stride_32:
+        assert "stage4" in dilate(backbone, 32).output
+
+
 def test_output_stride_is_checked():
     with pytest.raises(ValueError, match="must be 8, 16 or 32"):
         dilate(BACKBONES["explicit"](), output_stride=4)
