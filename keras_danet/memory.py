@@ -19,30 +19,32 @@ class _Factors(NamedTuple):
     """How often a backend holds what a network has.
 
     Args:
+        fixed: integer, MiB; most of it is the compiler's.
         weights: float, copies of the weights beside the model's own:
             gradients, the optimizer's, those that libraries lay out anew.
         kept: float, of the sum of all layers' outputs.
         largest: float, of the inputs and outputs of the largest layer.
-        fixed: integer, MiB; most of it is the compiler's.
+        logits: float, more of the outputs at full size, for the losses.
     """
 
+    fixed: int
     weights: float
     kept: float
     largest: float
-    fixed: int
+    logits: float
 
 
 # Fitted to the peaks of `benchmarks/memory.py`. On torch Keras runs a
 # functional model with all its tensors in a dict, in prediction as well.
 PREDICTING = {
-    "tensorflow": _Factors(0.0, 0.0, 1.8, 40),
-    "jax": _Factors(1.0, 0.0, 1.8, 20),
-    "torch": _Factors(0.0, 1.0, 0.0, 50),
+    "tensorflow": _Factors(25, 0.0, 0.0, 1.6, 0.0),
+    "jax": _Factors(20, 1.0, 0.0, 1.8, 0.0),
+    "torch": _Factors(50, 0.0, 1.0, 0.0, 0.0),
 }
 TRAINING = {
-    "tensorflow": _Factors(6.0, 0.65, 0.0, 100),
-    "jax": _Factors(3.5, 0.65, 0.0, 380),
-    "torch": _Factors(3.3, 1.65, 0.0, 70),
+    "tensorflow": _Factors(175, 4.6, 0.8, 0.0, 0.5),
+    "jax": _Factors(390, 3.6, 0.6, 0.0, 1.8),
+    "torch": _Factors(75, 2.3, 1.15, 0.0, 1.6),
 }
 
 
@@ -66,13 +68,15 @@ def estimate_memory(model, batch_size, height, width, training=False):
     graph = model if training else model.inference_model
     sizes = []
     image = keras.KerasTensor((1, height, width, 3), graph.input.dtype)
-    _walk(graph, [image], sizes)
+    logits = _walk(graph, [image], sizes)
     factors = (TRAINING if training else PREDICTING)[keras.backend.backend()]
-    activations = factors.kept * sum(
-        outputs for _, outputs in sizes
-    ) + factors.largest * max(map(sum, sizes))
+    activations = (
+        factors.kept * sum(outputs for _, outputs in sizes),
+        factors.largest * max(map(sum, sizes)),
+        factors.logits * _num_bytes(logits),
+    )
     weights = factors.weights * _num_bytes(model.weights)
-    return int(factors.fixed * 2**20 + weights + batch_size * activations)
+    return int(factors.fixed * 2**20 + weights + batch_size * sum(activations))
 
 
 def _walk(graph, inputs, sizes):

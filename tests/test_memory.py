@@ -44,12 +44,13 @@ def test_a_deeper_network_takes_more_to_train(model):
 
 
 def test_half_precision_takes_less():
+    # Logits at full size stay float32.
     def estimate(dtype):
         backbone = DilatedResNet(18, filters=8, dtype=dtype)
         model = DANet(5, backbone, dtype=dtype)
         return estimate_memory(model, 100, 512, 512, training=True)
 
-    assert estimate("mixed_bfloat16") < 0.7 * estimate("float32")
+    assert estimate("mixed_bfloat16") < 0.8 * estimate("float32")
 
 
 def test_the_graph_is_left_alone(model):
