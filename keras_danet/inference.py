@@ -9,6 +9,7 @@ from PIL import Image
 from keras_danet.data.files import read_image
 from keras_danet.memory import check_memory
 from keras_danet.models import DANet
+from keras_danet.models.functional import FunctionalModel
 
 
 class Predictor:
@@ -147,7 +148,7 @@ def attention_maps(model, image, points, num_channels=3):
 
 def _features(model, tensor, image):
     """The value of a symbolic tensor of `model` for one image, float32."""
-    inside = keras.Model(model.input, tensor)
+    inside = FunctionalModel(model.input, tensor)
     batch = keras.ops.convert_to_tensor(image[np.newaxis], dtype="float32")
     features = inside(batch, training=False)
     return keras.ops.convert_to_numpy(features)[0].astype("float32")

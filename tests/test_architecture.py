@@ -28,6 +28,7 @@ ROWS = (
         "metrics",
         "optimizers",
         "models.shapes",
+        "models.functional",
         "models.checkpoints",
         "models.weight_files",
         "models.torch_files",

@@ -18,6 +18,7 @@ from keras_danet.metrics import SegmentationMetrics
 from keras_danet.models import checkpoints
 from keras_danet.models import presets
 from keras_danet.models import weight_files
+from keras_danet.models.functional import FunctionalModel
 from keras_danet.models.resnet import STAGE_BLOCKS
 from keras_danet.models.resnet import DilatedResNet
 from keras_danet.models.resnet import as_tuple
@@ -91,7 +92,7 @@ def classifier(x, num_classes, dropout, name):
 
 
 @keras.saving.register_keras_serializable(package="keras_danet")
-class DANet(keras.Model):
+class DANet(FunctionalModel):
     """Dual Attention Network: a semantic segmentation of any image.
 
     A dilated backbone's last features go through two branches: in one every
@@ -231,7 +232,7 @@ class DANet(keras.Model):
         self._constructor_arguments = {**arguments, "dtype": policy}
         # Kept from Keras's tracking: these are views of the layers above.
         self.__dict__["features"] = features
-        self.__dict__["inference_model"] = keras.Model(
+        self.__dict__["inference_model"] = FunctionalModel(
             images, outputs["fusion"], name=f"{name}_inference"
         )
 

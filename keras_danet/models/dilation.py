@@ -5,6 +5,8 @@ from typing import NamedTuple
 import keras
 from keras import layers
 
+from keras_danet.models.functional import FunctionalModel
+
 STAGE_OF_STRIDE = {4: "stage1", 8: "stage2", 16: "stage3", 32: "stage4"}
 
 CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
@@ -271,7 +273,7 @@ def dilate(backbone, output_stride=8):
         if stride in walk.features
     }
     features["stage4"] = copy.output
-    model = keras.Model(images, features, name=backbone.name)
+    model = FunctionalModel(images, features, name=backbone.name)
     for layer, made in walk.copies.items():
         made.set_weights(layer.get_weights())
     return model

@@ -6,6 +6,7 @@ from keras import layers
 
 from keras_danet.layers import Conv2D
 from keras_danet.layers import WinogradConv2D
+from keras_danet.models.functional import FunctionalModel
 
 # Fewer channels, and the sums around Winograd's products take longer than
 # the products saved.
@@ -88,7 +89,7 @@ class _Folding:
             clone_function=lambda layer: layer,
             call_function=self.call,
         )
-        return keras.Model(inputs, copy.output, name=model.name)
+        return FunctionalModel(inputs, copy.output, name=model.name)
 
     def call(self, layer, *args, **kwargs):
         if isinstance(layer, keras.Model) and hasattr(layer, "operations"):

@@ -11,6 +11,7 @@ from keras_danet.layers import Conv2D
 from keras_danet.models import checkpoints
 from keras_danet.models import presets
 from keras_danet.models import weight_files
+from keras_danet.models.functional import FunctionalModel
 from keras_danet.models.shapes import BOTTLENECK_EXPANSION
 from keras_danet.models.shapes import STAGE_BLOCKS
 from keras_danet.models.shapes import backbone_shapes
@@ -237,7 +238,7 @@ def stage(x, block, filters, strides, rates, name):
 
 
 @keras.saving.register_keras_serializable(package="keras_danet")
-class DilatedResNet(keras.Model):
+class DilatedResNet(FunctionalModel):
     """ResNet v1.5 that keeps resolution: late strides become dilation.
 
     A classifier shrinks its image 32 times; a segmentation network cannot
