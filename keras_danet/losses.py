@@ -91,9 +91,13 @@ class PixelCrossentropy(keras.losses.Loss):
         valid = ops.logical_not(ignored)
         known = ops.logical_and(labels >= 0, labels < y_pred.shape[-1])
         known = ops.logical_and(known, whole)
+        # As rows of logits: of a map torch would make a copy, classes first.
         pixels = ops.sparse_categorical_crossentropy(
-            ops.where(known, labels, 0), y_pred, from_logits=True
+            ops.reshape(ops.where(known, labels, 0), (-1,)),
+            ops.reshape(y_pred, (-1, y_pred.shape[-1])),
+            from_logits=True,
         )
+        pixels = ops.reshape(pixels, ops.shape(labels))
         pixels = ops.where(known, pixels, float("nan"))
         pixels = ops.where(valid, pixels, 0.0)
         # Scaled so that the plain mean over all pixels, which Keras takes

@@ -53,6 +53,43 @@ np.save(r"{tmp_path / "logits.npy"}", logits)
     np.testing.assert_array_equal(logits.argmax(-1), expected.argmax(-1))
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="ONNX is written from torch")
+# torch's exporters warn of their own ways, and of every size they meet.
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("free", [False, True])
+def test_onnx_from_torch_has_the_numbers(model, tmp_path, free):
+    import onnxruntime
+
+    attention = model.get_layer("position_attention")
+    # Maps of 5 x 7 are larger: slices, or with free sizes the whole map.
+    attention.block_size = 8
+    size = (None, None) if free else (33, 49)
+    path = str(tmp_path / "model.onnx")
+    try:
+        model.inference_model.export(
+            path,
+            format="onnx",
+            input_signature=[
+                keras.InputSpec(
+                    shape=(1, *size, 3), dtype="float32", name="images"
+                )
+            ],
+            verbose=False,
+        )
+    finally:
+        attention.block_size = None
+    session = onnxruntime.InferenceSession(
+        path, providers=["CPUExecutionProvider"]
+    )
+    name = session.get_inputs()[0].name
+    for shape in [(33, 49), (40, 65)] if free else [(33, 49)]:
+        batch = images(1, *shape)
+        (logits,) = session.run(None, {name: batch})
+        expected = model.predict(batch, verbose=0)
+        np.testing.assert_allclose(logits, expected, atol=1e-4 * expected.std())
+        np.testing.assert_array_equal(logits.argmax(-1), expected.argmax(-1))
+
+
 @needs_tensorflow
 def test_tflite_has_the_numbers_and_only_builtin_operators(model, tmp_path):
     check = export.export_model(model, tmp_path, "tflite", size=(40, 56))

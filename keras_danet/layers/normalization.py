@@ -45,7 +45,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
         """
         torch = sys.modules["torch"]
         wide = keras.backend.result_type(inputs.dtype, "float32")
-        x = ops.moveaxis(ops.cast(inputs, wide), self.axis, 1)
+        # Not negative: torch's tracer for ONNX writes it down as it is.
+        axis = self.axis % len(inputs.shape)
+        x = ops.moveaxis(ops.cast(inputs, wide), axis, 1)
         gamma, beta, mean, variance = (
             None if weight is None else ops.cast(weight, wide)
             for weight in (
@@ -72,7 +74,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             x = torch.nn.functional.batch_norm(
                 x, mean, variance, gamma, beta, False, 0.0, self.epsilon
             )
-        return ops.cast(ops.moveaxis(x, 1, self.axis), self.compute_dtype)
+        return ops.cast(ops.moveaxis(x, 1, axis), self.compute_dtype)
 
     def get_config(self):
         config = super().get_config()

@@ -7,13 +7,15 @@ chooses how to do without.
 
 import contextlib
 import contextvars
+import math
 import sys
 
 import keras
 from keras import ops
 
-# Tiles of 1024 x 1024 energies, 4 MiB, stay in the caches of a CPU.
-BLOCK_SIZE = 1024
+# Tiles of 1024 x 1024 energies, 4 MiB, stay in the caches of a CPU. torch's
+# products of larger ones are faster by a sixth.
+BLOCK_SIZE = 1600 if keras.backend.backend() == "torch" else 1024
 # The energy of a position that is padding. exp() of it is 0; unlike -inf it
 # survives the subtraction of a maximum that is as low.
 PADDING_ENERGY = -1e30
@@ -45,7 +47,7 @@ def attend(query, key, value, block_size=None):
             multiplied in bfloat16 in the forward pass, a float16 one only by
             a fused kernel: unscaled sums of float16 overflow.
         block_size: integer, how many positions one side of a tile has.
-            Defaults to `None`, 1024.
+            Defaults to `None`: 1024, on torch 1600.
 
     Returns:
         Tensor `(batch, positions, channels)`.
@@ -72,7 +74,7 @@ def attend(query, key, value, block_size=None):
 def softmax(energy):
     """Softmax over the last axis."""
     # Of one element it is 1, and Keras warns of a mistake.
-    if energy.shape[-1] == 1:
+    if not _is_exporting() and energy.shape[-1] == 1:
         return ops.ones_like(energy)
     return ops.softmax(energy, axis=-1)
 
@@ -138,10 +140,11 @@ def _dtype(x):
 
 
 def _is_exporting():
-    return (
-        keras.backend.backend() == "torch"
-        and sys.modules["torch"].compiler.is_exporting()
-    )
+    if keras.backend.backend() != "torch":
+        return False
+    torch = sys.modules["torch"]
+    # Keras takes the older tracer for ONNX with free sizes.
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
 def tiled_attention(query, key, value, block_size):
@@ -170,6 +173,10 @@ def tiled_attention(query, key, value, block_size):
         query = _with_feature(query, 1.0)
         key = _with_feature(key, 0.0)
 
+    # In bits on torch, whose exp() takes three times as long as exp2() does,
+    # and fifteen times where it underflows.
+    unit = math.log2(math.e) if keras.backend.backend() == "torch" else 1.0
+
     @ops.custom_gradient
     def attention(query, key, value):
         queries = _blocks(query, number, length)
@@ -197,11 +204,15 @@ def tiled_attention(query, key, value, block_size):
             grad_query, grad_key, grad_value = (
                 _rows(blocks, positions) for blocks in gradients
             )
-            return grad_query, grad_key, ops.cast(grad_value, value.dtype)
+            return (
+                grad_query / unit,
+                grad_key / unit,
+                ops.cast(grad_value, value.dtype),
+            )
 
         return output, gradient
 
-    return attention(query, key, value)
+    return attention(query * unit, key, value)
 
 
 def _gather(query, keys, values, number):
@@ -212,8 +223,8 @@ def _gather(query, keys, values, number):
         index = _in_turn(index, top)
         energy = ops.matmul(query, _transposed(keys[index]))
         new_top = ops.maximum(top, ops.max(energy, axis=-1, keepdims=True))
-        weights = ops.exp(energy - new_top)
-        rescale = ops.exp(top - new_top)
+        weights = _power(energy - new_top)
+        rescale = _power(top - new_top)
         total = total * rescale + ops.sum(weights, axis=-1, keepdims=True)
         product = ops.matmul(ops.cast(weights, values.dtype), values[index])
         gathered = gathered * rescale + ops.cast(product, gathered.dtype)
@@ -230,7 +241,7 @@ def _gather(query, keys, values, number):
             ops.zeros_like(values[0], dtype=query.dtype),
         ),
     )
-    return gathered / total, top + ops.log(total)
+    return gathered / total, top + _logarithm(total)
 
 
 def _gradients(queries, keys, upstreams, means, number):
@@ -247,7 +258,7 @@ def _gradients(queries, keys, upstreams, means, number):
             i = _in_turn(i, grad_queries)
             query, upstream = queries[i], upstreams[i]
             energy = ops.matmul(query, _transposed(key))
-            weights = ops.exp(energy - log_sums[i])
+            weights = _power(energy - log_sums[i])
             grad_value = grad_value + ops.matmul(_transposed(weights), upstream)
             grad_weights = ops.matmul(upstream, _transposed(value))
             grad_energy = weights * (grad_weights - means[i])
@@ -272,6 +283,16 @@ def _gradients(queries, keys, upstreams, means, number):
         add_block_of_keys,
         (ops.zeros_like(queries), ops.zeros_like(keys), ops.zeros_like(values)),
     )
+
+
+def _power(x):
+    """exp(x), or 2**x on torch."""
+    return ops.exp2(x) if keras.backend.backend() == "torch" else ops.exp(x)
+
+
+def _logarithm(x):
+    """The inverse of `_power`."""
+    return ops.log2(x) if keras.backend.backend() == "torch" else ops.log(x)
 
 
 def _in_turn(index, carry):
