@@ -64,11 +64,13 @@ class FusedPositionAttention(DensePositionAttention):
     def attended(self, query, key, value):
         batch, _, positions = query.shape
         heads = CHANNELS // DEPTH
+        # Contiguous: of others PyTorch would compute the whole maps.
         query, key = (
-            x.transpose(1, 2)[:, None].expand(-1, heads, -1, -1)
+            x.transpose(1, 2).contiguous()[:, None].expand(-1, heads, -1, -1)
             for x in (query, key)
         )
         value = value.view(batch, heads, DEPTH, positions).transpose(2, 3)
+        value = value.contiguous()
         rows = functional.scaled_dot_product_attention(
             query, key, value, scale=1.0
         )

@@ -18,7 +18,7 @@ class Predictor:
     The whole image goes through the network at its own size, once.
 
     Args:
-        model: a `DANet`.
+        model: a `DANet`, or what `optimize_for_inference` made of one.
 
     Call arguments:
         image: a path, a Pillow image, or an array `(height, width, 3)`, RGB
@@ -46,9 +46,11 @@ class Predictor:
     protocol = "whole images, one scale, no mirroring"
 
     def __init__(self, model):
-        if not isinstance(model, DANet):
+        if not isinstance(model, DANet) and not _gives_logits(model):
             raise ValueError(
-                "`model` must be a DANet (not its `inference_model`). "
+                "`model` must be a DANet, or a functional model of images "
+                "(batch, height, width, 3) to logits, such as "
+                "`optimize_for_inference` makes. "
                 f"Received: {type(model).__name__}"
             )
         self.model = model
@@ -99,6 +101,14 @@ class Predictor:
                 f"{image.min()} to {image.max()}"
             )
         return image
+
+
+def _gives_logits(model):
+    shapes = [
+        getattr(getattr(model, name, None), "shape", ())
+        for name in ("input", "output")
+    ]
+    return list(map(len, shapes)) == [4, 4] and shapes[0][-1] == 3
 
 
 def attention_maps(model, image, points, num_channels=3):

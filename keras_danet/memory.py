@@ -34,12 +34,11 @@ class _Factors(NamedTuple):
     logits: float
 
 
-# Fitted to the peaks of `benchmarks/memory.py`. On torch Keras runs a
-# functional model with all its tensors in a dict, in prediction as well.
+# Fitted to the peaks of `benchmarks/memory.py`.
 PREDICTING = {
     "tensorflow": _Factors(25, 0.0, 0.0, 1.6, 0.0),
     "jax": _Factors(20, 1.0, 0.0, 1.8, 0.0),
-    "torch": _Factors(50, 0.0, 1.0, 0.0, 0.0),
+    "torch": _Factors(50, 0.6, 0.0, 2.8, 0.0),
 }
 TRAINING = {
     "tensorflow": _Factors(175, 4.6, 0.8, 0.0, 0.5),
@@ -56,7 +55,7 @@ def estimate_memory(model, batch_size, height, width, training=False):
     refuses the impossible but does not tell to the byte what just fits.
 
     Args:
-        model: `DANet`.
+        model: `DANet`, or to predict `optimize_for_inference`'s copy.
         batch_size: integer, images of one step on one device.
         height, width: integers, their size in pixels.
         training: boolean, whether to train on them or to predict. Defaults
@@ -65,7 +64,7 @@ def estimate_memory(model, batch_size, height, width, training=False):
     Returns:
         Integer.
     """
-    graph = model if training else model.inference_model
+    graph = model if training else getattr(model, "inference_model", model)
     sizes = []
     image = keras.KerasTensor((1, height, width, 3), graph.input.dtype)
     logits = _walk(graph, [image], sizes)

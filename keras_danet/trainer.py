@@ -10,6 +10,7 @@ from keras_danet.checkpointing import BestModel
 from keras_danet.checkpointing import HistoryFile
 from keras_danet.data.datasets import get_dataset
 from keras_danet.data.files import find_pairs
+from keras_danet.data.files import read_size
 from keras_danet.data.plan import steps_per_epoch
 from keras_danet.memory import check_memory
 from keras_danet.models import DANet
@@ -133,6 +134,16 @@ def _train(config, run, distribute, devices, recipe, verbose):
             training=True,
             num_devices=devices,
         )
+        val_batch_size = math.ceil(config.val_batch_size / devices) * devices
+        check_memory(
+            model,
+            val_batch_size,
+            *max(
+                map(read_size, (pair.image for pair in val_pairs)),
+                key=math.prod,
+            ),
+            num_devices=devices,
+        )
         return model.fit(
             crops,
             steps_per_epoch=steps,
@@ -141,7 +152,7 @@ def _train(config, run, distribute, devices, recipe, verbose):
                 val_pairs,
                 dataset,
                 # Every device gets as many images, the last time as well.
-                batch_size=math.ceil(config.val_batch_size / devices) * devices,
+                batch_size=val_batch_size,
                 pad_last_batch=devices > 1,
             ),
             validation_freq=validation_epochs(config),

@@ -70,17 +70,26 @@ def check_policies(make, x, **keywords):
         assert np.isfinite(to_numpy(output)).all()
 
 
-def value_and_gradients(function, arrays, upstream, compiled=False):
-    """`function` of the arrays, and its gradients for one of its output."""
+def value_and_gradients(
+    function, arrays, upstream, compiled=False, create_graph=False
+):
+    """`function` of the arrays, and its gradients for one of its output.
+
+    With `create_graph` torch lets them be differentiated; others always do.
+    """
     tensors = [keras.ops.convert_to_tensor(x) for x in arrays]
     upstream = keras.ops.convert_to_tensor(upstream)
     backend = keras.backend.backend()
     if backend == "torch":
         import torch
 
-        tensors = [x.requires_grad_() for x in tensors]
+        tensors = [
+            x if x.requires_grad else x.requires_grad_() for x in tensors
+        ]
         output = function(*tensors)
-        gradients = torch.autograd.grad(output, tensors, upstream)
+        gradients = torch.autograd.grad(
+            output, tensors, upstream, create_graph=create_graph
+        )
         return output.detach(), gradients
     if backend == "jax":
         import jax

@@ -8,6 +8,7 @@ from keras_danet import DANet
 from keras_danet import DilatedResNet
 from keras_danet import Predictor
 from keras_danet import inference
+from keras_danet import optimize_for_inference
 from keras_danet.inference import attention_maps
 
 
@@ -103,8 +104,18 @@ def test_more_than_eight_bits_are_refused(model, tmp_path):
 
 
 def test_another_model_is_refused(model):
-    with pytest.raises(ValueError, match="must be a DANet"):
-        Predictor(model.inference_model)
+    for other in (None, keras.layers.ReLU(), keras.Sequential()):
+        with pytest.raises(ValueError, match="must be a DANet"):
+            Predictor(other)
+
+
+def test_predicts_with_the_optimized_copy(model):
+    fast = Predictor(optimize_for_inference(model))
+    logits = Predictor(model).logits(photo(33, 49))
+    np.testing.assert_allclose(
+        fast.logits(photo(33, 49)), logits, atol=1e-4 * logits.std()
+    )
+    np.testing.assert_array_equal(fast(photo(33, 49)), logits.argmax(-1))
 
 
 def test_bad_files_are_refused(model, tmp_path):

@@ -8,3 +8,6 @@ from keras_danet.layers.normalization import (
     BatchNormalization as BatchNormalization,
 )
 from keras_danet.layers.resizing import BilinearResize as BilinearResize
+from keras_danet.layers.tiled_attention import (
+    unrolled_blocks as unrolled_blocks,
+)

@@ -108,8 +108,10 @@ class PositionAttention(_Attention):
 
     Cost per image: 2 * N**2 * (channels + channels / reduction) operations.
     The N x N map is computed in tiles, forward and backward, and is never
-    whole (unless N is at most `block_size` or the scores are asked for), so
-    that memory grows with N. A GPU's fused kernel is used where there is one.
+    whole (unless N is at most `block_size`, the scores are asked for, or torch
+    exports the layer for free sizes), so that memory grows with N. A GPU's
+    fused kernel is used where there is one. Second derivatives of tiles are
+    computed by JAX and refused by TensorFlow and torch.
 
     Reference:
         - [Dual Attention Network for Scene Segmentation, section 3.2](
@@ -120,7 +122,7 @@ class PositionAttention(_Attention):
             have than the input. Defaults to `8`.
         block_size: integer, the positions along either side of a tile. It
             changes memory and speed, not what is computed. Defaults to
-            `None`, which is 1024, and 1600 on torch.
+            `None`, which is 1024, and 2048 on torch.
         data_format: `"channels_last"` or `"channels_first"`. Defaults to
             `keras.config.image_data_format()`.
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
@@ -195,17 +197,23 @@ class PositionAttention(_Attention):
         return layer
 
     def call(self, inputs, return_attention_scores=False):
+        if not return_attention_scores:
+            # No name for the projections: they are to go before the sum.
+            rows = attend(*self._projections(inputs), self.block_size)
+            return self._add_to_input(inputs, rows)
+        query, key, value = self._projections(inputs)
+        scores = ops.cast(attention_scores(query, key), query.dtype)
+        rows = ops.matmul(scores, ops.cast(value, query.dtype))
+        return self._add_to_input(inputs, rows), scores
+
+    def _projections(self, inputs):
         wide = wide_dtype(self.compute_dtype)
         x = self._channels_last(inputs)
-        query = ops.cast(self._to_rows(self.query(x)), wide)
-        key = ops.cast(self._to_rows(self.key(x)), wide)
-        value = self._to_rows(self.value(x))
-        if not return_attention_scores:
-            rows = attend(query, key, value, self.block_size)
-            return self._add_to_input(inputs, rows)
-        scores = ops.cast(attention_scores(query, key), wide)
-        rows = ops.matmul(scores, ops.cast(value, wide))
-        return self._add_to_input(inputs, rows), scores
+        return (
+            ops.cast(self._to_rows(self.query(x)), wide),
+            ops.cast(self._to_rows(self.key(x)), wide),
+            self._to_rows(self.value(x)),
+        )
 
     def compute_output_spec(self, inputs, return_attention_scores=False):
         self._channels(inputs.shape)

@@ -5,6 +5,8 @@ import sys
 import keras
 from keras import ops
 
+MIN_EPSILON = 1e-7
+
 
 @keras.saving.register_keras_serializable(package="keras_danet")
 class BatchNormalization(keras.layers.BatchNormalization):
@@ -33,7 +35,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
 
     def call(self, inputs, training=None, mask=None):
-        if keras.backend.backend() != "torch" or mask is not None:
+        if (
+            keras.backend.backend() != "torch"
+            or mask is not None
+            or self.renorm
+            # The variance is recovered from torch's 1 / sqrt(variance + it).
+            or self.epsilon < MIN_EPSILON
+        ):
             return super().call(inputs, training=training, mask=mask)
         return self._call_on_torch(inputs, training and self.trainable)
 

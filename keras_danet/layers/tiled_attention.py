@@ -15,10 +15,10 @@ from keras import ops
 
 # Tiles of 1024 x 1024 energies, 4 MiB, stay in the caches of a CPU. torch's
 # products of larger ones are faster by a sixth.
-BLOCK_SIZE = 1600 if keras.backend.backend() == "torch" else 1024
-# The energy of a position that is padding. exp() of it is 0; unlike -inf it
-# survives the subtraction of a maximum that is as low.
-PADDING_ENERGY = -1e30
+BLOCK_SIZE = 2048 if keras.backend.backend() == "torch" else 1024
+# The energy of a position that is padding, below any other. exp() of it is 0;
+# unlike -inf it survives the subtraction of a maximum that is as low.
+PADDING_ENERGY = -1e38
 
 _unrolled = contextvars.ContextVar("unrolled", default=False)
 
@@ -47,15 +47,16 @@ def attend(query, key, value, block_size=None):
             multiplied in bfloat16 in the forward pass, a float16 one only by
             a fused kernel: unscaled sums of float16 overflow.
         block_size: integer, how many positions one side of a tile has.
-            Defaults to `None`: 1024, on torch 1600.
+            Defaults to `None`: 1024, on torch 2048.
 
     Returns:
         Tensor `(batch, positions, channels)`.
     """
     block_size = block_size or BLOCK_SIZE
-    positions = query.shape[1]
+    batch_size, positions, _ = query.shape
     known = isinstance(positions, int)
-    if known and positions <= block_size:
+    # (Of no image torch has no maximum.)
+    if known and (positions <= block_size or batch_size == 0):
         return dense_attention(query, key, value)
     if _has_fused_kernel(query, value):
         return fused_attention(query, key, value)
@@ -153,8 +154,10 @@ def tiled_attention(query, key, value, block_size):
     The softmax is computed online: per query its largest energy so far, the
     sum of exponentials beyond it, and the values weighted by them, all three
     rescaled when a larger energy comes. What the backward pass needs of the
-    softmax is one number per query, the logarithm of its sum; it computes
-    each tile's energies anew. Memory grows with the number of positions.
+    softmax is two numbers per query, its largest energy and its sum (their
+    logarithm would round at the size of the energies); it computes each
+    tile's energies anew. Memory grows with the number of positions. Second
+    derivatives are JAX's alone; on TensorFlow and torch they are refused.
 
     Reference:
         - [FlashAttention-2](https://arxiv.org/abs/2307.08691), algorithms 1
@@ -182,25 +185,30 @@ def tiled_attention(query, key, value, block_size):
         queries = _blocks(query, number, length)
         keys = _blocks(key, number, length, PADDING_ENERGY)
         values = _blocks(value, number, length)
-        gathered, log_sums = ops.map(
+        gathered, tops, totals = ops.map(
             lambda block: _gather(block, keys, values, number), queries
         )
-        output = _rows(gathered, positions)
-        # Not the output itself: on torch it would hold what holds it.
-        kept = ops.stop_gradient(output)
-        log_sums = ops.stop_gradient(log_sums)
+        output = kept = _rows(gathered, positions)
+        if keras.backend.backend() == "torch":
+            # Or the output would hold what holds it.
+            kept = output.detach()
+
+        @_differentiable_once
+        def gradients_of(queries, keys, values, upstream):
+            means = ops.sum(upstream * kept, axis=-1, keepdims=True)
+            # Weights are left unnormalised; their sums divide what they meet.
+            return _gradients(
+                (queries, tops),
+                (keys, ops.cast(values, query.dtype)),
+                _blocks(upstream, number, length) / totals,
+                _blocks(means, number, length) / totals,
+                number,
+            )
 
         def gradient(*args, upstream=None):
             if upstream is None:
                 (upstream,) = args
-            means = ops.sum(upstream * kept, axis=-1, keepdims=True)
-            gradients = _gradients(
-                (queries, log_sums),
-                (keys, ops.cast(values, query.dtype)),
-                _blocks(upstream, number, length),
-                _blocks(means, number, length),
-                number,
-            )
+            gradients = gradients_of(queries, keys, values, upstream)
             grad_query, grad_key, grad_value = (
                 _rows(blocks, positions) for blocks in gradients
             )
@@ -216,7 +224,7 @@ def tiled_attention(query, key, value, block_size):
 
 
 def _gather(query, keys, values, number):
-    """What a block of queries gathers from all blocks, and its log-sums."""
+    """What a block of queries gathers from all, its top energies and sums."""
 
     def add_keys(index, carry):
         top, total, gathered = carry
@@ -241,12 +249,12 @@ def _gather(query, keys, values, number):
             ops.zeros_like(values[0], dtype=query.dtype),
         ),
     )
-    return gathered / total, top + _logarithm(total)
+    return gathered / total, top, total
 
 
 def _gradients(queries, keys, upstreams, means, number):
     """Gradients of the blocks of queries, keys and values."""
-    queries, log_sums = queries
+    queries, tops = queries
     keys, values = keys
 
     def add_block_of_keys(index, carry):
@@ -258,7 +266,7 @@ def _gradients(queries, keys, upstreams, means, number):
             i = _in_turn(i, grad_queries)
             query, upstream = queries[i], upstreams[i]
             energy = ops.matmul(query, _transposed(key))
-            weights = _power(energy - log_sums[i])
+            weights = _power(energy - tops[i])
             grad_value = grad_value + ops.matmul(_transposed(weights), upstream)
             grad_weights = ops.matmul(upstream, _transposed(value))
             grad_energy = weights * (grad_weights - means[i])
@@ -290,9 +298,23 @@ def _power(x):
     return ops.exp2(x) if keras.backend.backend() == "torch" else ops.exp(x)
 
 
-def _logarithm(x):
-    """The inverse of `_power`."""
-    return ops.log2(x) if keras.backend.backend() == "torch" else ops.log(x)
+def _differentiable_once(function):
+    """`function` of tensors; its own gradient is an error, not a wrong one."""
+
+    def refuse(*args, **kwargs):
+        raise NotImplementedError(
+            "Position attention in tiles has no second derivatives on the "
+            f"{keras.backend.backend()} backend. Use a `block_size` of at "
+            "least height * width, or the jax backend."
+        )
+
+    if keras.backend.backend() == "tensorflow":
+        return ops.custom_gradient(lambda *args: (function(*args), refuse))
+    if keras.backend.backend() == "torch":
+        # Whoever differentiates the backward pass lets it be recorded.
+        recorded = sys.modules["torch"].is_grad_enabled
+        return lambda *args: refuse() if recorded() else function(*args)
+    return function
 
 
 def _in_turn(index, carry):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from keras_danet.layers import BatchNormalization
 from keras_danet.layers import Conv2D
 from keras_danet.layers import WinogradConv2D
 from keras_danet.models.functional import FunctionalModel
@@ -75,8 +76,10 @@ class _Folding:
         self.copies = {}
         # What sets the weights of the copies once the graph stands.
         self.setters = []
+        self.names = set()
 
     def copy_model(self, model):
+        self.names |= {layer.name for layer in model.layers}
         inputs = keras.tree.map_structure(
             lambda x: keras.Input(
                 batch_shape=x.shape, dtype=x.dtype, name=x.name
@@ -93,11 +96,12 @@ class _Folding:
 
     def call(self, layer, *args, **kwargs):
         if isinstance(layer, keras.Model) and hasattr(layer, "operations"):
-            return self.copy_model(layer)(*args)
-        if isinstance(layer, layers.BatchNormalization):
-            before = self.convolutions.get(id(args[0]))
-            if before is not None:
-                return self.fold(layer, *before)
+            if layer not in self.copies:
+                self.copies[layer] = self.copy_model(layer)
+            return self.copies[layer](*args)
+        before = self.convolutions.get(id(args[0])) if args else None
+        if before is not None and _is_per_channel(layer, args[0]):
+            return self.fold(layer, *before)
         kwargs.pop("training", None)
         output = self.copy(layer)(*args, **kwargs)
         if _is_foldable(layer):
@@ -118,7 +122,7 @@ class _Folding:
         pair = convolution, norm
         if pair in self.copies:
             return self.copies[pair](x)
-        name = f"{convolution.name}_folded"
+        name = self.new_name(f"{convolution.name}_folded")
         rates = set(convolution.dilation_rate)
         if (
             self.winograd
@@ -148,17 +152,33 @@ class _Folding:
         self.setters.append(lambda: set_weights(*_folded(convolution, norm)))
         return made(x)
 
+    def new_name(self, name):
+        while name in self.names:
+            name += "_"
+        self.names.add(name)
+        return name
+
     def set_weights(self):
         for setter in self.setters:
             setter()
 
 
 def _is_foldable(layer):
+    # A subclass may do anything with its kernel.
     return (
-        isinstance(layer, layers.Conv2D)
+        type(layer) in (layers.Conv2D, Conv2D)
         and layer.activation is keras.activations.linear
         and layer.data_format == "channels_last"
+        and not layer.lora_enabled
+        and layer.quantization_mode is None
     )
+
+
+def _is_per_channel(layer, x):
+    return type(layer) in (
+        layers.BatchNormalization,
+        BatchNormalization,
+    ) and layer.axis in (-1, len(x.shape) - 1)
 
 
 def _folded(convolution, norm):
@@ -177,7 +197,8 @@ def _folded(convolution, norm):
         )
     )
     scale = gamma / np.sqrt(variance + norm.epsilon)
+    dtype = "float64" if convolution.variable_dtype == "float64" else "float32"
     return (
-        (kernel * scale).astype("float32"),
-        ((bias - mean) * scale + beta).astype("float32"),
+        (kernel * scale).astype(dtype),
+        ((bias - mean) * scale + beta).astype(dtype),
     )

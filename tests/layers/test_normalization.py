@@ -91,3 +91,17 @@ def test_half_precision_is_normalised_in_float32(policy):
     expected = (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
     np.testing.assert_allclose(to_numpy(output), expected, atol=0.05)
     assert keras.backend.standardize_dtype(layer.moving_mean.dtype) == "float32"
+
+
+@pytest.mark.parametrize("options", [{"renorm": True}, {"epsilon": 0.0}])
+def test_what_torchs_own_has_not_is_kerass(options):
+    x = example()
+    x[..., 0] = 2.0
+    outputs = []
+    for kind in (BatchNormalization, keras.layers.BatchNormalization):
+        layer = kind(**{"epsilon": 1e-5, "momentum": 0.9, **options})
+        outputs.append(to_numpy(layer(x, training=True))[..., 1:])
+        outputs.extend(to_numpy(weight) for weight in layer.weights)
+    half = len(outputs) // 2
+    for ours, theirs in zip(outputs[:half], outputs[half:], strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)

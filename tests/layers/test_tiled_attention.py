@@ -79,6 +79,36 @@ def test_energies_of_hundreds_are_no_trouble(scale):
     )
 
 
+def test_second_derivatives_are_right_or_refused():
+    arrays = example(17, depth=3, channels=6)
+
+    def squared_gradients(attention):
+        def of_query(query):
+            _, (gradient, *_) = value_and_gradients(
+                attention, [query, *arrays[1:3]], arrays[3], create_graph=True
+            )
+            return ops.sum(gradient**2)
+
+        one = np.float32(1)
+        return to_numpy(value_and_gradients(of_query, arrays[:1], one)[1][0])
+
+    def tiles(*args):
+        return tiled_attention.tiled_attention(*args, 8)
+
+    if BACKEND == "jax":
+        expected = squared_gradients(tiled_attention.dense_attention)
+        assert_close(squared_gradients(tiles), expected)
+    else:
+        with pytest.raises(NotImplementedError, match="second derivatives"):
+            squared_gradients(tiles)
+
+
+def test_no_image_gives_no_image():
+    query, key, value, _ = example(17)
+    output = tiled_attention.attend(query[:0], key[:0], value[:0], 8)
+    assert tuple(output.shape) == (0, 17, 24)
+
+
 def test_bfloat16_values_are_multiplied_as_such_and_summed_in_float32():
     query, key, value, _ = example(300)
     value = value + 3  # a sum kept in bfloat16 would lose what comes late

@@ -60,7 +60,59 @@ def test_computes_the_same_logits(winograd, depth, winograd_everywhere):
 def test_small_convolutions_keep_the_usual_products():
     model = DANet(5, DilatedResNet(18, filters=8))
     fast = optimize_for_inference(model, winograd=True)
-    assert not any(isinstance(x, WinogradConv2D) for x in fast.layers)
+    inside = [x for x in fast.layers if isinstance(x, keras.Model)]
+    assert len(inside) == 1
+    for network in (fast, *inside):
+        assert not any(isinstance(x, WinogradConv2D) for x in network.layers)
+
+
+class Standardized(keras.layers.Conv2D):
+    """A convolution that does more with its kernel."""
+
+    def convolution_op(self, inputs, kernel):
+        return super().convolution_op(inputs, kernel - keras.ops.mean(kernel))
+
+
+def assert_is_as_fast(inputs, outputs, shape=(4, 6)):
+    model = trained(keras.Model(inputs, outputs))
+    fast = optimize_for_inference(model)
+    expected, received = (
+        network.predict(images(*shape), verbose=0) for network in (model, fast)
+    )
+    np.testing.assert_allclose(
+        received, expected, atol=1e-5 * np.abs(expected).max()
+    )
+    return fast
+
+
+def test_what_only_looks_foldable_stays():
+    inputs = keras.Input((4, 6, 3))
+    x = keras.layers.Conv2D(4, 3, padding="same")(inputs)
+    # Of the rows, of which there are as many as channels.
+    x = keras.layers.BatchNormalization(axis=1)(x)
+    x = Standardized(4, 3, padding="same")(x)
+    x = keras.layers.BatchNormalization()(x)
+    adapted = keras.layers.Conv2D(4, 1)
+    x = adapted(x)
+    adapted.enable_lora(1)
+    x = keras.layers.BatchNormalization()(x)
+    # Built after its layers, a model names what is in it by their paths.
+    fast = assert_is_as_fast(inputs, x)
+    assert len(list(batch_norms(fast))) == 3
+
+
+def test_names_and_models_are_used_twice():
+    image = keras.Input((4, 6, 3))
+    y = keras.layers.Conv2D(3, 1, name="c")(image)
+    inner = keras.Model(image, keras.layers.BatchNormalization()(y), name="in")
+    inputs = keras.Input((4, 6, 3))
+    shared = keras.layers.Conv2D(3, 3, padding="same", name="c")
+    first, second = (keras.layers.BatchNormalization() for _ in range(2))
+    x = inner(second(shared(first(shared(inner(inputs))))))
+    x = keras.layers.Conv2D(3, 1, name="c_folded")(x)
+    fast = assert_is_as_fast(inputs, x)
+    assert not list(batch_norms(fast))
+    assert sum(isinstance(x, keras.Model) for x in fast.layers) == 1
 
 
 def test_folds_what_can_be_folded_of_any_functional_model():
