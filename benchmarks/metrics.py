@@ -3,8 +3,8 @@
     KERAS_BACKEND=jax python benchmarks/metrics.py
     KERAS_BACKEND=tensorflow python benchmarks/metrics.py --no-jit
 
-TensorFlow runs with XLA, as `fit` does by default; `--no-jit` runs it as a
-plain graph, as under tf.distribute. torch always runs eagerly.
+TensorFlow runs with XLA, as `fit` does by default on a GPU; `--no-jit` runs it
+as a plain graph, as on a CPU and under tf.distribute. torch runs eagerly.
 """
 
 import argparse

@@ -8,9 +8,8 @@ import dataclasses
 
 GIB = 2**30
 
-# Keras's backend and what is asked of it. Both ways of TensorFlow: XLA is what
-# `predict` takes by itself where the model was not compiled, and what several
-# devices cannot take.
+# Keras's backend and what is asked of it. Both ways of TensorFlow: on a CPU
+# Keras takes XLA only when it is told to.
 BACKENDS = {
     "TensorFlow": ("tensorflow", {"jit": False}),
     "TensorFlow, XLA": ("tensorflow", {"jit": True}),

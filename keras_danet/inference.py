@@ -49,7 +49,7 @@ class Predictor:
         if not isinstance(model, DANet) and not _gives_logits(model):
             raise ValueError(
                 "`model` must be a DANet, or a functional model of images "
-                "(batch, height, width, 3) to logits, such as "
+                "(batch, height, width, 3) to logits of their size, such as "
                 "`optimize_for_inference` makes. "
                 f"Received: {type(model).__name__}"
             )
@@ -104,11 +104,16 @@ class Predictor:
 
 
 def _gives_logits(model):
-    shapes = [
-        getattr(getattr(model, name, None), "shape", ())
-        for name in ("input", "output")
-    ]
-    return list(map(len, shapes)) == [4, 4] and shapes[0][-1] == 3
+    """Whether a model makes of an image a map of the image's size."""
+    shape = getattr(getattr(model, "input", None), "shape", ())
+    if len(shape) != 4 or shape[-1] != 3:
+        return False
+    # What is downsampled is not of this size, whatever rounds it.
+    size = tuple(
+        side or other for side, other in zip(shape[1:3], (33, 49), strict=True)
+    )
+    output = model.compute_output_shape((1, *size, 3))
+    return len(output) == 4 and tuple(output[1:3]) == size
 
 
 def attention_maps(model, image, points, num_channels=3):

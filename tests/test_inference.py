@@ -104,7 +104,8 @@ def test_more_than_eight_bits_are_refused(model, tmp_path):
 
 
 def test_another_model_is_refused(model):
-    for other in (None, keras.layers.ReLU(), keras.Sequential()):
+    features = keras.Model(model.input, model.features["stage4"])
+    for other in (None, keras.layers.ReLU(), keras.Sequential(), features):
         with pytest.raises(ValueError, match="must be a DANet"):
             Predictor(other)
 

@@ -39,6 +39,22 @@ def tiny(root, **settings):
     ).replace(settings)
 
 
+def test_validation_that_cannot_fit_is_refused_first(
+    root, tmp_path, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(
+        trainer,
+        "check_memory",
+        lambda model, *request, **options: asked.append((request, options)),
+    )
+    trainer.train(tiny(root, epochs=1), tmp_path / "run", verbose=0)
+    assert asked == [
+        ((4, 32, 48), {"training": True, "num_devices": 1}),
+        ((2, 48, 64), {"num_devices": 1}),
+    ]
+
+
 def test_a_run_explains_itself(root, tmp_path):
     run = tmp_path / "run"
     config = tiny(root, epochs=3, val_every=2)

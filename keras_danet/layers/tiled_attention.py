@@ -13,8 +13,8 @@ import sys
 import keras
 from keras import ops
 
-# Tiles of 1024 x 1024 energies, 4 MiB, stay in the caches of a CPU. torch's
-# products of larger ones are faster by a sixth.
+# Tiles of 1024 x 1024 energies, 4 MiB, stay in the caches of a CPU. torch,
+# which runs every operation by itself, was faster with larger ones at times.
 BLOCK_SIZE = 2048 if keras.backend.backend() == "torch" else 1024
 # The energy of a position that is padding, below any other. exp() of it is 0;
 # unlike -inf it survives the subtraction of a maximum that is as low.
@@ -176,8 +176,8 @@ def tiled_attention(query, key, value, block_size):
         query = _with_feature(query, 1.0)
         key = _with_feature(key, 0.0)
 
-    # In bits on torch, whose exp() takes three times as long as exp2() does,
-    # and fifteen times where it underflows.
+    # In bits on torch, whose exp() takes longer than exp2() does on CPUs, and
+    # much longer where it underflows.
     unit = math.log2(math.e) if keras.backend.backend() == "torch" else 1.0
 
     @ops.custom_gradient

@@ -2,7 +2,6 @@
 
 import contextlib
 import numbers
-import sys
 import warnings
 
 import keras
@@ -273,9 +272,7 @@ class DANet(FunctionalModel):
                 sample weights. Defaults to `None`.
             total_steps: integer, the steps of the whole training, for the
                 schedule of the `"auto"` optimizer. Defaults to `None`.
-            **kwargs: the rest of `keras.Model.compile`. `jit_compile="auto"`,
-                Keras's default, does not compile on TensorFlow without a
-                GPU: there a step takes longer with XLA.
+            **kwargs: the rest of `keras.Model.compile`.
 
         Raises:
             ValueError: for outputs that the model does not have, or
@@ -311,8 +308,6 @@ class DANet(FunctionalModel):
         if metrics == "auto":
             # Of this name callbacks know that more is better.
             metrics = [SegmentationMetrics(self.num_classes, name="mean_iou")]
-        if kwargs.get("jit_compile", "auto") == "auto" and _xla_is_slower():
-            kwargs["jit_compile"] = False
         # The losses are not handed on: Keras would look for one label per
         # output in every batch, and for every output in validation.
         super().compile(
@@ -722,14 +717,6 @@ def _backbone_of(found, multi_grid, overrides):
             **shape,
         )
     }
-
-
-def _xla_is_slower():
-    """Whether TensorFlow runs on a CPU; see benchmarks/RESULTS.md."""
-    if keras.backend.backend() != "tensorflow":
-        return False
-    # As in layers/normalization.py.
-    return not sys.modules["tensorflow"].config.list_physical_devices("GPU")
 
 
 def default_optimizer(total_steps=None):

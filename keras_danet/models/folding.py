@@ -22,6 +22,7 @@ def optimize_for_inference(model, winograd=False):
     replaced by `WinogradConv2D`.
 
         fast = keras_danet.optimize_for_inference(model, winograd=True)
+        fast.compile(jit_compile=True)  # not Keras's choice on a CPU
         logits = fast.predict(images)
 
     The copy has weights of its own: training `model` further does not
@@ -32,9 +33,9 @@ def optimize_for_inference(model, winograd=False):
         model: a `DANet`, whose fused logits the copy computes, or any
             functional model.
         winograd: boolean, whether to replace 3x3 convolutions of 256 channels
-            or more. It is faster on CPUs in float32 where the network is
-            compiled or run by torch, takes more memory, and rounds more
-            (some 1e-6 of the logits' deviation). Defaults to `False`.
+            or more. It is faster on CPUs in float32 where XLA compiles the
+            network (TensorFlow when told so, JAX always), takes more memory,
+            and rounds more. Defaults to `False`.
 
     Returns:
         A functional `keras.Model`.

@@ -9,11 +9,9 @@ import keras
 class FunctionalModel(keras.Model):
     """`keras.Model(inputs, outputs)` with less memory where it runs eagerly.
 
-    Keras 3.15 holds what every layer computed until the last one is through:
-    for a dilated ResNet-50, 3.6 GB for an image of 512x1024 on torch, most of
-    them written to pages that no cache has seen. Here a tensor goes when the
-    last layer that reads it is through. Graphs and compiled functions have
-    always done so; nothing else differs.
+    Keras 3.15 holds what every layer computed until the last one is through.
+    Here a tensor goes when the last layer that reads it is through, as it
+    does in graphs and compiled functions. It matters on torch.
     """
 
     def _run_through_graph(

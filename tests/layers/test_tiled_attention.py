@@ -79,6 +79,17 @@ def test_energies_of_hundreds_are_no_trouble(scale):
     )
 
 
+def test_padding_is_below_any_energy():
+    query = np.full((1, 9, 1), 1e16, "float32")
+    key = -np.arange(1e15, 1e16, 1e15, dtype="float32").reshape(1, 9, 1)
+    value = np.arange(9.0, dtype="float32").reshape(1, 9, 1)
+    output = tiled_attention.tiled_attention(
+        *map(ops.convert_to_tensor, (query, key, value)), 8
+    )
+    # Energies of -1e31 and lower: the highest takes all.
+    np.testing.assert_array_equal(to_numpy(output), np.zeros((1, 9, 1)))
+
+
 def test_second_derivatives_are_right_or_refused():
     arrays = example(17, depth=3, channels=6)
 

@@ -73,7 +73,7 @@ class Standardized(keras.layers.Conv2D):
         return super().convolution_op(inputs, kernel - keras.ops.mean(kernel))
 
 
-def assert_is_as_fast(inputs, outputs, shape=(4, 6)):
+def assert_copy_computes_the_same(inputs, outputs, shape=(4, 6)):
     model = trained(keras.Model(inputs, outputs))
     fast = optimize_for_inference(model)
     expected, received = (
@@ -96,8 +96,7 @@ def test_what_only_looks_foldable_stays():
     x = adapted(x)
     adapted.enable_lora(1)
     x = keras.layers.BatchNormalization()(x)
-    # Built after its layers, a model names what is in it by their paths.
-    fast = assert_is_as_fast(inputs, x)
+    fast = assert_copy_computes_the_same(inputs, x)
     assert len(list(batch_norms(fast))) == 3
 
 
@@ -110,7 +109,7 @@ def test_names_and_models_are_used_twice():
     first, second = (keras.layers.BatchNormalization() for _ in range(2))
     x = inner(second(shared(first(shared(inner(inputs))))))
     x = keras.layers.Conv2D(3, 1, name="c_folded")(x)
-    fast = assert_is_as_fast(inputs, x)
+    fast = assert_copy_computes_the_same(inputs, x)
     assert not list(batch_norms(fast))
     assert sum(isinstance(x, keras.Model) for x in fast.layers) == 1
 
@@ -162,6 +161,29 @@ def test_layers_that_are_used_twice_are_copied_once():
     received = fast.predict(images(8, 8), verbose=0)
     np.testing.assert_allclose(
         received, expected, atol=1e-5 * np.abs(expected).max()
+    )
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "jax",
+    reason="JAX has no float64 unless it is told to",
+)
+def test_double_precision_stays():
+    inputs = keras.Input((4, 6, 3), dtype="float64")
+    x = keras.layers.Conv2D(4, 3, dtype="float64")(inputs)
+    x = keras.layers.BatchNormalization(dtype="float64")(x)
+    model = trained(keras.Model(inputs, x))
+    batch = images(4, 6).astype("float64")
+    received = to_numpy(optimize_for_inference(model)(batch))
+    # In NumPy, because Keras on torch rounds float64 batch norms to float32.
+    kernel, bias, gamma, beta, mean, variance = map(to_numpy, model.weights)
+    windows = np.lib.stride_tricks.sliding_window_view(batch, (3, 3), (1, 2))
+    x = np.einsum("bhwcij,ijcf->bhwf", windows, kernel) + bias
+    norm = model.layers[-1]
+    expected = gamma * (x - mean) / np.sqrt(variance + norm.epsilon) + beta
+    assert received.dtype == "float64"
+    np.testing.assert_allclose(
+        received, expected, rtol=0, atol=1e-12 * np.abs(expected).max()
     )
 
 
