@@ -29,7 +29,8 @@ CHILD = """
 import gc, sys, time
 import torch
 import safetensors
-from keras_danet import DANet, DilatedResNet, cli
+from keras_danet import DANet, DilatedResNet
+from keras_danet.verbs import convert as verb
 from keras_danet.checkpointing import save_model
 
 def memory(key):
@@ -43,7 +44,7 @@ def convert(source, target):
     yield time.perf_counter() - start
     save_model(model, target)
     yield time.perf_counter() - start
-    cli._fingerprint(model)
+    verb.fingerprint(model)
     yield time.perf_counter() - start
 
 small = DANet(3, DilatedResNet(18, filters=8)).to_state_dict("mmseg")

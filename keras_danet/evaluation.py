@@ -8,8 +8,8 @@ import numpy as np
 
 from keras_danet import metrics
 from keras_danet.checkpointing import save_text
-from keras_danet.data.files import read_image
-from keras_danet.data.files import read_label
+from keras_danet.data.decoding import read_image
+from keras_danet.data.decoding import read_label
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from PIL import Image
 
-from keras_danet.data.files import read_image
+from keras_danet.data.decoding import read_image
 from keras_danet.memory import check_memory
 from keras_danet.models import DANet
 from keras_danet.models.functional import FunctionalModel

@@ -18,8 +18,8 @@ import keras
 
 from keras_danet.checkpointing import save_text
 from keras_danet.data.datasets import get_dataset
+from keras_danet.data.decoding import read_image
 from keras_danet.data.files import find_pairs
-from keras_danet.data.files import read_image
 from keras_danet.models import DANet
 from keras_danet.recipes import TrainConfig
 

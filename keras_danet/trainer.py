@@ -9,8 +9,8 @@ from keras_danet import runs
 from keras_danet.checkpointing import BestModel
 from keras_danet.checkpointing import HistoryFile
 from keras_danet.data.datasets import get_dataset
+from keras_danet.data.decoding import read_size
 from keras_danet.data.files import find_pairs
-from keras_danet.data.files import read_size
 from keras_danet.data.plan import steps_per_epoch
 from keras_danet.memory import check_memory
 from keras_danet.models import DANet

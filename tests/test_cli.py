@@ -12,9 +12,9 @@ from PIL import Image
 
 from keras_danet import DANet
 from keras_danet import DilatedResNet
-from keras_danet import cli
 from keras_danet import memory
 from keras_danet.cli import main
+from keras_danet.verbs import evaluate
 
 pytest.importorskip("tensorflow", reason="training reads data with tf.data")
 
@@ -177,7 +177,7 @@ def test_an_interruption_has_its_exit_code(monkeypatch, capsys):
     def interrupt(arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_evaluate", interrupt)
+    monkeypatch.setattr(evaluate, "run", interrupt)
     assert main(["evaluate", "run"]) == 130
     assert capsys.readouterr().err == "keras-danet: interrupted\n"
 
@@ -229,7 +229,7 @@ def test_sigterm_unwinds(monkeypatch):
         finally:
             unwound.append(True)
 
-    monkeypatch.setattr(cli, "_evaluate", wait)
+    monkeypatch.setattr(evaluate, "run", wait)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as error:
         main(["evaluate", "run"])

@@ -30,6 +30,9 @@ class Dataset:
         label_path: String, its label's path, likewise.
         list_path: String, the path of the list that says which pairs belong
             to a `{split}`.
+        label_colors: `None` where label files hold numbers, else a mapping
+            from (red, green, blue) to train id, 255 for ignored colours.
+            Defaults to `None`.
         licence: String, under what terms the files are given.
         url: String, where they come from.
         source: String, where these facts come from.
@@ -52,6 +55,9 @@ class Dataset:
     licence: str
     url: str
     source: str
+    label_colors: Mapping[tuple[int, int, int], int] | None = field(
+        default=None, hash=False
+    )
 
     @property
     def num_classes(self):

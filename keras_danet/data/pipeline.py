@@ -9,9 +9,9 @@ from keras_danet.data.augment import decode_image
 from keras_danet.data.augment import decode_label
 from keras_danet.data.datasets import IGNORE_LABEL
 from keras_danet.data.datasets import INVALID_LABEL
-from keras_danet.data.files import MAX_PIXELS
-from keras_danet.data.files import explain_data_error
-from keras_danet.data.files import read_size
+from keras_danet.data.decoding import MAX_PIXELS
+from keras_danet.data.decoding import explain_data_error
+from keras_danet.data.decoding import read_size
 from keras_danet.data.plan import draw_plan
 from keras_danet.data.plan import steps_per_epoch
 

@@ -12,10 +12,10 @@ from PIL import Image
 
 from keras_danet.data.datasets import CAMVID
 from keras_danet.data.datasets import get_dataset
-from keras_danet.data.files import check_pair
-from keras_danet.data.files import explain_data_error
+from keras_danet.data.decoding import check_pair
+from keras_danet.data.decoding import explain_data_error
+from keras_danet.data.decoding import read_size
 from keras_danet.data.files import find_pairs
-from keras_danet.data.files import read_size
 
 pytestmark = one_backend
 

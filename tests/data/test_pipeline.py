@@ -11,8 +11,8 @@ from conftest import one_backend
 from PIL import Image
 
 from keras_danet.data.datasets import CAMVID
+from keras_danet.data.decoding import explain_data_error
 from keras_danet.data.files import Pair
-from keras_danet.data.files import explain_data_error
 from keras_danet.data.files import find_pairs
 from keras_danet.data.plan import draw_plan
 from keras_danet.data.plan import steps_per_epoch

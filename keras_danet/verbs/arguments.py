@@ -1,0 +1,22 @@
+"""What several verbs take."""
+
+import sys
+
+
+def add_run(verb):
+    verb.add_argument("run", metavar="RUN", help="folder of a training run")
+
+
+def read_config(arguments):
+    from keras_danet import runs
+
+    config = runs.read_run_config(arguments.run)
+    if arguments.data:
+        config = config.replace({"data_root": arguments.data})
+    return config
+
+
+def show_progress(done, count):
+    if sys.stderr.isatty():
+        end = "\n" if done == count else ""
+        print(f"\r{done}/{count} images", end=end, file=sys.stderr, flush=True)

@@ -1,0 +1,43 @@
+"""`keras-danet evaluate`: the IoU of a run."""
+
+import os
+
+from keras_danet.verbs.arguments import add_run
+from keras_danet.verbs.arguments import read_config
+from keras_danet.verbs.arguments import show_progress
+
+
+def add(verbs):
+    verb = verbs.add_parser(
+        "evaluate",
+        help="measure a run on whole images and write its report.json",
+        description="Measures the model of a run on whole images, prints the "
+        "IoU of every class and writes report.json into the run folder.",
+    )
+    add_run(verb)
+    verb.add_argument(
+        "--split",
+        default=None,
+        help="split to measure on (default: the recipe's validation split)",
+    )
+    verb.add_argument(
+        "--data", metavar="FOLDER", help="root folder of the data set"
+    )
+    verb.set_defaults(run_verb=run)
+
+
+def run(arguments):
+    from keras_danet import runs
+    from keras_danet.data.files import find_pairs
+    from keras_danet.evaluation import evaluate
+    from keras_danet.inference import Predictor
+
+    config = read_config(arguments)
+    split = arguments.split or config.val_split
+    dataset, root = runs.find_data(config, arguments.run)
+    pairs = find_pairs(dataset, root, split)
+    predictor = Predictor(runs.load_run_model(arguments.run))
+    report = evaluate(predictor, pairs, dataset, split, show_progress)
+    report.save(os.path.join(arguments.run, "report.json"))
+    print(report.table())
+    return 0

@@ -1,0 +1,59 @@
+"""`keras-danet export`: a file for others, and its check."""
+
+import argparse
+import pathlib
+
+from keras_danet.verbs.arguments import add_run
+
+
+def add(verbs):
+    verb = verbs.add_parser(
+        "export",
+        help="write a SavedModel or TFLite file and check it",
+        description="Exports the fused logits of a run's model to RUN/exports, "
+        "compares the export with the model on images, and writes the "
+        "comparison beside it. Exit code 1 if they differ.",
+    )
+    add_run(verb)
+    verb.add_argument(
+        "--format",
+        required=True,
+        choices=("saved_model", "tflite"),
+        help="saved_model takes any image size, tflite one",
+    )
+    verb.add_argument(
+        "--size",
+        type=_size,
+        metavar="HxW",
+        help="image size of a tflite file (default: the validation images')",
+    )
+    verb.set_defaults(run_verb=run)
+
+
+def run(arguments):
+    from keras_danet import export
+    from keras_danet import runs
+
+    config = runs.read_run_config(arguments.run)
+    images = runs.sample_images(config, arguments.run)
+    check = export.export_model(
+        runs.load_run_model(arguments.run),
+        pathlib.Path(arguments.run) / "exports",
+        arguments.format,
+        images=images,
+        size=arguments.size,
+    )
+    print(check.summary())
+    return 0 if check.passed else 1
+
+
+def _size(text):
+    try:
+        height, width = map(int, text.lower().split("x"))
+    except ValueError:
+        height = width = 0
+    if min(height, width) < 1:
+        raise argparse.ArgumentTypeError(
+            f"expected HEIGHTxWIDTH such as 360x480, received {text!r}"
+        )
+    return height, width

@@ -1,0 +1,110 @@
+"""`keras-danet predict`: label maps and overlays."""
+
+import os
+import pathlib
+
+from keras_danet.verbs.arguments import add_run
+
+
+def add(verbs):
+    verb = verbs.add_parser(
+        "predict",
+        help="segment images: label maps and colour overlays",
+        description="Segments images of any size. Writes NAME_label.png (class "
+        "indices) and NAME_overlay.png (colours and legend) for each.",
+    )
+    add_run(verb)
+    verb.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="PNG, JPEG and others"
+    )
+    verb.add_argument(
+        "--output", required=True, metavar="DIR", help="folder to write to"
+    )
+    verb.add_argument(
+        "--overwrite", action="store_true", help="replace existing files"
+    )
+    verb.add_argument(
+        "--attention",
+        action="store_true",
+        help="write NAME_attention.png as well: what three points of the "
+        "image attend to, and three maps of channel attention",
+    )
+    verb.set_defaults(run_verb=run)
+
+
+def run(arguments):
+    import numpy as np
+
+    from keras_danet import runs
+    from keras_danet import visualization
+    from keras_danet.data.datasets import get_dataset
+    from keras_danet.data.decoding import read_image
+    from keras_danet.inference import Predictor
+
+    dataset = get_dataset(runs.read_run_config(arguments.run).dataset)
+    names = [pathlib.Path(image).stem for image in arguments.images]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"Two images are called {name}, so that one's results would "
+                "replace the other's. Predict them into different folders."
+            )
+    output = pathlib.Path(arguments.output)
+    kinds = ["label", "overlay"] + ["attention"] * arguments.attention
+    written = [
+        output / f"{name}_{kind}.png" for name in names for kind in kinds
+    ]
+    present = [str(path) for path in written if path.exists()]
+    if present and not arguments.overwrite:
+        raise FileExistsError(
+            f"{present[0]} exists. Choose another --output, or replace it with "
+            "--overwrite."
+        )
+    inputs = {os.path.realpath(image) for image in arguments.images}
+    if any(os.path.realpath(path) in inputs for path in written):
+        raise ValueError(
+            f"A result would replace an image that is read, in {output}. "
+            "Choose another --output."
+        )
+    # Every image is read before the first result is written, because a bad
+    # one must leave no half of the work behind; none is kept, because
+    # together they may not fit into memory.
+    sizes = [read_image(image).shape[:2] for image in arguments.images]
+    predictor = Predictor(runs.load_run_model(arguments.run))
+    for size in sizes:
+        predictor.check_size(*size)
+    for name, path in zip(names, arguments.images, strict=True):
+        image = read_image(path)
+        label = predictor(image)
+        visualization.save_png(output / f"{name}_label.png", label)
+        picture = visualization.compare(
+            image, None, label, dataset.palette, dataset.class_names
+        )
+        visualization.save_png(output / f"{name}_overlay.png", picture)
+        present = np.unique(label)
+        print(
+            f"{output / name}_label.png: "
+            + ", ".join(dataset.class_names[index] for index in present)
+        )
+        if arguments.attention:
+            visualization.save_png(
+                output / f"{name}_attention.png",
+                _attention_picture(predictor.model, image),
+            )
+    return 0
+
+
+def _attention_picture(model, image):
+    from keras_danet import visualization
+    from keras_danet.inference import attention_maps
+
+    height, width = image.shape[:2]
+    points = [
+        (height // 4, width // 2),
+        (height // 2, width // 4),
+        (height * 3 // 4, width // 2),
+    ]
+    point_maps, channel_maps, channels = attention_maps(model, image, points)
+    return visualization.attention_picture(
+        image, point_maps, points[: len(point_maps)], channel_maps, channels
+    )

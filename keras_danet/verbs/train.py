@@ -1,0 +1,94 @@
+"""`keras-danet train`: from a recipe to a run folder."""
+
+import ast
+import os
+import pathlib
+import sys
+
+
+def add(verbs):
+    verb = verbs.add_parser(
+        "train",
+        help="train the model of a recipe and leave a run folder",
+        description="Trains the model that a recipe (a Python file with "
+        "`config = TrainConfig(...)`) describes, and leaves a run folder with "
+        "config.json, history.csv and model.keras, the best of its epochs.",
+    )
+    verb.add_argument("recipe", metavar="RECIPE", help="path of the recipe")
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="change a key of the recipe; may be given several times",
+    )
+    verb.add_argument(
+        "--data", metavar="FOLDER", help="root folder of the data set"
+    )
+    verb.add_argument(
+        "--output",
+        metavar="RUN",
+        help="run folder to make (default: saved_models/RECIPE's name)",
+    )
+    verb.add_argument(
+        "--overwrite", action="store_true", help="replace an existing run"
+    )
+    verb.add_argument(
+        "--distribute",
+        default="none",
+        metavar="ENGINE",
+        help="none, mirrored (TensorFlow) or data_parallel (JAX); "
+        "default: none",
+    )
+    verb.add_argument(
+        "--devices",
+        type=int,
+        metavar="N",
+        help="devices to use; a CPU is split (default: all there are)",
+    )
+    verb.set_defaults(run_verb=run)
+
+
+def run(arguments):
+    from keras_danet import trainer
+    from keras_danet.recipes import load_recipe
+
+    settings = dict(map(_setting, arguments.settings))
+    if arguments.data:
+        settings["data_root"] = arguments.data
+    config = load_recipe(arguments.recipe).replace(settings)
+    name = pathlib.Path(arguments.recipe).stem
+    run = arguments.output or os.path.join("saved_models", name)
+    history = trainer.train(
+        config,
+        run,
+        distribute=arguments.distribute,
+        num_devices=arguments.devices,
+        recipe=arguments.recipe,
+        overwrite=arguments.overwrite,
+        # A bar that redraws itself fills a log file.
+        verbose=1 if sys.stdout.isatty() else 2,
+    )
+    best = max(history["val_mean_iou"])
+    epoch = trainer.validation_epochs(config)[
+        history["val_mean_iou"].index(best)
+    ]
+    print(
+        f"Best mean IoU on whole validation images {best:.2%}, epoch {epoch} "
+        f"of {config.epochs}. The run lies in {run}"
+    )
+    return 0
+
+
+def _setting(text):
+    """`key=value` as a pair; values are Python literals or plain words."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ValueError(
+            f"--set expects KEY=VALUE, such as batch_size=4. Received: {text!r}"
+        )
+    try:
+        return key.strip(), ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key.strip(), value
