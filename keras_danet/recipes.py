@@ -8,6 +8,7 @@ import types
 import typing
 
 from keras_danet.data.datasets import did_you_mean
+from keras_danet.data.plan import Augmentation
 
 # At least the first, below the second.
 RANGES = {
@@ -34,8 +35,13 @@ class TrainConfig:
         epochs: integer, passes over the training split.
         batch_size: integer, over all devices together.
         crop_size: (height, width) of the training crops, in pixels.
-        scale_range: least and greatest factor on an image's size before it
-            is cropped.
+        scale_range, scale_step, long_side, short_side, max_class_share,
+            flip, brightness, contrast, saturation, hue, blur: those of
+            `data.plan.Augmentation`.
+        on_bad_file: "error" ends the training at a file that cannot be used;
+            "skip" names it, counts it in the history and goes on.
+        loader: "tf.data"; "numpy", which needs no TensorFlow; or "auto", the
+            first where TensorFlow is installed.
         data_root: folder of the data set. None takes the environment
             variable `KERAS_DANET_{DATASET}`, and for the drawn scenes a
             folder in the run, where they are drawn.
@@ -58,6 +64,18 @@ class TrainConfig:
     batch_size: int
     crop_size: tuple[int, int]
     scale_range: tuple[float, float] = (0.5, 2.0)
+    scale_step: float = 0.0
+    long_side: int | None = None
+    short_side: int | None = None
+    max_class_share: float = 1.0
+    flip: float = 0.5
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    blur: float = 0.0
+    on_bad_file: typing.Literal["error", "skip"] = "error"
+    loader: typing.Literal["auto", "tf.data", "numpy"] = "auto"
     data_root: str | None = None
     train_split: str = "train"
     val_split: str = "val"
@@ -110,6 +128,12 @@ class TrainConfig:
                     f"`{name}` must be at least {least} and below {below}. "
                     f"Received: {name}={getattr(self, name)!r}"
                 )
+
+    def augmentation(self):
+        """The `Augmentation` that this training uses."""
+        fields = dataclasses.fields(Augmentation)
+        names = {field.name for field in fields} & set(dataclasses.asdict(self))
+        return Augmentation(**{name: getattr(self, name) for name in names})
 
     def replace(self, settings):
         """A copy with `settings`, a dict of field names to new values."""

@@ -1,6 +1,9 @@
 """Training: the one loop of compile and fit, from a recipe to a run folder."""
 
+import contextlib
+import importlib.util
 import math
+import os
 
 import keras
 
@@ -8,9 +11,12 @@ from keras_danet import distribution
 from keras_danet import runs
 from keras_danet.checkpointing import BestModel
 from keras_danet.checkpointing import HistoryFile
+from keras_danet.data.bad_files import BadFiles
 from keras_danet.data.datasets import get_dataset
 from keras_danet.data.decoding import read_size
 from keras_danet.data.files import find_pairs
+from keras_danet.data.loader import EvaluationBatches
+from keras_danet.data.loader import TrainingBatches
 from keras_danet.data.plan import steps_per_epoch
 from keras_danet.memory import check_memory
 from keras_danet.models import DANet
@@ -100,33 +106,28 @@ def train(
 
 
 def _train(config, run, distribute, devices, recipe, verbose):
-    # TensorFlow is needed for the pipeline, whatever the backend.
-    from keras_danet.data import pipeline
-
     if config.batch_size % devices:
         raise ValueError(
             f"`batch_size` must divide among the {devices} devices. "
             f"Received: batch_size={config.batch_size}"
         )
     dataset, root = runs.find_data(config, run)
-    train_pairs = find_pairs(dataset, root, config.train_split)
-    val_pairs = find_pairs(dataset, root, config.val_split)
-    steps = steps_per_epoch(len(train_pairs), config.batch_size)
+    train_files, val_files = (
+        BadFiles(find_pairs(dataset, root, split), dataset, policy)
+        for split, policy in (
+            (config.train_split, config.on_bad_file),
+            # A figure that leaves images out compares with no other.
+            (config.val_split, "error"),
+        )
+    )
+    steps = steps_per_epoch(len(train_files.pairs), config.batch_size)
 
     keras.utils.set_random_seed(config.seed)
     model = build_model(config)
     compile_model(model, config, config.epochs * steps, devices)
     runs.write_run_config(run, config, root, distribute, devices, recipe)
-    with pipeline.readable_errors([*train_pairs, *val_pairs], dataset):
-        crops = pipeline.training_dataset(
-            train_pairs,
-            dataset,
-            batch_size=config.batch_size,
-            crop_size=config.crop_size,
-            scale_range=config.scale_range,
-            seed=config.seed,
-        )
-        # After the pipeline, which knows what no size of crops is.
+    with _batches(config, train_files, val_files, devices) as (crops, wholes):
+        # After the batches, which know what no size of crops is.
         check_memory(
             model,
             config.batch_size,
@@ -134,12 +135,11 @@ def _train(config, run, distribute, devices, recipe, verbose):
             training=True,
             num_devices=devices,
         )
-        val_batch_size = math.ceil(config.val_batch_size / devices) * devices
         check_memory(
             model,
-            val_batch_size,
+            _val_batch_size(config, devices),
             *max(
-                map(read_size, (pair.image for pair in val_pairs)),
+                map(read_size, (pair.image for pair in val_files.pairs)),
                 key=math.prod,
             ),
             num_devices=devices,
@@ -148,23 +148,72 @@ def _train(config, run, distribute, devices, recipe, verbose):
             crops,
             steps_per_epoch=steps,
             epochs=config.epochs,
-            validation_data=pipeline.evaluation_dataset(
-                val_pairs,
-                dataset,
-                # Every device gets as many images, the last time as well.
-                batch_size=val_batch_size,
-                pad_last_batch=devices > 1,
-            ),
+            validation_data=wholes,
             validation_freq=validation_epochs(config),
             callbacks=[
                 StopAtNaN(),
                 BestModel(run / "model.keras"),
+                CountSkipped(train_files),
                 HistoryFile(run / "history.csv"),
             ],
             # The plan has its own order; Keras would warn that it cannot.
             shuffle=False,
             verbose=verbose,
         ).history
+
+
+@contextlib.contextmanager
+def _batches(config, train_files, val_files, devices):
+    """Training crops and whole validation images, by tf.data or without."""
+    loader = config.loader
+    if loader == "auto":
+        installed = importlib.util.find_spec("tensorflow") is not None
+        loader = "tf.data" if installed else "numpy"
+    training = {
+        "batch_size": config.batch_size,
+        "seed": config.seed,
+        "bad_files": train_files,
+    }
+    validation = {
+        "batch_size": _val_batch_size(config, devices),
+        # Every device gets as many images, the last time as well.
+        "pad_last_batch": devices > 1,
+    }
+    train = train_files.pairs, train_files.dataset, config.augmentation()
+    val = val_files.pairs, val_files.dataset
+    if loader == "numpy":
+        workers = {"workers": os.cpu_count() or 1}
+        yield (
+            TrainingBatches(*train, **training, **workers),
+            EvaluationBatches(*val, **validation, **workers),
+        )
+        return
+    # TensorFlow is imported for the pipeline, whatever the backend.
+    from keras_danet.data import pipeline
+
+    with pipeline.readable_errors(train_files, val_files):
+        yield (
+            pipeline.training_dataset(*train, **training),
+            pipeline.evaluation_dataset(
+                *val, bad_files=val_files, **validation
+            ),
+        )
+
+
+def _val_batch_size(config, devices):
+    return math.ceil(config.val_batch_size / devices) * devices
+
+
+class CountSkipped(keras.callbacks.Callback):
+    """Adds to the logs how many examples were skipped, once there are any."""
+
+    def __init__(self, bad_files):
+        super().__init__()
+        self.bad_files = bad_files
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.bad_files.count and logs is not None:
+            logs["skipped"] = self.bad_files.count
 
 
 class StopAtNaN(keras.callbacks.Callback):

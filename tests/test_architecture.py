@@ -22,8 +22,10 @@ PACKAGE = ROOT / "keras_danet"
 ROWS = (
     {"data.datasets", "data.plan", "data.scenes", "layers"},
     {"data.files", "data.decoding", "data.augment"},
+    {"data.bad_files"},
     {
         "data.pipeline",
+        "data.loader",
         "losses",
         "metrics",
         "optimizers",

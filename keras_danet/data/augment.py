@@ -1,13 +1,25 @@
-"""What happens to one example, as TensorFlow graph functions."""
+"""What happens to one example, as TensorFlow graph functions.
+
+`loader.py` is the same with NumPy and Pillow; tests hold the two together.
+"""
+
+import math
+import zlib
 
 import tensorflow as tf
 
 from keras_danet.data.datasets import IGNORE_LABEL
+from keras_danet.data.datasets import INVALID_LABEL
+from keras_danet.data.plan import NUM_CROPS
 
-# ImageNet's mean, RGB in 0-255: a model that normalises with it sees padding
-# as zeros.
-MEAN_PIXEL = (123.675, 116.28, 103.53)
+# More pixels than any photograph has; refused before they are decoded.
+MAX_PIXELS = 2**28
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_GREY, _COLOR, _PALETTE = 0, 2, 3
+# What the checksum of a PNG's header changes by, bit by bit, where the colour
+# type, with three bytes behind it, changes from palette to grey: CRC-32 is
+# linear.
+_PALETTE_TO_GREY = zlib.crc32(bytes([_PALETTE, 0, 0, 0])) ^ zlib.crc32(bytes(4))
 
 
 def decode_image(contents):
@@ -22,22 +34,32 @@ def decode_image(contents):
     Returns:
         uint8 tensor (height, width, 3), RGB.
     """
-    return tf.cond(
-        tf.io.is_jpeg(contents),
-        # The default method is faster and differs from Pillow's by a level
-        # on half of all pixels.
-        lambda: tf.io.decode_jpeg(
-            contents, channels=3, dct_method="INTEGER_ACCURATE"
-        ),
-        lambda: tf.io.decode_png(contents, channels=3),
-    )
+
+    def jpeg():
+        with _checked_size(tf.image.extract_jpeg_shape(contents)[:2]):
+            # The default method is faster and differs from Pillow's by a
+            # level on half of all pixels.
+            return tf.io.decode_jpeg(
+                contents, channels=3, dct_method="INTEGER_ACCURATE"
+            )
+
+    def png():
+        depth, _ = _png_kind(contents)
+        check = tf.debugging.Assert(
+            depth <= 8, ["An image file has more than 8 bits per channel."]
+        )
+        with tf.control_dependencies([check]):
+            return tf.io.decode_png(contents, channels=3)
+
+    return tf.cond(tf.io.is_jpeg(contents), jpeg, png)
 
 
 def decode_label(contents):
-    """Decodes a label file: an 8-bit grey PNG whose values are raw ids.
+    """Decodes a label file of numbers: a PNG, grey or with a palette.
 
-    Every other kind of PNG is refused, because the decoder would turn a
-    palette or colours into luminance and stretch 1, 2 and 4 bits over 0-255.
+    The numbers are those in the file: indices of the palette, not its
+    colours, and not stretched where they have 1, 2 or 4 bits. Every other
+    kind of PNG is refused.
 
     Args:
         contents: Scalar string tensor, the bytes of the file.
@@ -45,78 +67,321 @@ def decode_label(contents):
     Returns:
         uint8 tensor (height, width), the raw values.
     """
-    header = tf.strings.substr(contents, 0, 26)
-    signature = tf.strings.substr(header, 0, 8)
-    depth_and_colour_type = tf.strings.substr(header, 24, 2)
-    is_grey_8_bit = tf.logical_and(
-        tf.equal(signature, _PNG_SIGNATURE),
-        tf.equal(depth_and_colour_type, b"\x08\x00"),
-    )
+    depth, kind = _png_kind(contents)
     check = tf.debugging.Assert(
-        is_grey_8_bit, ["A label file is not an 8-bit grey PNG."]
+        ((kind == _GREY) | (kind == _PALETTE)) & (depth <= 8),
+        ["A label file is not a grey or palette PNG of at most 8 bits."],
     )
     with tf.control_dependencies([check]):
-        return tf.io.decode_png(contents, channels=1)[..., 0]
+        contents = tf.cond(
+            kind == _PALETTE, lambda: _as_grey(contents), lambda: contents
+        )
+    label = tf.io.decode_png(contents, channels=1)[..., 0]
+    # The decoder stretches the values of fewer bits over 0-255.
+    return tf.cond(
+        depth == 8,
+        lambda: label,
+        lambda: label // tf.cast(255 // (2**depth - 1), tf.uint8),
+    )
 
 
-def apply_plan(image, label, scale, crop_y, crop_x, flip, crop_size):
-    """Scales, crops or pads, and mirrors an image and its label alike.
+def decode_color_label(contents):
+    """Decodes a label file of colours: a PNG, with colours or a palette.
 
-    Only the crop is resampled, not the whole scaled image. Half-pixel
-    centres in both keep image and label aligned; the image is interpolated
-    bilinearly, with antialiasing when it shrinks (as Pillow's resize does),
-    the label takes its nearest neighbour. An image smaller than the crop is
-    padded below and to the right.
+    Args:
+        contents: Scalar string tensor, the bytes of the file.
+
+    Returns:
+        uint8 tensor (height, width, 3), RGB.
+    """
+    depth, kind = _png_kind(contents)
+    check = tf.debugging.Assert(
+        ((kind == _COLOR) | (kind == _PALETTE)) & (depth <= 8),
+        ["A label file is not a PNG of colours with 8 bits per channel."],
+    )
+    with tf.control_dependencies([check]):
+        return tf.io.decode_png(contents, channels=3)
+
+
+def _png_kind(contents):
+    """Bits per channel and colour type, once it is a PNG of possible size."""
+    is_png = tf.strings.substr(contents, 0, 8) == _PNG_SIGNATURE
+    is_whole = tf.strings.length(contents) > 33
+    check = tf.debugging.Assert(
+        is_png & is_whole, ["A file is not a PNG, nor, for images, a JPEG."]
+    )
+    with tf.control_dependencies([check]):
+        header = _bytes(contents, 16, 10)
+    places = tf.constant([2**24, 2**16, 2**8, 1], tf.int64)
+    size = tf.linalg.matvec(tf.reshape(header[:8], [2, 4]), places)
+    with _checked_size(size):
+        return tf.cast(header[8], tf.int32), tf.cast(header[9], tf.int32)
+
+
+def _checked_size(size):
+    pixels = tf.reduce_prod(tf.cast(size, tf.float64))
+    check = tf.debugging.Assert(
+        pixels <= MAX_PIXELS, [f"An image has more than {MAX_PIXELS} pixels."]
+    )
+    return tf.control_dependencies([check])
+
+
+def _bytes(contents, start, count):
+    part = tf.io.decode_raw(tf.strings.substr(contents, start, count), tf.uint8)
+    return tf.cast(tf.ensure_shape(part, [count]), tf.int64)
+
+
+def _as_grey(contents):
+    """A PNG whose indices of a palette are declared to be greys.
+
+    TensorFlow has no decoder that leaves a palette alone.
+    """
+    checksum = _bytes(contents, 29, 4)
+    change = tf.constant(list(_PALETTE_TO_GREY.to_bytes(4, "big")), tf.int64)
+    characters = tf.constant([bytes([value]) for value in range(256)])
+    changed = tf.gather(characters, tf.bitwise.bitwise_xor(checksum, change))
+    return tf.strings.join(
+        [
+            tf.strings.substr(contents, 0, 25),
+            characters[_GREY],
+            tf.strings.substr(contents, 26, 3),
+            tf.strings.reduce_join(changed),
+            tf.strings.substr(contents, 33, -1),
+        ]
+    )
+
+
+def to_train_ids(raw, label_table):
+    """Maps the raw values or colours of a label file to train ids.
+
+    Args:
+        raw: uint8 tensor, (height, width) numbers or (height, width, 3)
+            colours.
+        label_table: uint8 tensor (256,), or (2**24,) for colours whose
+            number is red, green, blue from the highest byte down.
+
+    Returns:
+        uint8 tensor (height, width).
+    """
+    code = tf.cast(raw, tf.int32)
+    if raw.shape.rank == 3:
+        code = (code[..., 0] << 16) | (code[..., 1] << 8) | code[..., 2]
+    label = tf.gather(label_table, code)
+    check = tf.debugging.Assert(
+        tf.reduce_all(label != INVALID_LABEL),
+        ["A label value that the data set does not have."],
+    )
+    with tf.control_dependencies([check]):
+        return tf.identity(label)
+
+
+def apply_plan(image, raw_label, label_table, decisions, augmentation):
+    """Does to an image and its label what the plan decided.
+
+    Only the crop is resampled, coloured and blurred, not the whole scaled
+    image. Half-pixel centres in both keep image and label aligned; the image
+    is interpolated bilinearly, with antialiasing when it shrinks (as Pillow's
+    resize does), the label takes its nearest neighbour. An image smaller than
+    the crop is padded below and to the right.
 
     Args:
         image: uint8 tensor (height, width, 3), RGB.
-        label: uint8 tensor (height, width).
-        scale: Scalar float32, the factor on height and width.
-        crop_y: Scalar float32 in [0, 1), of the free rows.
-        crop_x: Scalar float32 in [0, 1), of the free columns.
-        flip: Scalar bool, whether to mirror left to right.
-        crop_size: Pair of integers (height, width).
+        raw_label: uint8 tensor (height, width) or, in colours, (height,
+            width, 3).
+        label_table: as in `to_train_ids`.
+        decisions: A `Plan` whose fields have lost their first axis.
+        augmentation: An `Augmentation`.
 
     Returns:
         float32 (crop_height, crop_width, 3) in 0-255, padded with the mean
-        pixel, and uint8 (crop_height, crop_width), padded with 255.
+        pixel, and uint8 (crop_height, crop_width) train ids, 255 for ignored
+        pixels and padding.
     """
-    size = tf.shape(label, out_type=tf.int64)
-    scaled = tf.cast(tf.round(tf.cast(size, tf.float32) * scale), tf.int64)
-    scaled = tf.maximum(scaled, 1)
-    free = tf.maximum(scaled - crop_size, 0)
-    # A fraction below 1 of free + 1 places reaches each of them equally.
-    offset = tf.cast(
-        tf.stack([crop_y, crop_x]) * tf.cast(free + 1, tf.float32), tf.int64
-    )
-    rows, row_inside = _sources(crop_size[0], offset[0], size[0], scaled[0])
-    columns, column_inside = _sources(
-        crop_size[1], offset[1], size[1], scaled[1]
-    )
-    inside = row_inside[:, None] & column_inside[None, :]
+    crop_size = augmentation.crop_size
+    size = tf.shape(raw_label, out_type=tf.int64)[:2]
+    scaled = _scaled_size(size, decisions.scale, augmentation)
+    free = tf.cast(tf.maximum(scaled - crop_size, 0) + 1, tf.float64)
+    fractions = tf.stack([decisions.crop_y, decisions.crop_x], axis=-1)
+    # Below 1 in float32, a fraction reaches each of free + 1 places equally.
+    offsets = tf.cast(tf.cast(fractions, tf.float64) * free, tf.int64)
+    inside = tf.minimum(scaled, tf.constant(crop_size, tf.int64))
 
-    resampled = tf.raw_ops.ScaleAndTranslate(
-        images=image[None],
-        size=crop_size,
-        scale=tf.cast(scaled / size, tf.float32),
-        translation=-tf.cast(offset, tf.float32),
-        kernel_type="triangle",
-    )[0]
-    image = tf.where(inside[..., None], resampled, MEAN_PIXEL)
-    label = tf.gather(tf.gather(label, rows), columns, axis=1)
-    label = tf.where(inside, label, tf.constant(IGNORE_LABEL, tf.uint8))
+    def crop_label(offset):
+        rows, columns = (
+            _nearest(offset[axis], inside[axis], size[axis], scaled[axis])
+            for axis in (0, 1)
+        )
+        raw = tf.gather(tf.gather(raw_label, rows), columns, axis=1)
+        return to_train_ids(raw, label_table)
+
+    offset, label = _choose_crop(
+        offsets, crop_label, augmentation.max_class_share
+    )
+    image = _resample(image, offset, inside, size, scaled)
+    image = _distort(image, decisions, augmentation)
+    image, label = _pad(image, label, augmentation)
     return tf.cond(
-        flip,
+        decisions.flip,
         lambda: (tf.reverse(image, [1]), tf.reverse(label, [1])),
         lambda: (image, label),
     )
 
 
-def _sources(length, offset, size, scaled):
+def _scaled_size(size, scale, augmentation):
+    # float64, in which NumPy and TensorFlow round alike.
+    size = tf.cast(size, tf.float64)
+    factor = tf.cast(scale, tf.float64)
+    limits = [
+        side / extreme(size)
+        for side, extreme in (
+            (augmentation.long_side, tf.reduce_max),
+            (augmentation.short_side, tf.reduce_min),
+        )
+        if side is not None
+    ]
+    if limits:
+        factor *= tf.reduce_min(limits)
+    return tf.cast(tf.maximum(tf.floor(size * factor + 0.5), 1), tf.int64)
+
+
+def _nearest(offset, length, size, scaled):
     """The nearest source pixel of each crop pixel along one axis.
 
     In integers, so that no rounding can move a label's border.
     """
-    position = offset + tf.range(length, dtype=tf.int64)
-    source = (2 * position + 1) * size // (2 * scaled)
-    return tf.minimum(source, size - 1), position < scaled
+    position = offset + tf.range(length)
+    return tf.minimum((2 * position + 1) * size // (2 * scaled), size - 1)
+
+
+def _choose_crop(offsets, crop_label, max_class_share):
+    """The first candidate that keeps to the class share, else the last."""
+    if max_class_share == 1:
+        return offsets[0], crop_label(offsets[0])
+
+    def is_unbalanced(label):
+        counts = tf.math.bincount(tf.cast(label, tf.int32), minlength=256)
+        counts = tf.cast(counts[:IGNORE_LABEL], tf.float64)
+        most = tf.cast(max_class_share, tf.float64) * tf.reduce_sum(counts)
+        return tf.reduce_max(counts) >= most
+
+    number, label = tf.while_loop(
+        lambda number, label: (number < NUM_CROPS - 1) & is_unbalanced(label),
+        lambda number, label: (number + 1, crop_label(offsets[number + 1])),
+        (0, crop_label(offsets[0])),
+        parallel_iterations=1,
+    )
+    return offsets[number], label
+
+
+def _resample(image, offset, inside, size, scaled):
+    """The crop's part of the scaled image, from what of the image it needs."""
+    ratio = tf.cast(scaled, tf.float64) / tf.cast(size, tf.float64)
+    # As far as the filter reaches, and a pixel for rounding.
+    reach = tf.maximum(1 / ratio, 1) + 1
+    start = tf.cast(offset, tf.float64) / ratio
+    end = tf.cast(offset + inside, tf.float64) / ratio
+    first = tf.maximum(tf.cast(tf.floor(start - reach), tf.int64), 0)
+    last = tf.minimum(tf.cast(tf.math.ceil(end + reach), tf.int64), size)
+    moved = tf.cast(first, tf.float64) * ratio - tf.cast(offset, tf.float64)
+    part = image[first[0] : last[0], first[1] : last[1]]
+    return tf.raw_ops.ScaleAndTranslate(
+        images=part[tf.newaxis],
+        size=tf.cast(inside, tf.int32),
+        scale=tf.cast(ratio, tf.float32),
+        translation=tf.cast(moved, tf.float32),
+        kernel_type="triangle",
+    )[0]
+
+
+def _distort(image, decisions, augmentation):
+    """Brightness, contrast, saturation, hue and blur, each where decided."""
+    if augmentation.brightness:
+        image = _clip(image + decisions.brightness)
+    if augmentation.contrast:
+        factor = tf.where(decisions.contrast_last, 1.0, decisions.contrast)
+        image = _clip(image * factor)
+    if augmentation.saturation or augmentation.hue:
+        image = tf.cond(
+            (decisions.saturation != 1) | (decisions.hue != 0),
+            lambda: _turn(image, decisions.saturation, decisions.hue),
+            lambda: image,
+        )
+    if augmentation.contrast:
+        factor = tf.where(decisions.contrast_last, decisions.contrast, 1.0)
+        image = _clip(image * factor)
+    if augmentation.blur:
+        radius = math.ceil(3 * augmentation.blur)
+        image = tf.cond(
+            decisions.blur > 0,
+            lambda: _blur(image, decisions.blur, radius),
+            lambda: image,
+        )
+    return image
+
+
+def _clip(image):
+    return tf.clip_by_value(image, 0.0, 255.0)
+
+
+def _turn(image, saturation, hue):
+    """Multiplies the saturation and turns the hue of HSV colours."""
+    red, green, blue = tf.unstack(image, axis=-1)
+    value = tf.maximum(tf.maximum(red, green), blue)
+    chroma = value - tf.minimum(tf.minimum(red, green), blue)
+    # `tf.image.rgb_to_hsv` computes this more slowly.
+    h = tf.where(
+        red == value,
+        green - blue,
+        tf.where(
+            green == value,
+            blue - red + 2 * chroma,
+            red - green + 4 * chroma,
+        ),
+    )
+    h = tf.math.divide_no_nan(h, 6 * chroma) + hue
+    h -= tf.floor(h)
+    s = tf.minimum(tf.math.divide_no_nan(chroma, value) * saturation, 1.0)
+    return _clip(tf.image.hsv_to_rgb(tf.stack([h, s, value], axis=-1)))
+
+
+def _blur(image, deviation, radius):
+    """A Gaussian cut off at `radius`; pixels at the edge are repeated."""
+    taps = tf.cast(tf.range(-radius, radius + 1), tf.float32)
+    weights = tf.exp(-0.5 * tf.square(taps / deviation))
+    weights /= tf.reduce_sum(weights)
+    weights = tf.tile(
+        weights[:, tf.newaxis, tf.newaxis, tf.newaxis], [1, 1, 3, 1]
+    )
+    for axis in (0, 1):
+        length = tf.shape(image)[axis]
+        index = tf.range(-radius, length + radius)
+        image = tf.gather(
+            image, tf.clip_by_value(index, 0, length - 1), axis=axis
+        )
+    image = image[tf.newaxis]
+    for kernel in (weights, tf.transpose(weights, [1, 0, 2, 3])):
+        image = tf.nn.depthwise_conv2d(image, kernel, [1, 1, 1, 1], "VALID")
+    return image[0]
+
+
+def _pad(image, label, augmentation):
+    height, width = augmentation.crop_size
+
+    def pad(image, label):
+        below, right = height - tf.shape(label)[0], width - tf.shape(label)[1]
+        label = tf.pad(
+            label, [[0, below], [0, right]], constant_values=IGNORE_LABEL
+        )
+        mean = tf.constant(augmentation.mean_pixel, tf.float32)
+        rest = tf.broadcast_to(mean, [tf.shape(image)[0], right, 3])
+        image = tf.concat([image, rest], axis=1)
+        rest = tf.broadcast_to(mean, [below, width, 3])
+        return tf.concat([image, rest], axis=0), label
+
+    image, label = tf.cond(
+        tf.reduce_all(tf.shape(label) == [height, width]),
+        lambda: (image, label),
+        lambda: pad(image, label),
+    )
+    image = tf.ensure_shape(image, [height, width, 3])
+    return image, tf.ensure_shape(label, [height, width])

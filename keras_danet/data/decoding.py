@@ -218,3 +218,54 @@ def _ranges(values):
         str(start) if start == end else f"{start}..{end}"
         for start, end in zip(starts, ends, strict=True)
     )
+
+
+def label_table(dataset):
+    """The train id of every raw value of a data set's label files.
+
+    Args:
+        dataset: A `Dataset`.
+
+    Returns:
+        uint8 array (256,); for label files of colours (2**24,), in which a
+        colour's number has red in its highest byte and blue in its lowest.
+        `INVALID_LABEL` for what must not occur.
+    """
+    if not dataset.label_colors:
+        return np.array(dataset.label_map, "uint8")
+    table = np.full(2**24, INVALID_LABEL, "uint8")
+    for (red, green, blue), train_id in dataset.label_colors.items():
+        table[red << 16 | green << 8 | blue] = train_id
+    return table
+
+
+def read_pair(pair, dataset):
+    label = read_label(pair, dataset)
+    return read_image(pair.image, upright=False), label
+
+
+def check_batches(pairs, batch_size):
+    """Checks that whole images can be batched.
+
+    Args:
+        pairs: List of `Pair`.
+        batch_size: Integer; of more than 1, headers are asked for sizes.
+
+    Raises:
+        ValueError: if there are no pairs, or images of different sizes would
+            share a batch.
+    """
+    if not pairs or batch_size < 1:
+        raise ValueError(
+            "Expected at least one pair and a batch size of at least 1. "
+            f"Received: {len(pairs)} pairs, batch_size={batch_size!r}."
+        )
+    sizes = [read_size(pair.image) for pair in pairs] if batch_size > 1 else []
+    for index, size in enumerate(sizes):
+        first = index - index % batch_size
+        if size != sizes[first]:
+            raise ValueError(
+                f"Images of different sizes cannot share a batch: "
+                f"{pairs[first].image} has (height, width) {sizes[first]} and "
+                f"{pairs[index].image} has {size}. Use batch_size=1."
+            )

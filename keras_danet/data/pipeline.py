@@ -1,35 +1,41 @@
 """The plan of augmentation applied in `tf.data`: from files to batches."""
 
 import contextlib
+import re
 
+import numpy as np
 import tensorflow as tf
 
 from keras_danet.data.augment import apply_plan
+from keras_danet.data.augment import decode_color_label
 from keras_danet.data.augment import decode_image
 from keras_danet.data.augment import decode_label
+from keras_danet.data.augment import to_train_ids
+from keras_danet.data.bad_files import BadFiles
 from keras_danet.data.datasets import IGNORE_LABEL
-from keras_danet.data.datasets import INVALID_LABEL
-from keras_danet.data.decoding import MAX_PIXELS
-from keras_danet.data.decoding import explain_data_error
-from keras_danet.data.decoding import read_size
+from keras_danet.data.decoding import check_batches
+from keras_danet.data.decoding import label_table
+from keras_danet.data.plan import Plan
 from keras_danet.data.plan import draw_plan
-from keras_danet.data.plan import steps_per_epoch
+from keras_danet.data.plan import places
 
 # Enough to hide the pipeline behind the training step; an automatic number
 # would grow with the memory it finds.
 PREFETCHED_BATCHES = 2
+_BAD_EXAMPLE = "keras_danet: bad example"
 
 
 def training_dataset(
     pairs,
     dataset,
+    augmentation,
     *,
     batch_size,
-    crop_size,
-    scale_range=(0.5, 2.0),
     seed=0,
     start_epoch=0,
     start_step=0,
+    shard=(0, 1),
+    bad_files=None,
 ):
     """Makes the endless stream of augmented batches that training reads.
 
@@ -40,38 +46,40 @@ def training_dataset(
     Args:
         pairs: List of `Pair`, as `find_pairs` gives.
         dataset: A `Dataset`.
-        batch_size: Integer, at most the number of pairs.
-        crop_size: Pair of integers, the crops' (height, width) in pixels.
-        scale_range: Pair of floats, the least and the greatest factor on an
-            image's size before it is cropped. Defaults to `(0.5, 2.0)`.
+        augmentation: An `Augmentation`.
+        batch_size: Integer, over all workers, at most the number of pairs.
         seed: Integer, of all that is random. Defaults to `0`.
         start_epoch: Integer, where the stream starts. Defaults to `0`.
         start_step: Integer, the first batch's place in that epoch; a number
             beyond its end counts on into the next. What lies before it is
             not decoded. Defaults to `0`.
+        shard: Pair of integers, (which, of how many) workers share each
+            batch. Defaults to `(0, 1)`.
+        bad_files: A `BadFiles` of the same pairs, which says what to do about
+            one. Defaults to `None`, which ends the stream.
 
     Returns:
-        `tf.data.Dataset` of (images, labels): float32 (batch_size, height,
-        width, 3) RGB in 0-255 and uint8 (batch_size, height, width) train
-        ids, 255 for ignored pixels and padding.
+        `tf.data.Dataset` of (images, labels): float32 (batch_size / workers,
+        height, width, 3) RGB in 0-255 and uint8 (batch_size / workers,
+        height, width) train ids, 255 for ignored pixels and padding.
 
     Raises:
         ValueError: if an argument makes no sense. A bad file ends the
-            iteration in a `tf.errors.OpError`; `files.explain_data_error`
-            turns that into a sentence.
+            iteration in a `tf.errors.OpError`, which `readable_errors` turns
+            into a sentence.
 
     Example:
 
     ```python
     pairs = find_pairs(CAMVID, "CamVid", "train")
     batches = training_dataset(
-        pairs, CAMVID, batch_size=8, crop_size=(240, 320)
+        pairs, CAMVID, Augmentation(crop_size=(240, 320)), batch_size=8
     )
     model.fit(batches, steps_per_epoch=steps_per_epoch(len(pairs), 8))
     ```
     """
-    steps = steps_per_epoch(len(pairs), batch_size)
-    crop_size = _check_crop_size(crop_size)
+    used = places(len(pairs), batch_size, shard)
+    steps, share = used.shape
     if start_step < 0:
         raise ValueError(
             "`start_step` must not be negative. Received: "
@@ -79,41 +87,56 @@ def training_dataset(
         )
     start_epoch += start_step // steps
     start_step %= steps
-    # A wrong seed, epoch or scale is told here; from inside the graph its
-    # message would be unreadable.
-    draw_plan(seed, start_epoch, len(pairs), scale_range)
+    bad_files = bad_files or BadFiles(pairs, dataset)
+    tries = range(bad_files.num_tries)
+
+    def decisions(epoch):
+        plan = draw_plan(seed, int(epoch), len(pairs), augmentation)
+        followers = [(used.ravel() + number) % len(pairs) for number in tries]
+        return [
+            plan.order[followers].T,
+            *(field[used.ravel()] for field in plan[1:]),
+        ]
+
+    # A wrong seed or epoch is told here; from inside the graph its message
+    # would be unreadable.
+    first = decisions(start_epoch)
 
     def examples(epoch):
-        plan = tf.numpy_function(
-            lambda epoch: draw_plan(seed, int(epoch), len(pairs), scale_range),
-            [epoch],
-            (tf.int64, tf.float32, tf.float32, tf.float32, tf.bool),
+        drawn = tf.numpy_function(
+            decisions, [epoch], [field.dtype for field in first]
         )
         return tf.data.Dataset.from_tensor_slices(
             tuple(
-                tf.ensure_shape(part, [len(pairs)])[: steps * batch_size]
-                for part in plan
+                tf.ensure_shape(part, field.shape)
+                for part, field in zip(drawn, first, strict=True)
             )
         )
 
-    paths = tf.constant([tuple(pair) for pair in pairs])
-    label_map = tf.constant(dataset.label_map, tf.uint8)
+    read, table = _reader(pairs, dataset)
 
-    def augmented(index, *plan):
-        image, label = _load_pair(paths[index], label_map)
-        return apply_plan(image, label, *plan, crop_size=crop_size)
+    def augmented(candidates, *fields):
+        return _first_good(
+            candidates,
+            lambda index: apply_plan(
+                *read(index), table, Plan(index, *fields), augmentation
+            ),
+            bad_files,
+        )
 
     return (
         tf.data.Dataset.counter(start_epoch)
         .flat_map(examples)
-        .skip(start_step * batch_size)
+        .skip(start_step * share)
         .map(augmented, tf.data.AUTOTUNE, deterministic=True)
-        .batch(batch_size, drop_remainder=True)
+        .batch(share, drop_remainder=True)
         .prefetch(PREFETCHED_BATCHES)
     )
 
 
-def evaluation_dataset(pairs, dataset, *, batch_size=1, pad_last_batch=False):
+def evaluation_dataset(
+    pairs, dataset, *, batch_size=1, pad_last_batch=False, bad_files=None
+):
     """Reads whole images and labels once, in order, as they are.
 
     Args:
@@ -125,6 +148,9 @@ def evaluation_dataset(pairs, dataset, *, batch_size=1, pad_last_batch=False):
         pad_last_batch: Boolean, whether to fill up the last batch with
             black images that are ignored everywhere, so that it divides
             among devices. Defaults to `False`.
+        bad_files: A `BadFiles` of the same pairs, for `readable_errors`.
+            Nothing is skipped: a figure is one of all images. Defaults to
+            `None`.
 
     Returns:
         `tf.data.Dataset` of (images, labels): uint8 (batch, height, width, 3)
@@ -134,21 +160,21 @@ def evaluation_dataset(pairs, dataset, *, batch_size=1, pad_last_batch=False):
     Raises:
         ValueError: if there are no pairs, or images of different sizes would
             share a batch. A bad file ends the iteration in a
-            `tf.errors.OpError`; `files.explain_data_error` turns that into a
+            `tf.errors.OpError`, which `readable_errors` turns into a
             sentence.
     """
-    if not pairs or batch_size < 1:
-        raise ValueError(
-            "Expected at least one pair and a batch size of at least 1. "
-            f"Received: {len(pairs)} pairs, batch_size={batch_size!r}."
-        )
-    if batch_size > 1:
-        _check_sizes(pairs, batch_size)
-    label_map = tf.constant(dataset.label_map, tf.uint8)
+    check_batches(pairs, batch_size)
+    read, table = _reader(pairs, dataset)
+    bad_files = bad_files or BadFiles(pairs, dataset)
+
+    def whole(index):
+        image, raw_label = read(index)
+        return image, to_train_ids(raw_label, table)
+
     batches = (
-        tf.data.Dataset.from_tensor_slices([tuple(pair) for pair in pairs])
+        tf.data.Dataset.range(len(pairs))
         .map(
-            lambda paths: _load_pair(paths, label_map),
+            lambda index: _first_good(index[tf.newaxis], whole, bad_files),
             tf.data.AUTOTUNE,
             deterministic=True,
         )
@@ -162,32 +188,79 @@ def evaluation_dataset(pairs, dataset, *, batch_size=1, pad_last_batch=False):
 
 
 @contextlib.contextmanager
-def readable_errors(pairs, dataset):
-    """Turns TensorFlow's errors over bad files into ours, which name them."""
+def readable_errors(*bad_files):
+    """Turns TensorFlow's errors over bad files into ours, which name them.
+
+    Args:
+        *bad_files: `BadFiles` of the data sets that are read inside.
+
+    Raises:
+        ValueError: in place of a `tf.errors.OpError` over a bad file.
+    """
     try:
         yield
-    except tf.errors.OpError:
-        explain_data_error(pairs, dataset)
+    except tf.errors.OpError as error:
+        found = re.search(f"{_BAD_EXAMPLE} (\\d+) of (\\d+)", str(error))
+        if found:
+            index, owner = map(int, found.groups())
+            for candidate in bad_files:
+                if id(candidate) == owner:
+                    candidate.give_up(index)
         raise
 
 
-def _load_pair(paths, label_map):
-    """uint8 (height, width, 3) image, uint8 (height, width) train ids."""
-    image = decode_image(tf.io.read_file(paths[0]))
-    raw_label = decode_label(tf.io.read_file(paths[1]))
-    label = tf.gather(label_map, tf.cast(raw_label, tf.int32))
-    same_size = tf.reduce_all(tf.shape(image)[:2] == tf.shape(label))
-    checks = [
-        tf.debugging.Assert(
-            same_size, ["Image and label differ in size.", paths]
-        ),
-        tf.debugging.Assert(
-            tf.reduce_all(label != INVALID_LABEL),
-            ["A label value that the data set does not have.", paths],
-        ),
-    ]
-    with tf.control_dependencies(checks):
-        return tf.identity(image), tf.identity(label)
+def _first_good(candidates, load, bad_files):
+    """Loads the first of an example's candidates that can be loaded.
+
+    In a data set of its own: only a data set outlives an error in a graph,
+    and can tell whose it was.
+    """
+    numbered = tf.data.Dataset.from_tensor_slices(candidates).enumerate()
+
+    def give_up(number, index):
+        text = f"{_BAD_EXAMPLE} {{}} of {id(bad_files)}"
+        check = tf.debugging.Assert(False, [tf.strings.format(text, index)])
+        with tf.control_dependencies([check]):
+            return number, load(index)
+
+    number, loaded = (
+        numbered.map(lambda number, index: (number, load(index)))
+        .ignore_errors()
+        .concatenate(numbered.take(1).map(give_up))
+        .take(1)
+        .get_single_element()
+    )
+
+    def log(indices):
+        for index in indices:
+            bad_files.skip(int(index))
+        return np.int64(len(indices))
+
+    skipped = tf.cond(
+        number > 0,
+        lambda: tf.numpy_function(log, [candidates[:number]], tf.int64),
+        lambda: tf.constant(0, tf.int64),
+    )
+    with tf.control_dependencies([skipped]):
+        return tf.nest.map_structure(tf.identity, loaded)
+
+
+def _reader(pairs, dataset):
+    """A graph function from a pair's index to its pixels; the label table."""
+    paths = tf.constant([tuple(pair) for pair in pairs])
+    decode = decode_color_label if dataset.label_colors else decode_label
+
+    def read(index):
+        image = decode_image(tf.io.read_file(paths[index, 0]))
+        raw_label = decode(tf.io.read_file(paths[index, 1]))
+        check = tf.debugging.Assert(
+            tf.reduce_all(tf.shape(image)[:2] == tf.shape(raw_label)[:2]),
+            ["Image and label differ in size."],
+        )
+        with tf.control_dependencies([check]):
+            return tf.identity(image), raw_label
+
+    return read, tf.constant(label_table(dataset))
 
 
 def _pad_batch(image, label, batch_size):
@@ -199,28 +272,3 @@ def _pad_batch(image, label, batch_size):
         constant_values=tf.constant(IGNORE_LABEL, tf.uint8),
     )
     return image, label
-
-
-def _check_crop_size(crop_size):
-    match crop_size:
-        case [int() as height, int() as width] if (
-            min(height, width) > 0 and height * width <= MAX_PIXELS
-        ):
-            return height, width
-    raise ValueError(
-        "`crop_size` must be two positive integers, (height, width), of at "
-        f"most {MAX_PIXELS} pixels. "
-        f"Received: crop_size={crop_size!r}."
-    )
-
-
-def _check_sizes(pairs, batch_size):
-    sizes = [read_size(pair.image) for pair in pairs]
-    for index, size in enumerate(sizes):
-        first = index - index % batch_size
-        if size != sizes[first]:
-            raise ValueError(
-                f"Images of different sizes cannot share a batch: "
-                f"{pairs[first].image} has (height, width) {sizes[first]} and "
-                f"{pairs[index].image} has {size}. Use batch_size=1."
-            )

@@ -1,11 +1,115 @@
 """All randomness of training: what happens to each example of an epoch."""
 
+import dataclasses
 import math
 from numbers import Integral
 from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
+
+# More pixels than any crop that a network trains on.
+MAX_CROP_PIXELS = 2**28
+# Candidates for a crop; MMSegmentation's RandomCrop tries as many.
+NUM_CROPS = 10
+# The chance of each colour distortion and of blur; MMSegmentation's
+# PhotoMetricDistortion and PyTorch-Encoding's transforms have the same.
+DISTORTION_RATE = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What may happen to an example, before chance decides.
+
+    In this order: scale, crop, brightness, contrast, saturation, hue, blur,
+    padding, mirror. Contrast is as often the last of the four colours, and each
+    of them, like blur, is left out of half of the examples, as in
+    MMSegmentation's `PhotoMetricDistortion` and PyTorch-Encoding's transforms.
+    By default colours stay as they are.
+
+    Args:
+        crop_size: pair of integers, (height, width) in pixels.
+        scale_range: pair of floats, the least and the greatest factor on an
+            image's height and width. Defaults to `(0.5, 2.0)`.
+        scale_step: float; above 0, only the least factor and those whole
+            steps above it are taken. PaddleSeg: `0.25`. Defaults to `0.0`.
+        long_side, short_side: integers, the pixels that a side has at scale
+            1: the longer, the shorter, or, if both are given, the largest
+            size of the image's own aspect where neither is exceeded.
+            MMSegmentation's `scale=(2048, 512)` is both, PyTorch-Encoding's
+            `base_size` the long side. Defaults to `None`, the image's size.
+        max_class_share: float in (0, 1], how much of a crop's labelled pixels
+            one class may have. Of ten candidates the first that keeps to it
+            is taken, else the last. MMSegmentation: `0.75`. Defaults to
+            `1.0`, which takes the first.
+        flip: float in [0, 1], the chance of mirroring left to right. Defaults
+            to `0.5`.
+        brightness: float in [0, 255], the most levels added or subtracted.
+            MMSegmentation: `32`. Defaults to `0.0`.
+        contrast, saturation: floats in [0, 1], the most that a factor
+            differs from 1. MMSegmentation: `0.5`. Default to `0.0`.
+        hue: float in [0, 180], the most degrees that a colour is turned.
+            MMSegmentation: `36` (18 of OpenCV's double degrees). Defaults to
+            `0.0`.
+        blur: float in [0, 10], the greatest standard deviation of a Gaussian
+            blur, in pixels of the crop. PyTorch-Encoding: `1`. Defaults to
+            `0.0`.
+        mean_pixel: three floats in 0-255, RGB, what a crop is padded with
+            where the image ends. Defaults to ImageNet's mean, which a
+            `DANet` normalises to 0.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+
+    >>> Augmentation((512, 1024), max_class_share=0.75, hue=36).flip
+    0.5
+    """
+
+    crop_size: tuple[int, int]
+    scale_range: tuple[float, float] = (0.5, 2.0)
+    scale_step: float = 0.0
+    long_side: int | None = None
+    short_side: int | None = None
+    max_class_share: float = 1.0
+    flip: float = 0.5
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    blur: float = 0.0
+    mean_pixel: tuple[float, float, float] = (123.675, 116.28, 103.53)
+
+    def __post_init__(self):
+        _check_crop_size(self.crop_size)
+        _check_scale_range(self.scale_range)
+        for name in ("long_side", "short_side"):
+            if getattr(self, name) is not None:
+                _check_integer(name, getattr(self, name), least=1)
+        for name, most in (
+            ("scale_step", math.inf),
+            ("max_class_share", 1),
+            ("flip", 1),
+            ("brightness", 255),
+            ("contrast", 1),
+            ("saturation", 1),
+            ("hue", 180),
+            ("blur", 10),
+        ):
+            _check_number(name, getattr(self, name), most)
+        if self.max_class_share == 0:
+            raise ValueError(
+                "`max_class_share` must be above 0; 1 takes any crop. "
+                "Received: max_class_share=0."
+            )
+        if len(self.mean_pixel) != 3:
+            raise ValueError(
+                "`mean_pixel` must be three numbers. Received: "
+                f"mean_pixel={self.mean_pixel!r}."
+            )
+        for level in self.mean_pixel:
+            _check_number("mean_pixel", level, 255)
 
 
 class Plan(NamedTuple):
@@ -14,10 +118,17 @@ class Plan(NamedTuple):
     Args:
         order: int64 (num_examples,), which example it is: a permutation.
         scale: float32 (num_examples,), the factor on its height and width.
-        crop_y: float32 (num_examples,) in [0, 1), the crop's upper edge as a
-            fraction of the rows that the scaled image leaves free.
-        crop_x: float32 (num_examples,) in [0, 1), its left edge, likewise.
+        crop_y: float32 (num_examples, 10) in [0, 1), the candidates' upper
+            edges as fractions of the rows that the scaled image leaves free.
+        crop_x: float32 (num_examples, 10) in [0, 1), their left edges,
+            likewise.
         flip: bool (num_examples,), whether it is mirrored left to right.
+        brightness: float32 (num_examples,), the levels that are added.
+        contrast, saturation: float32 (num_examples,), factors.
+        hue: float32 (num_examples,), turns, 1 being 360 degrees.
+        contrast_last: bool (num_examples,), whether contrast comes after
+            saturation and hue.
+        blur: float32 (num_examples,), the standard deviation in pixels.
     """
 
     order: np.ndarray
@@ -25,21 +136,27 @@ class Plan(NamedTuple):
     crop_y: np.ndarray
     crop_x: np.ndarray
     flip: np.ndarray
+    brightness: np.ndarray
+    contrast: np.ndarray
+    saturation: np.ndarray
+    hue: np.ndarray
+    contrast_last: np.ndarray
+    blur: np.ndarray
 
 
-def draw_plan(seed, epoch, num_examples, scale_range=(0.5, 2.0)):
+def draw_plan(seed, epoch, num_examples, augmentation):
     """Draws everything random about one epoch.
 
     A pure function: the same arguments give the same plan in any process and
     on any backend, so a checkpoint at a step is a place in the plan. Every
-    field has a random stream of its own; a new field leaves the others alone.
+    field has a random stream of its own: another setting of one, or a new
+    field, leaves the others alone.
 
     Args:
         seed: Integer in [0, 2**32), of the whole run.
         epoch: Integer in [0, 2**32).
         num_examples: Integer, at least 1.
-        scale_range: Pair of floats, the least and the greatest scale, both
-            above 0. Defaults to `(0.5, 2.0)`.
+        augmentation: An `Augmentation`.
 
     Returns:
         A `Plan`.
@@ -49,30 +166,58 @@ def draw_plan(seed, epoch, num_examples, scale_range=(0.5, 2.0)):
 
     Example:
 
-    >>> plan = draw_plan(seed=0, epoch=3, num_examples=4)
-    >>> sorted(plan.order.tolist()), plan.scale.shape
-    ([0, 1, 2, 3], (4,))
+    >>> plan = draw_plan(0, 3, 4, Augmentation(crop_size=(64, 64)))
+    >>> sorted(plan.order.tolist()), plan.crop_y.shape
+    ([0, 1, 2, 3], (4, 10))
     """
     _check_integer("seed", seed, least=0)
     _check_integer("epoch", epoch, least=0)
     _check_integer("num_examples", num_examples, least=1)
-    low, high = _check_scale_range(scale_range)
-    streams = [
-        np.random.default_rng(sequence)
-        for sequence in np.random.SeedSequence([seed, epoch]).spawn(5)
-    ]
-    # float32 throughout, so that NumPy and TensorFlow, which works in it,
-    # turn a fraction into the same pixel.
-    fractions = [
-        stream.random(num_examples, dtype=np.float32) for stream in streams[1:]
-    ]
-    return Plan(
-        order=streams[0].permutation(num_examples),
-        scale=np.float32(low) + np.float32(high - low) * fractions[0],
-        crop_y=fractions[1],
-        crop_x=fractions[2],
-        flip=fractions[3] < 0.5,
+    fields = Plan._fields
+    children = np.random.SeedSequence([seed, epoch]).spawn(len(fields))
+    streams = dict(
+        zip(fields, map(np.random.default_rng, children), strict=True)
     )
+
+    # float32 throughout: what is applied with NumPy and with TensorFlow
+    # starts from the same bits.
+    def fractions(name, *shape):
+        shape = (num_examples, *shape)
+        return streams[name].random(shape, dtype=np.float32)
+
+    def differences(name, most):
+        """Uniform in [-most, most] for half of the examples, else 0."""
+        chance, value = fractions(name, 2).T
+        return np.where(
+            chance < np.float32(DISTORTION_RATE),
+            np.float32(most) * (2 * value - 1),
+            np.float32(0),
+        )
+
+    return Plan(
+        order=streams["order"].permutation(num_examples),
+        scale=_scales(fractions("scale"), augmentation),
+        crop_y=fractions("crop_y", NUM_CROPS),
+        crop_x=fractions("crop_x", NUM_CROPS),
+        flip=fractions("flip") < np.float32(augmentation.flip),
+        brightness=differences("brightness", augmentation.brightness),
+        contrast=1 + differences("contrast", augmentation.contrast),
+        saturation=1 + differences("saturation", augmentation.saturation),
+        hue=differences("hue", augmentation.hue / 360),
+        contrast_last=fractions("contrast_last") < np.float32(0.5),
+        blur=np.abs(differences("blur", augmentation.blur)),
+    )
+
+
+def _scales(fractions, augmentation):
+    low, high = augmentation.scale_range
+    if not augmentation.scale_step:
+        return np.float32(low) + np.float32(high - low) * fractions
+    # What rounding leaves of the last step must not cost it.
+    steps = int((high - low) / augmentation.scale_step + 1e-6) + 1
+    step = (fractions * np.float32(steps)).astype(np.int64)
+    scales = low + augmentation.scale_step * np.minimum(step, steps - 1)
+    return scales.astype(np.float32)
 
 
 def steps_per_epoch(num_examples, batch_size):
@@ -104,20 +249,82 @@ def steps_per_epoch(num_examples, batch_size):
     return num_examples // batch_size
 
 
+def places(num_examples, batch_size, shard=(0, 1)):
+    """The places of an epoch's plan that one worker applies, batch by batch.
+
+    Args:
+        num_examples: Integer, at least `batch_size`.
+        batch_size: Integer, over all workers together.
+        shard: Pair of integers, (which, of how many) workers. Each takes an
+            equal, contiguous share of every batch. Defaults to `(0, 1)`.
+
+    Returns:
+        int64 array (steps per epoch, batch_size / workers).
+
+    Raises:
+        ValueError: if the batch cannot be shared so.
+
+    Example:
+
+    >>> places(num_examples=9, batch_size=4, shard=(1, 2)).tolist()
+    [[2, 3], [6, 7]]
+    """
+    steps = steps_per_epoch(num_examples, batch_size)
+    match shard:
+        case [Integral() as worker, Integral() as workers] if (
+            0 <= worker < workers and batch_size % workers == 0
+        ):
+            shares = np.arange(steps * batch_size).reshape(steps, workers, -1)
+            return shares[:, worker]
+    raise ValueError(
+        "`shard` must be (which, of how many) workers, counted from 0, whose "
+        f"number divides the batch of {batch_size}. Received: shard={shard!r}."
+    )
+
+
 def _check_integer(name, value, least):
     # The seed sequence reads 32-bit words: a larger seed would run into the
     # epoch's word and repeat another seed's plan.
-    if not isinstance(value, Integral) or not least <= value < 2**32:
+    if (
+        not isinstance(value, Integral)
+        or isinstance(value, bool)
+        or not least <= value < 2**32
+    ):
         raise ValueError(
             f"`{name}` must be an integer, at least {least} and below 2**32. "
             f"Received: {name}={value!r}."
         )
 
 
+def _check_number(name, value, most):
+    # Written so that NaN fails it too.
+    if (
+        not isinstance(value, Real)
+        or not 0 <= value <= most
+        or value == math.inf
+    ):
+        raise ValueError(
+            f"`{name}` must be a number from 0 to {most}. "
+            f"Received: {name}={value!r}."
+        )
+
+
+def _check_crop_size(crop_size):
+    match crop_size:
+        case [int() as height, int() as width] if (
+            min(height, width) > 0 and height * width <= MAX_CROP_PIXELS
+        ):
+            return
+    raise ValueError(
+        "`crop_size` must be two positive integers, (height, width), of at "
+        f"most {MAX_CROP_PIXELS} pixels. Received: crop_size={crop_size!r}."
+    )
+
+
 def _check_scale_range(scale_range):
     match scale_range:
         case [Real() as low, Real() as high] if 0 < low <= high < math.inf:
-            return low, high
+            return
     raise ValueError(
         "`scale_range` must be the least and the greatest scale, two finite "
         "numbers with 0 < least <= greatest; (1, 1) keeps the size. "

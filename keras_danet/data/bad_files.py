@@ -1,0 +1,85 @@
+"""What training does about files that it cannot use."""
+
+import logging
+import threading
+
+from keras_danet.data.decoding import check_pair
+
+POLICIES = ("error", "skip")
+# An example whose files are bad, and as many after it, end even a training
+# that may skip: something else is wrong then.
+NUM_TRIES = 10
+
+_LOGGER = logging.getLogger("keras_danet")
+
+
+class BadFiles:
+    """Ends a training at the first bad file, or skips, names and counts them.
+
+    For an example that is skipped the next one of the epoch's order stands
+    in, as often as it takes: batches stay whole, and the same files give the
+    same batches.
+
+    Args:
+        pairs: List of `Pair`.
+        dataset: The `Dataset` that they belong to.
+        policy: `"error"` or `"skip"`. Defaults to `"error"`.
+
+    Attributes:
+        count: Integer, how many examples were skipped so far.
+
+    Raises:
+        ValueError: for another policy.
+    """
+
+    def __init__(self, pairs, dataset, policy="error"):
+        if policy not in POLICIES:
+            raise ValueError(
+                f"`on_bad_file` must be one of {POLICIES}. "
+                f"Received: on_bad_file={policy!r}."
+            )
+        self.pairs = pairs
+        self.dataset = dataset
+        self.num_tries = NUM_TRIES if policy == "skip" else 1
+        self.count = 0
+        self._named = set()
+        self._lock = threading.Lock()
+
+    # A lock cannot be sent to another process.
+    def __getstate__(self):
+        return {**self.__dict__, "_lock": None}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def skip(self, index):
+        """Counts an example that is skipped, and logs it the first time."""
+        with self._lock:
+            self.count += 1
+            known = index in self._named
+            self._named.add(index)
+        if not known:
+            _LOGGER.warning("Skipped: %s", self.explain(index))
+
+    def explain(self, index):
+        """What is wrong with a pair, as one sentence or two."""
+        try:
+            check_pair(self.pairs[index], self.dataset)
+        except (ValueError, OSError) as error:
+            return str(error)
+        pair = self.pairs[index]
+        return (
+            f"{pair.image} and {pair.label} could not be read, and can be now: "
+            "the disk or network they are on may fail at times. Train again, "
+            "or with on_bad_file='skip'."
+        )
+
+    def give_up(self, index):
+        """Raises the error over a pair that nothing could stand in for."""
+        message = self.explain(index)
+        if self.num_tries > 1:
+            message = (
+                f"{self.num_tries} examples in a row could not be used; that "
+                f"is too many to skip. The first: {message}"
+            )
+        raise ValueError(message)
