@@ -8,8 +8,7 @@ import numpy as np
 
 from keras_danet import metrics
 from keras_danet.checkpointing import save_text
-from keras_danet.data.decoding import read_image
-from keras_danet.data.decoding import read_label
+from keras_danet.data.decoding import read_pair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,10 +102,9 @@ def evaluate(predictor, pairs, dataset, split, progress=None):
     """
     matrix = np.zeros((dataset.num_classes,) * 2, "int64")
     for index, pair in enumerate(pairs):
-        label = read_label(pair, dataset)
-        prediction = predictor(read_image(pair.image, upright=False))
+        image, label = read_pair(pair, dataset)
         matrix += metrics.confusion_matrix(
-            label, prediction, dataset.num_classes
+            label, predictor(image), dataset.num_classes
         )
         if progress:
             progress(index + 1, len(pairs))

@@ -128,12 +128,18 @@ class TrainConfig:
                     f"`{name}` must be at least {least} and below {below}. "
                     f"Received: {name}={getattr(self, name)!r}"
                 )
+        # Its own ranges, told here rather than when training begins.
+        self.augmentation()
 
     def augmentation(self):
         """The `Augmentation` that this training uses."""
-        fields = dataclasses.fields(Augmentation)
-        names = {field.name for field in fields} & set(dataclasses.asdict(self))
-        return Augmentation(**{name: getattr(self, name) for name in names})
+        ours, theirs = (
+            {field.name for field in dataclasses.fields(kind)}
+            for kind in (TrainConfig, Augmentation)
+        )
+        return Augmentation(
+            **{name: getattr(self, name) for name in ours & theirs}
+        )
 
     def replace(self, settings):
         """A copy with `settings`, a dict of field names to new values."""

@@ -3,7 +3,12 @@
 Feature maps are (batch, height, width, channels).
 """
 
+import colorsys
+import math
+from fractions import Fraction
+
 import numpy as np
+from PIL import Image
 
 
 def softmax(x):
@@ -119,3 +124,97 @@ def confusion_matrix(labels, predictions, num_classes, ignore_label=255):
         if label != ignore_label:
             matrix[label, prediction] += 1
     return matrix
+
+
+def augment(image, label, decisions, augmentation):
+    """A plan's decisions on one example, the whole scaled image at a time.
+
+    `image` (height, width, 3) and `label` (height, width), train ids, are
+    uint8; `decisions` a `Plan` of numbers. Pillow scales, colorsys colours.
+    """
+    factor = float(decisions.scale)
+    long, short = augmentation.long_side, augmentation.short_side
+    if long or short:
+        factor *= min(
+            long / max(label.shape) if long else math.inf,
+            short / min(label.shape) if short else math.inf,
+        )
+    height, width = (
+        max(math.floor(size * factor + 0.5), 1) for size in label.shape
+    )
+    scaled = np.stack(
+        [
+            Image.fromarray(channel, "F").resize(
+                (width, height), Image.Resampling.BILINEAR
+            )
+            for channel in np.moveaxis(image, -1, 0).astype("float32")
+        ],
+        axis=-1,
+    )
+    # The pixel that holds the centre, in fractions: Pillow's floats round.
+    rows, columns = (
+        [int(Fraction(2 * k + 1, 2) * size / new) for k in range(new)]
+        for size, new in zip(label.shape, (height, width), strict=True)
+    )
+    scaled_label = label[np.ix_(rows, columns)]
+    crop_height, crop_width = augmentation.crop_size
+    for crop_y, crop_x in zip(decisions.crop_y, decisions.crop_x, strict=True):
+        top = int(float(crop_y) * (max(height - crop_height, 0) + 1))
+        left = int(float(crop_x) * (max(width - crop_width, 0) + 1))
+        part = np.s_[top : top + crop_height, left : left + crop_width]
+        _, counts = np.unique(
+            scaled_label[part][scaled_label[part] != 255], return_counts=True
+        )
+        share = counts.max(initial=0) / max(counts.sum(), 1)
+        if share < augmentation.max_class_share or (
+            augmentation.max_class_share == 1
+        ):
+            break
+    pixels = _distort(scaled[part].astype("float64"), decisions)
+    if decisions.blur:
+        pixels = _blur(pixels, float(decisions.blur), augmentation.blur)
+    rest = [
+        (0, crop_height - pixels.shape[0]),
+        (0, crop_width - pixels.shape[1]),
+    ]
+    padded = np.stack(
+        [
+            np.pad(channel, rest, constant_values=mean)
+            for channel, mean in zip(
+                np.moveaxis(pixels, -1, 0), augmentation.mean_pixel, strict=True
+            )
+        ],
+        axis=-1,
+    )
+    labels = np.pad(scaled_label[part], rest, constant_values=255)
+    step = -1 if decisions.flip else 1
+    return padded[:, ::step], labels[:, ::step]
+
+
+def _distort(pixels, decisions):
+    def contrast(pixels):
+        return np.clip(pixels * float(decisions.contrast), 0, 255)
+
+    pixels = np.clip(pixels + float(decisions.brightness), 0, 255)
+    if not decisions.contrast_last:
+        pixels = contrast(pixels)
+    turned = np.empty_like(pixels)
+    for place in np.ndindex(pixels.shape[:2]):
+        h, s, v = colorsys.rgb_to_hsv(*pixels[place])
+        h = (h + float(decisions.hue)) % 1
+        s = min(s * float(decisions.saturation), 1)
+        turned[place] = colorsys.hsv_to_rgb(h, s, v)
+    return contrast(turned) if decisions.contrast_last else turned
+
+
+def _blur(pixels, deviation, greatest):
+    radius = math.ceil(3 * greatest)
+    taps = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * deviation**2))
+    taps /= taps.sum()
+    height, width = pixels.shape[:2]
+    padded = np.pad(pixels, [(radius, radius)] * 2 + [(0, 0)], mode="edge")
+    result = np.zeros_like(pixels)
+    for i, down in enumerate(taps):
+        for j, across in enumerate(taps):
+            result += down * across * padded[i : i + height, j : j + width]
+    return result

@@ -10,16 +10,17 @@ import tensorflow as tf
 
 from keras_danet.data.datasets import IGNORE_LABEL
 from keras_danet.data.datasets import INVALID_LABEL
+from keras_danet.data.decoding import COLOR
+from keras_danet.data.decoding import GREY
+from keras_danet.data.decoding import MAX_PIXELS
+from keras_danet.data.decoding import PALETTE
 from keras_danet.data.plan import NUM_CROPS
 
-# More pixels than any photograph has; refused before they are decoded.
-MAX_PIXELS = 2**28
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_GREY, _COLOR, _PALETTE = 0, 2, 3
 # What the checksum of a PNG's header changes by, bit by bit, where the colour
 # type, with three bytes behind it, changes from palette to grey: CRC-32 is
 # linear.
-_PALETTE_TO_GREY = zlib.crc32(bytes([_PALETTE, 0, 0, 0])) ^ zlib.crc32(bytes(4))
+_PALETTE_TO_GREY = zlib.crc32(bytes([PALETTE, 0, 0, 0])) ^ zlib.crc32(bytes(4))
 
 
 def decode_image(contents):
@@ -36,7 +37,11 @@ def decode_image(contents):
     """
 
     def jpeg():
-        with _checked_size(tf.image.extract_jpeg_shape(contents)[:2]):
+        shape = tf.image.extract_jpeg_shape(contents)
+        check = tf.debugging.Assert(
+            shape[2] < 4, ["A JPEG has the colours of print (CMYK)."]
+        )
+        with tf.control_dependencies([check]), _checked_size(shape[:2]):
             # The default method is faster and differs from Pillow's by a
             # level on half of all pixels.
             return tf.io.decode_jpeg(
@@ -69,12 +74,12 @@ def decode_label(contents):
     """
     depth, kind = _png_kind(contents)
     check = tf.debugging.Assert(
-        ((kind == _GREY) | (kind == _PALETTE)) & (depth <= 8),
+        ((kind == GREY) | (kind == PALETTE)) & (depth <= 8),
         ["A label file is not a grey or palette PNG of at most 8 bits."],
     )
     with tf.control_dependencies([check]):
         contents = tf.cond(
-            kind == _PALETTE, lambda: _as_grey(contents), lambda: contents
+            kind == PALETTE, lambda: _as_grey(contents), lambda: contents
         )
     label = tf.io.decode_png(contents, channels=1)[..., 0]
     # The decoder stretches the values of fewer bits over 0-255.
@@ -96,7 +101,7 @@ def decode_color_label(contents):
     """
     depth, kind = _png_kind(contents)
     check = tf.debugging.Assert(
-        ((kind == _COLOR) | (kind == _PALETTE)) & (depth <= 8),
+        ((kind == COLOR) | (kind == PALETTE)) & (depth <= 8),
         ["A label file is not a PNG of colours with 8 bits per channel."],
     )
     with tf.control_dependencies([check]):
@@ -143,7 +148,7 @@ def _as_grey(contents):
     return tf.strings.join(
         [
             tf.strings.substr(contents, 0, 25),
-            characters[_GREY],
+            characters[GREY],
             tf.strings.substr(contents, 26, 3),
             tf.strings.reduce_join(changed),
             tf.strings.substr(contents, 33, -1),
@@ -165,7 +170,7 @@ def to_train_ids(raw, label_table):
     """
     code = tf.cast(raw, tf.int32)
     if raw.shape.rank == 3:
-        code = (code[..., 0] << 16) | (code[..., 1] << 8) | code[..., 2]
+        code = (code[..., 0] * 256 + code[..., 1]) * 256 + code[..., 2]
     label = tf.gather(label_table, code)
     check = tf.debugging.Assert(
         tf.reduce_all(label != INVALID_LABEL),
@@ -175,7 +180,7 @@ def to_train_ids(raw, label_table):
         return tf.identity(label)
 
 
-def apply_plan(image, raw_label, label_table, decisions, augmentation):
+def apply_plan(image, label, decisions, augmentation):
     """Does to an image and its label what the plan decided.
 
     Only the crop is resampled, coloured and blurred, not the whole scaled
@@ -186,9 +191,7 @@ def apply_plan(image, raw_label, label_table, decisions, augmentation):
 
     Args:
         image: uint8 tensor (height, width, 3), RGB.
-        raw_label: uint8 tensor (height, width) or, in colours, (height,
-            width, 3).
-        label_table: as in `to_train_ids`.
+        label: uint8 tensor (height, width), train ids.
         decisions: A `Plan` whose fields have lost their first axis.
         augmentation: An `Augmentation`.
 
@@ -198,7 +201,7 @@ def apply_plan(image, raw_label, label_table, decisions, augmentation):
         pixels and padding.
     """
     crop_size = augmentation.crop_size
-    size = tf.shape(raw_label, out_type=tf.int64)[:2]
+    size = tf.shape(label, out_type=tf.int64)
     scaled = _scaled_size(size, decisions.scale, augmentation)
     free = tf.cast(tf.maximum(scaled - crop_size, 0) + 1, tf.float64)
     fractions = tf.stack([decisions.crop_y, decisions.crop_x], axis=-1)
@@ -211,19 +214,18 @@ def apply_plan(image, raw_label, label_table, decisions, augmentation):
             _nearest(offset[axis], inside[axis], size[axis], scaled[axis])
             for axis in (0, 1)
         )
-        raw = tf.gather(tf.gather(raw_label, rows), columns, axis=1)
-        return to_train_ids(raw, label_table)
+        return tf.gather(tf.gather(label, rows), columns, axis=1)
 
-    offset, label = _choose_crop(
+    offset, crop = _choose_crop(
         offsets, crop_label, augmentation.max_class_share
     )
     image = _resample(image, offset, inside, size, scaled)
     image = _distort(image, decisions, augmentation)
-    image, label = _pad(image, label, augmentation)
+    image, crop = _pad(image, crop, augmentation)
     return tf.cond(
         decisions.flip,
-        lambda: (tf.reverse(image, [1]), tf.reverse(label, [1])),
-        lambda: (image, label),
+        lambda: (tf.reverse(image, [1]), tf.reverse(crop, [1])),
+        lambda: (image, crop),
     )
 
 
@@ -261,7 +263,7 @@ def _choose_crop(offsets, crop_label, max_class_share):
     def is_unbalanced(label):
         counts = tf.math.bincount(tf.cast(label, tf.int32), minlength=256)
         counts = tf.cast(counts[:IGNORE_LABEL], tf.float64)
-        most = tf.cast(max_class_share, tf.float64) * tf.reduce_sum(counts)
+        most = tf.constant(max_class_share, tf.float64) * tf.reduce_sum(counts)
         return tf.reduce_max(counts) >= most
 
     number, label = tf.while_loop(

@@ -1,6 +1,8 @@
 """Reads images and labels with Pillow, and says what is wrong with them."""
 
+import functools
 import os
+import stat
 
 import numpy as np
 from PIL import Image
@@ -12,31 +14,42 @@ from keras_danet.data.datasets import INVALID_LABEL
 # What data sets hold, which TensorFlow decodes; photos may be more.
 DATA_FORMATS = ("PNG", "JPEG")
 PHOTO_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
-# More pixels than any photograph has; refused before they are decoded.
+# More pixels than any photograph has, and more bytes than they take as they
+# are; refused before they are decoded.
 MAX_PIXELS = 2**28
+MAX_BYTES = 2**30
+GREY, COLOR, PALETTE = 0, 2, 3
 _PNG_KINDS = {
-    0: "grey",
-    2: "colour",
-    3: "palette",
+    GREY: "grey",
+    COLOR: "colour",
+    PALETTE: "palette",
     4: "grey and transparency",
     6: "colour and transparency",
 }
+_EXIF_ORIENTATION = 0x0112
 
 
-def explain_data_error(pairs, dataset):
-    """Finds the file that a pipeline stumbled over, and says what is wrong.
-
-    It decodes every file until one is bad: call it after something failed.
+def read_pair(pair, dataset):
+    """Reads and checks an image and its label, as they are stored.
 
     Args:
-        pairs: Iterable of `Pair`.
+        pair: A `Pair`.
         dataset: A `Dataset`.
 
+    Returns:
+        uint8 arrays: image (height, width, 3), RGB, and label (height,
+        width), train ids, 255 for ignored pixels.
+
     Raises:
-        ValueError: for the first bad pair, as `check_pair` does.
+        ValueError: if a file is unreadable, truncated, empty or absurdly
+            large, the image no 8-bit PNG or JPEG, the label no PNG of class
+            numbers (or, where the data set has them, of colours), the two
+            differ in size or the label has a value that the data set does
+            not.
     """
-    for pair in pairs:
-        check_pair(pair, dataset)
+    _check_sizes(pair)
+    image = read_image(pair.image, DATA_FORMATS, upright=False)
+    return image, read_label(pair.label, dataset)
 
 
 def check_pair(pair, dataset):
@@ -47,40 +60,36 @@ def check_pair(pair, dataset):
         dataset: A `Dataset`.
 
     Raises:
-        ValueError: if a file is unreadable, truncated, empty or absurdly
-            large, the label is not an 8-bit grey PNG, the two differ in size
-            or the label has a value that the data set does not.
+        ValueError: as `read_pair` does.
     """
-    image_size = read_size(pair.image)
-    label_size = read_size(pair.label)
-    _check_label_kind(pair.label)
-    if image_size != label_size:
-        raise ValueError(
-            f"Image and label differ in size: {pair.image} has (height, "
-            f"width) {image_size} and {pair.label} has {label_size}. Expected "
-            "a label for each pixel; replace the wrong one of the two."
-        )
-    _load(pair.image)
-    counts = _load(pair.label).histogram()
-    wrong = [
-        value
-        for value, train_id in enumerate(dataset.label_map)
-        if counts[value] and train_id == INVALID_LABEL
-    ]
-    if wrong:
-        raise ValueError(
-            f"Label value {wrong[0]} in {pair.label} ({counts[wrong[0]]} "
-            f"pixels; {len(wrong)} wrong value(s) in all); {dataset.title} has "
-            f"{_describe_values(dataset)}. Correct the label, or map its "
-            "values in the data set's `label_map`."
-        )
+    read_pair(pair, dataset)
 
 
-def read_image(path, upright=True):
+def _check_sizes(pair):
+    image_size, label_size = read_size(pair.image), read_size(pair.label)
+    if image_size == label_size:
+        return
+    turned = ""
+    with _open(pair.image, DATA_FORMATS) as image:
+        if image.getexif().get(_EXIF_ORIENTATION, 1) > 4:
+            turned = (
+                " The image's EXIF tag turns it, and labels lie over pixels as "
+                "they are stored."
+            )
+    raise ValueError(
+        f"Image and label differ in size: {pair.image} has (height, width) "
+        f"{image_size} and {pair.label} has {label_size}.{turned} Expected a "
+        "label for each pixel; replace the wrong one of the two."
+    )
+
+
+def read_image(path, formats=PHOTO_FORMATS, upright=True):
     """Reads an image as it is meant to be seen.
 
     Args:
         path: String, path of an image file.
+        formats: Names of Pillow's formats that it may have. Defaults to
+            `PHOTO_FORMATS`.
         upright: Boolean, whether to turn it by its EXIF tag. A data set's
             labels lie over the pixels as they are stored. Defaults to
             `True`.
@@ -92,47 +101,116 @@ def read_image(path, upright=True):
         ValueError: if it is unreadable, truncated, absurdly large or of more
             than 8 bits per channel.
     """
-    read_size(path, PHOTO_FORMATS)
-    image = _load(path, PHOTO_FORMATS)
-    if image.mode.startswith(("I", "F")):
+    read_size(path, formats)
+    depth = _png_kind(path)[0]
+    image = _load(path, formats)
+    # Pillow cuts a PNG's deep colours to 8 bits without a word.
+    if image.mode.startswith(("I", "F")) or depth > 8:
         raise ValueError(
             f"{path} has more than 8 bits per channel (Pillow mode "
             f"{image.mode}). Expected 0-255; scale and save it as 8-bit."
+        )
+    if image.mode == "CMYK" and formats == DATA_FORMATS:
+        raise ValueError(
+            f"{path} is a JPEG in the colours of print (CMYK), of which every "
+            "decoder makes others on a screen. Expected RGB or grey; convert "
+            "it once, for all."
         )
     if upright:
         image = ImageOps.exif_transpose(image)
     return np.array(image.convert("RGB"))
 
 
-def read_label(pair, dataset):
-    """Reads and checks the label of a pair.
+def read_label(path, dataset):
+    """Reads and checks a label file.
 
     Args:
-        pair: A `Pair`.
+        path: String, path of a PNG of class numbers, grey or indices of a
+            palette; of colours where the data set has `label_colors`.
         dataset: A `Dataset`.
 
     Returns:
         uint8 array (height, width) of train ids, 255 for ignored pixels.
 
     Raises:
-        ValueError: as `check_pair` does.
+        ValueError: as `read_pair` does.
     """
-    check_pair(pair, dataset)
-    return np.array(dataset.label_map, "uint8")[np.array(_load(pair.label))]
+    raw = read_raw_label(path, dataset)
+    label = label_table(dataset)[raw]
+    wrong = label == INVALID_LABEL
+    if wrong.any():
+        first, *others = np.unique(raw[wrong]).tolist()
+        raise ValueError(
+            f"Label value {describe_value(first, dataset)} in {path} "
+            f"({np.count_nonzero(raw == first)} pixels; {len(others) + 1} "
+            f"wrong value(s) in all); {dataset.title} has "
+            f"{_describe_values(dataset)}. Correct the label, or map its "
+            "values in the data set's record."
+        )
+    return label
+
+
+def read_raw_label(path, dataset):
+    """Reads the numbers of a label file, whatever they mean.
+
+    Args:
+        path: String, path of a PNG file.
+        dataset: A `Dataset`.
+
+    Returns:
+        Array (height, width): uint8 class numbers as they are stored, neither
+        a palette's colours nor the stretched values of fewer than 8 bits;
+        for a data set of `label_colors` int32, each colour's red in the
+        highest of three bytes and blue in the lowest.
+
+    Raises:
+        ValueError: if the file is unreadable or of another kind.
+    """
+    read_size(path)
+    depth, kind = _png_kind(path)
+    allowed = (COLOR, PALETTE) if dataset.label_colors else (GREY, PALETTE)
+    if kind not in allowed or depth > 8:
+        found = f"a {_PNG_KINDS.get(kind, 'unknown')} PNG of depth {depth}"
+        raise ValueError(
+            f"Label {path} is {found if depth else 'not a PNG'}. Expected "
+            + (
+                f"the colours of {dataset.title}: a colour or palette PNG of "
+                "8 bits per channel, without transparency."
+                if dataset.label_colors
+                else "a PNG of class numbers, grey or with a palette, of at "
+                "most 8 bits; save the class numbers themselves (Pillow mode "
+                "'L'), not their colours."
+            )
+        )
+    image = _load(path, DATA_FORMATS)
+    if dataset.label_colors:
+        red, green, blue = np.moveaxis(
+            np.array(image.convert("RGB"), "int32"), -1, 0
+        )
+        return red << 16 | green << 8 | blue
+    raw = np.array(image, "uint8")
+    # Pillow stretches 2 and 4 bits over 0-255, and a single one not.
+    return (
+        raw // (255 // (2**depth - 1))
+        if depth in (2, 4) and kind == GREY
+        else raw
+    )
 
 
 def read_size(path, formats=DATA_FORMATS):
     """Reads an image's (height, width) from its header, decoding nothing.
 
     Args:
-        path: String, path of a PNG or JPEG file.
+        path: String, path of an image file.
+        formats: Names of Pillow's formats that it may have. Defaults to
+            `DATA_FORMATS`.
 
     Returns:
         Tuple of integers (height, width).
 
     Raises:
-        ValueError: if it is no readable PNG or JPEG file, or has more than
-            `MAX_PIXELS` pixels.
+        ValueError: if it is no readable file of these formats, or has more
+            than `MAX_PIXELS` pixels.
     """
     with _open(path, formats) as image:
         width, height = image.size
@@ -140,30 +218,47 @@ def read_size(path, formats=DATA_FORMATS):
         raise ValueError(
             f"{path} is too large: {height} x {width} pixels (height x "
             f"width). Expected at most {MAX_PIXELS} pixels; cut it into "
-            "pieces or remove it from the split list."
+            "pieces or leave it out."
         )
     return height, width
 
 
 def _open(path, formats):
-    if os.path.isfile(path) and not os.path.getsize(path):
-        raise _unreadable(path, "it is empty (0 bytes)")
+    _check_file(path)
     limit = Image.MAX_IMAGE_PIXELS
     # Pillow's own limit warns before ours is reached; opening reads no pixel.
     Image.MAX_IMAGE_PIXELS = None
     try:
         return Image.open(path, formats=formats)
+    # Pillow has no common error for broken headers.
+    except Exception as error:
+        raise _unreadable(path, error, formats) from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _check_file(path):
+    """Refuses what would hang or be read in vain."""
+    try:
+        status = os.stat(path)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{path} cannot be read: there is no such file."
         ) from error
     except OSError as error:
         raise _unreadable(path, error) from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no file"
+        raise _unreadable(path, f"it is {kind}")
+    if not status.st_size:
+        raise _unreadable(path, "it is empty (0 bytes)")
+    if status.st_size > MAX_BYTES:
+        raise _unreadable(
+            path, f"it has {status.st_size} bytes, more than {MAX_BYTES}"
+        )
 
 
-def _load(path, formats=DATA_FORMATS):
+def _load(path, formats):
     # `load` overlooks a broken end that `verify` (and TensorFlow) does not.
     for read in ("verify", "load"):
         with _open(path, formats) as image:
@@ -171,36 +266,37 @@ def _load(path, formats=DATA_FORMATS):
                 getattr(image, read)()
             # Pillow's decoders have no common error for broken files.
             except Exception as error:
-                raise _unreadable(path, error) from error
+                raise _unreadable(path, error, formats) from error
     return image
 
 
-def _unreadable(path, error):
+def _unreadable(path, error, formats=DATA_FORMATS):
     return ValueError(
-        f"{path} cannot be read: {error}. Expected a complete PNG, JPEG or "
-        "other known image file; replace it, or leave it out."
+        f"{path} cannot be read: {error}. Expected a complete file of the "
+        f"kind {' or '.join(formats)}; replace it, or leave it out."
     )
 
 
-def _check_label_kind(path):
+def _png_kind(path):
+    """A PNG's bits per channel and colour type; 0 and None for others."""
     with open(path, "rb") as file:
         header = file.read(26)
-    if not header.startswith(b"\x89PNG"):
-        kind = "not a PNG"
-    elif header[24:26] != b"\x08\x00":
-        colours = _PNG_KINDS.get(header[25], "unknown")
-        kind = f"a {colours} PNG of depth {header[24]}"
-    else:
-        return
-    raise ValueError(
-        f"Label {path} is {kind}. Expected an 8-bit grey PNG with one channel "
-        "whose values are class numbers; save the class numbers themselves "
-        "(Pillow mode 'L'), not their colours."
-    )
+    if header.startswith(b"\x89PNG") and len(header) == 26:
+        return header[24], header[25]
+    return 0, None
+
+
+def describe_value(value, dataset):
+    """A raw value as people write it: a number, or (red, green, blue)."""
+    if dataset.label_colors:
+        return str((value >> 16, value >> 8 & 255, value & 255))
+    return str(value)
 
 
 def _describe_values(dataset):
     """The raw values a label may have, as in "0..10, and 11, 255 for void"."""
+    if dataset.label_colors:
+        return f"{len(dataset.label_colors)} colours"
     void = []
     classes = []
     for value, train_id in enumerate(dataset.label_map):
@@ -220,6 +316,7 @@ def _ranges(values):
     )
 
 
+@functools.lru_cache(maxsize=2)
 def label_table(dataset):
     """The train id of every raw value of a data set's label files.
 
@@ -227,21 +324,18 @@ def label_table(dataset):
         dataset: A `Dataset`.
 
     Returns:
-        uint8 array (256,); for label files of colours (2**24,), in which a
-        colour's number has red in its highest byte and blue in its lowest.
-        `INVALID_LABEL` for what must not occur.
+        uint8 array (256,), read-only; for label files of colours (2**24,), by
+        the numbers of `read_raw_label`. `INVALID_LABEL` for what must not
+        occur.
     """
-    if not dataset.label_colors:
-        return np.array(dataset.label_map, "uint8")
-    table = np.full(2**24, INVALID_LABEL, "uint8")
-    for (red, green, blue), train_id in dataset.label_colors.items():
-        table[red << 16 | green << 8 | blue] = train_id
+    if dataset.label_colors:
+        table = np.full(2**24, INVALID_LABEL, "uint8")
+        for (red, green, blue), train_id in dataset.label_colors.items():
+            table[red << 16 | green << 8 | blue] = train_id
+    else:
+        table = np.array(dataset.label_map, "uint8")
+    table.setflags(write=False)
     return table
-
-
-def read_pair(pair, dataset):
-    label = read_label(pair, dataset)
-    return read_image(pair.image, upright=False), label
 
 
 def check_batches(pairs, batch_size):

@@ -113,13 +113,13 @@ def training_dataset(
             )
         )
 
-    read, table = _reader(pairs, dataset)
+    read = _reader(pairs, dataset)
 
     def augmented(candidates, *fields):
         return _first_good(
             candidates,
             lambda index: apply_plan(
-                *read(index), table, Plan(index, *fields), augmentation
+                *read(index), Plan(index, *fields), augmentation
             ),
             bad_files,
         )
@@ -164,17 +164,12 @@ def evaluation_dataset(
             sentence.
     """
     check_batches(pairs, batch_size)
-    read, table = _reader(pairs, dataset)
+    read = _reader(pairs, dataset)
     bad_files = bad_files or BadFiles(pairs, dataset)
-
-    def whole(index):
-        image, raw_label = read(index)
-        return image, to_train_ids(raw_label, table)
-
     batches = (
         tf.data.Dataset.range(len(pairs))
         .map(
-            lambda index: _first_good(index[tf.newaxis], whole, bad_files),
+            lambda index: _first_good(index[tf.newaxis], read, bad_files),
             tf.data.AUTOTUNE,
             deterministic=True,
         )
@@ -246,7 +241,8 @@ def _first_good(candidates, load, bad_files):
 
 
 def _reader(pairs, dataset):
-    """A graph function from a pair's index to its pixels; the label table."""
+    """A graph function from a pair's index to its image and train ids."""
+    table = tf.constant(label_table(dataset))
     paths = tf.constant([tuple(pair) for pair in pairs])
     decode = decode_color_label if dataset.label_colors else decode_label
 
@@ -258,9 +254,9 @@ def _reader(pairs, dataset):
             ["Image and label differ in size."],
         )
         with tf.control_dependencies([check]):
-            return tf.identity(image), raw_label
+            return tf.identity(image), to_train_ids(raw_label, table)
 
-    return read, tf.constant(label_table(dataset))
+    return read
 
 
 def _pad_batch(image, label, batch_size):

@@ -13,7 +13,6 @@ from PIL import Image
 from keras_danet.data.datasets import CAMVID
 from keras_danet.data.datasets import get_dataset
 from keras_danet.data.decoding import check_pair
-from keras_danet.data.decoding import explain_data_error
 from keras_danet.data.decoding import read_size
 from keras_danet.data.files import find_pairs
 
@@ -138,7 +137,6 @@ def test_missing_root_split_and_list(root):
 def test_good_pairs_pass(root):
     pairs = find_pairs(CAMVID, root, "train")
     assert read_size(pairs[0].image) == (6, 8)
-    assert explain_data_error(pairs, CAMVID) is None
     # Any photo that converts to RGB is an image.
     photo = Image.open(pairs[0].image)
     for mode in ("L", "RGBA", "P"):
@@ -205,13 +203,11 @@ def _convert_label(mode):
         (lambda p: Path(p.image).write_text("hello"), "a.png cannot be read"),
         (lambda p: Path(p.image).unlink(), "train/a.png cannot be read"),
         (lambda p: _huge(p.image), r"16384 x 16385 .* at most 268435456"),
-        (_convert_label("P"), r"a\.png is a palette PNG of depth 8"),
         (_convert_label("RGB"), r"a\.png is a colour PNG of depth 8"),
         (_convert_label("LA"), "is a grey and transparency PNG of depth 8"),
-        (_convert_label("1"), r"a\.png is a grey PNG of depth 1"),
         (
             lambda p: Image.open(p.label).save(p.label, "JPEG"),
-            r"trainannot/a\.png is not a PNG\. Expected an 8-bit grey PNG",
+            r"trainannot/a\.png is not a PNG\. Expected a PNG of class numbers",
         ),
     ],
 )
@@ -220,7 +216,8 @@ def test_bad_files_are_explained(root, spoil, message):
     spoil(pairs[1])
     limit = Image.MAX_IMAGE_PIXELS
     with pytest.raises((ValueError, OSError), match=message):
-        explain_data_error(pairs, CAMVID)
+        for pair in pairs:
+            check_pair(pair, CAMVID)
     assert Image.MAX_IMAGE_PIXELS == limit
 
 
@@ -241,4 +238,5 @@ def test_camvid_itself():
         assert len(pairs) == CAMVID.splits[split]
         assert len(set(pairs)) == len(pairs)
         assert read_size(pairs[0].image) == (360, 480)
-        explain_data_error(pairs[:5], CAMVID)
+        for pair in pairs[:5]:
+            check_pair(pair, CAMVID)
