@@ -5,7 +5,9 @@ the whole process, which pytest's own process could not bear.
 """
 
 import importlib.machinery
+import os
 import sys
+import tempfile
 
 
 class WithoutTensorFlow(importlib.machinery.PathFinder):
@@ -27,6 +29,26 @@ import numpy as np  # noqa: E402
 
 import keras_danet  # noqa: E402
 from keras_danet import cli  # noqa: E402
+from keras_danet.data.scenes import write_scenes  # noqa: E402
+
+
+def train_scenes():
+    """Draws scenes and trains on a crop of them, through the command line."""
+    settings = {
+        "epochs": 1,
+        "batch_size": 8,
+        "crop_size": (16, 16),
+        "filters": 4,
+        "jit_compile": False,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        root = os.path.join(folder, "scenes")
+        write_scenes(root, {"train": 8, "val": 2}, size=(32, 48))
+        command = ["train", "training/scenes_danet_resnet18.py"]
+        command += ["--data", root, "--output", os.path.join(folder, "run")]
+        for name, value in settings.items():
+            command += ["--set", f"{name}={value}"]
+        return cli.main(command)
 
 
 def main():
@@ -50,10 +72,7 @@ def main():
             (not 0 <= result["mean_iou"] <= 1, f"no mean IoU: {result}"),
             (label.shape != (20, 48), f"prediction is {label.shape}"),
             ("tensorflow" in sys.modules, "TensorFlow was imported"),
-            (
-                cli.main(["train", "training/scenes_danet_resnet18.py"]) != 2,
-                "training without tf.data was not refused",
-            ),
+            (train_scenes() != 0, "training without tf.data failed"),
         )
         if failed
     ]
