@@ -128,8 +128,7 @@ def _pairs_in_folders(dataset, root, split):
     if not images and not labels:
         raise ValueError(
             f"Split {split!r} of {dataset.title} is empty: no file is called "
-            f"{root / facts.image}. Unpack the images there (see "
-            f"{dataset.url})."
+            f"{root / facts.image}. Put the images there (see {dataset.url})."
         )
     problems = [
         f"{len(alone)} {these} have no {those}, the first is "
@@ -143,8 +142,8 @@ def _pairs_in_folders(dataset, root, split):
     if problems:
         raise ValueError(
             f"Split {split!r} of {dataset.title} is incomplete: "
-            f"{'; '.join(problems)}. Unpack the archives again, or move the "
-            "files without a partner away."
+            f"{'; '.join(problems)}. Add what is missing (unpack the archives "
+            "again), or move the files without a partner away."
         )
     return [Pair(images[name], labels[name]) for name in sorted(images)]
 

@@ -90,7 +90,7 @@ def test_images_and_labels_without_a_partner(tmp_path):
     message = (
         r"^Split 'train' of ADE20K is incomplete: 1 images have no label, the "
         r"first is .*/ADE_train_00000002\.jpg \(expected .*/training/"
-        r"ADE_train_00000002\.png\)\. Unpack"
+        r"ADE_train_00000002\.png\)\. Add"
     )
     with pytest.raises(ValueError, match=message):
         find_pairs(dataset, tmp_path, split)
@@ -214,7 +214,7 @@ def test_an_empty_split(tmp_path):
         (tmp_path / folder / "validation").mkdir(parents=True)
     message = (
         r"Split 'val' of ADE20K is empty: no file is called .*/images/"
-        r"validation/\{id\}\.jpg\. Unpack"
+        r"validation/\{id\}\.jpg\. Put"
     )
     with pytest.raises(ValueError, match=message):
         find_pairs(get_dataset("ade20k"), tmp_path, "val")
