@@ -31,7 +31,8 @@ class TrainConfig:
     """Everything that decides a training, and nothing about the machine.
 
     Args:
-        dataset: name of a data set, a key of `data.datasets.DATASETS`.
+        dataset: name of a data set, a key of `data.datasets.DATASETS`; or
+            "folder", images and masks of your own (see `data.folder`).
         epochs: integer, passes over the training split.
         batch_size: integer, over all devices together.
         crop_size: (height, width) of the training crops, in pixels.

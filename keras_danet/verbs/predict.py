@@ -37,11 +37,11 @@ def run(arguments):
 
     from keras_danet import runs
     from keras_danet import visualization
-    from keras_danet.data.datasets import get_dataset
     from keras_danet.data.decoding import read_image
     from keras_danet.inference import Predictor
 
-    dataset = get_dataset(runs.read_run_config(arguments.run).dataset)
+    config = runs.read_run_config(arguments.run)
+    dataset = runs.read_dataset(config, arguments.run)
     names = [pathlib.Path(image).stem for image in arguments.images]
     for name in names:
         if names.count(name) > 1:

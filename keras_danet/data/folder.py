@@ -1,0 +1,296 @@
+"""A data set of one's own: a folder of images, masks and a `classes.json`.
+
+```
+my_data/
+    classes.json
+    images/a.jpg ...          or images/train/a.jpg, images/val/b.jpg ...
+    masks/a.png ...              masks/train/a.png, masks/val/b.png ...
+```
+
+Instead of both folders there may be a `pairs.csv` with the columns `image`,
+`label` and, where there are splits, `split`; its paths are those seen from the
+folder. Without splits there is one, called `all`.
+
+`classes.json` says what the masks hold:
+
+```
+{
+  "classes": [
+    {"name": "background", "value": 0},
+    {"name": "road", "value": 1, "color": [128, 64, 128]}
+  ],
+  "ignore": [255],
+  "labels": "indices"
+}
+```
+
+`labels` is `"indices"` (the default: grey or palette PNGs whose pixels are
+the `value` of a class) or `"colors"` (PNGs whose pixels are the `color` of a
+class). Without `value` a class has its place in the list, from 0; without
+`color` it is drawn in one of PASCAL VOC's. `ignore` lists the values, or the
+colours, of pixels without a class; 255 is one of them where it is left out.
+"""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+from keras_danet.data.class_tables import spread_color
+from keras_danet.data.datasets import IGNORE_LABEL
+from keras_danet.data.datasets import INVALID_LABEL
+from keras_danet.data.datasets import Dataset
+from keras_danet.data.datasets import Split
+from keras_danet.data.datasets import did_you_mean
+from keras_danet.data.datasets import get_dataset
+from keras_danet.data.datasets import make_label_map
+from keras_danet.data.lists import read_table
+
+FOLDER = "folder"
+CLASSES_FILE = "classes.json"
+TABLE_FILE = "pairs.csv"
+# 254 classes with long names have a tenth of it.
+MAX_CLASSES_BYTES = 2**20
+MAX_NAME_LENGTH = 200
+
+
+def open_dataset(name, root):
+    """The record of a data set, whether it is official or one's own.
+
+    Args:
+        name: String, a key of `DATASETS`, or `"folder"`.
+        root: String or path, where it lies; for `"folder"`, what holds
+            `classes.json`.
+
+    Returns:
+        A `Dataset`.
+
+    Raises:
+        FileNotFoundError: if `classes.json`, or the images and masks of a
+            folder, are not there.
+        ValueError: if no data set has that name, or `classes.json` or
+            `pairs.csv` cannot be used.
+    """
+    if name != FOLDER:
+        return get_dataset(name)
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder {root}. Expected one that holds "
+            f"{CLASSES_FILE}, images and masks."
+        )
+    dataset = read_classes(root / CLASSES_FILE)
+    return dataclasses.replace(dataset, splits=_find_splits(root))
+
+
+def read_classes(path):
+    """Reads a `classes.json`.
+
+    Args:
+        path: Path of the file.
+
+    Returns:
+        A `Dataset` without splits.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is too large, no JSON, or says what cannot be.
+    """
+    path = Path(path)
+    content = _read_json(path)
+    _check_keys(path, "the file", content, ("classes", "ignore", "labels"))
+    labels = content.get("labels", "indices")
+    if labels not in ("indices", "colors"):
+        raise _wrong(path, "`labels`", "'indices' or 'colors'", labels)
+    classes = content.get("classes")
+    if not isinstance(classes, list) or not 0 < len(classes) < INVALID_LABEL:
+        expected = f"a list of 1 to {INVALID_LABEL - 1} classes"
+        raise _wrong(path, "`classes`", expected, classes)
+    for number, entry in enumerate(classes):
+        _check_class(path, f"class {number}", entry, labels)
+    names = [entry["name"] for entry in classes]
+    values = [entry.get("value", place) for place, entry in enumerate(classes)]
+    colors = [
+        tuple(entry.get("color", spread_color(place)))
+        for place, entry in enumerate(classes)
+    ]
+    used = colors if labels == "colors" else values
+    ignored = _read_ignored(path, content, labels, used)
+    _check_distinct(path, "name", names)
+    _check_distinct(path, labels, [*used, *ignored])
+    return Dataset(
+        name=FOLDER,
+        title=path.absolute().parent.name or FOLDER,
+        class_names=tuple(names),
+        palette=tuple(colors),
+        label_map=make_label_map(values, ignored)
+        if labels == "indices"
+        else make_label_map(range(len(names)), (IGNORE_LABEL,)),
+        splits={},
+        licence="unknown",
+        url=str(path),
+        source=str(path),
+        label_colors={
+            **dict(zip(colors, range(len(colors)), strict=True)),
+            **dict.fromkeys(ignored, IGNORE_LABEL),
+        }
+        if labels == "colors"
+        else None,
+    )
+
+
+def _read_json(path):
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no {path}. Expected a file that names the classes, such "
+            'as {"classes": [{"name": "background"}, {"name": "road"}]}.'
+        )
+    with open(path, "rb") as file:
+        contents = file.read(MAX_CLASSES_BYTES + 1)
+    if len(contents) > MAX_CLASSES_BYTES:
+        raise ValueError(
+            f"{path} has more than {MAX_CLASSES_BYTES} bytes. Expected the "
+            "names and colours of some classes; is it another file?"
+        )
+
+    def once(pairs):
+        keys = [key for key, _ in pairs]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ValueError(f"{key[:MAX_NAME_LENGTH]!r} is there twice")
+        return dict(pairs)
+
+    try:
+        return json.loads(contents.decode("utf-8-sig"), object_pairs_hook=once)
+    # Of deep nesting.
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} cannot be read: {error}. Expected JSON in UTF-8."
+        ) from error
+
+
+def _check_class(path, where, entry, labels):
+    _check_keys(path, where, entry, ("name", "value", "color"))
+    name = entry.get("name")
+    if (
+        not isinstance(name, str)
+        or not name.strip()
+        or not name.isprintable()
+        or len(name) > MAX_NAME_LENGTH
+    ):
+        expected = f"a word or more, of at most {MAX_NAME_LENGTH} characters"
+        raise _wrong(path, f"`name` of {where}", expected, name)
+    if "value" in entry and not _is_level(entry["value"]):
+        expected = "an integer from 0 to 255"
+        raise _wrong(path, f"`value` of {where}", expected, entry["value"])
+    color = entry.get("color")
+    if labels == "colors" and "color" not in entry:
+        expected = "[red, green, blue], because `labels` is 'colors'"
+        raise _wrong(path, f"`color` of {where}", expected, color)
+    if labels == "colors" and "value" in entry:
+        expected = "nothing, because `labels` is 'colors'"
+        raise _wrong(path, f"`value` of {where}", expected, entry["value"])
+    if "color" in entry and not _is_color(color):
+        expected = "[red, green, blue], three integers from 0 to 255"
+        raise _wrong(path, f"`color` of {where}", expected, color)
+
+
+def _check_keys(path, where, entry, known):
+    if not isinstance(entry, dict):
+        expected = f"an object with the keys {', '.join(known)}"
+        raise _wrong(path, where, expected, entry)
+    for key in entry:
+        if key not in known:
+            expected = f"only the keys {', '.join(known)}"
+            raise _wrong(path, where, expected, key, did_you_mean(key, known))
+
+
+def _check_distinct(path, what, items):
+    what = {"indices": "value", "colors": "color"}.get(what, what)
+    for item in items:
+        if items.count(item) > 1:
+            expected = f"each `{what}` once, those to ignore included"
+            raise _wrong(path, f"`{what}`", expected, item)
+
+
+def _read_ignored(path, content, labels, used):
+    """The values or colours to ignore."""
+    if "ignore" not in content:
+        free = labels == "indices" and IGNORE_LABEL not in used
+        return [IGNORE_LABEL] if free else []
+    ignored = content["ignore"]
+    kinds = {
+        "indices": (_is_level, "values, integers from 0 to 255"),
+        "colors": (_is_color, "colours, each [red, green, blue]"),
+    }
+    fits, expected = kinds[labels]
+    if not isinstance(ignored, list) or not all(map(fits, ignored)):
+        raise _wrong(path, "`ignore`", f"a list of {expected}", ignored)
+    # More than the values there are, and quick to search.
+    if len(ignored) > 256:
+        raise _wrong(path, "`ignore`", "at most 256", len(ignored))
+    return ignored if labels == "indices" else list(map(tuple, ignored))
+
+
+def _is_level(value):
+    return type(value) is int and 0 <= value <= 255
+
+
+def _is_color(value):
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(map(_is_level, value))
+    )
+
+
+def _wrong(path, what, expected, received, hint=""):
+    shown = repr(received)
+    shown = shown if len(shown) <= MAX_NAME_LENGTH else shown[:99] + " ..."
+    return ValueError(
+        f"{path}: {what} cannot be used.{hint} Expected {expected}. "
+        f"Received: {shown}."
+    )
+
+
+def _find_splits(root):
+    table = root / TABLE_FILE
+    images = root / "images"
+    if table.is_file():
+        if images.is_dir() and (root / "masks").is_dir():
+            raise ValueError(
+                f"{root} has both {TABLE_FILE} and the folders images and "
+                "masks. Expected one of the two; move the other away."
+            )
+        names = {row.get("split", "all") for _, row in read_table(table)}
+        if not names:
+            raise ValueError(
+                f"{table} is empty. Expected an image and its label a line."
+            )
+        facts = Split("", "", list_path=TABLE_FILE, list_holds="table")
+        return dict.fromkeys(sorted(names), facts)
+    if not images.is_dir() or not (root / "masks").is_dir():
+        raise FileNotFoundError(
+            f"{root} has neither {TABLE_FILE} nor the folders images and "
+            "masks. Expected one of the two."
+        )
+    names = sorted(name for name in os.listdir(images) if name[0] != ".")
+    folders = [name for name in names if (images / name).is_dir()]
+    if not folders:
+        return {"all": Split("images/{id}.*", "masks/{id}.*")}
+    if len(folders) < len(names):
+        raise ValueError(
+            f"{images} holds folders, such as {folders[0]!r}, and files beside "
+            "them. Expected either: a folder for each split, or all images."
+        )
+    return {name: _folder_split(images, name) for name in folders}
+
+
+def _folder_split(images, name):
+    # They would be taken for places to fill in.
+    if "{" in name or "}" in name:
+        raise ValueError(
+            f"{images / name} is no good name of a split: it has a brace. "
+            "Rename the folder."
+        )
+    return Split(f"images/{name}/{{id}}.*", f"masks/{name}/{{id}}.*")
