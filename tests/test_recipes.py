@@ -47,7 +47,7 @@ def test_bad_settings_are_refused(settings, message):
         CONFIG.replace(settings)
 
 
-@pytest.mark.parametrize("path", sorted(TRAINING.glob("*_*.py")))
+@pytest.mark.parametrize("path", sorted(TRAINING.glob("*_danet_*.py")))
 def test_recipes_load(path):
     config = load_recipe(path)
     assert isinstance(config, TrainConfig)
