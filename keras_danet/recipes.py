@@ -64,17 +64,17 @@ class TrainConfig:
     epochs: int
     batch_size: int
     crop_size: tuple[int, int]
-    scale_range: tuple[float, float] = (0.5, 2.0)
-    scale_step: float = 0.0
-    long_side: int | None = None
-    short_side: int | None = None
-    max_class_share: float = 1.0
-    flip: float = 0.5
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-    blur: float = 0.0
+    scale_range: tuple[float, float] = Augmentation.scale_range
+    scale_step: float = Augmentation.scale_step
+    long_side: int | None = Augmentation.long_side
+    short_side: int | None = Augmentation.short_side
+    max_class_share: float = Augmentation.max_class_share
+    flip: float = Augmentation.flip
+    brightness: float = Augmentation.brightness
+    contrast: float = Augmentation.contrast
+    saturation: float = Augmentation.saturation
+    hue: float = Augmentation.hue
+    blur: float = Augmentation.blur
     on_bad_file: typing.Literal["error", "skip"] = "error"
     loader: typing.Literal["auto", "tf.data", "numpy"] = "auto"
     data_root: str | None = None

@@ -204,7 +204,7 @@ def _val_batch_size(config, devices):
 
 
 class CountSkipped(keras.callbacks.Callback):
-    """Adds to the logs how many examples were skipped, once there are any."""
+    """Adds to the logs how many files were skipped, once there are any."""
 
     def __init__(self, bad_files):
         super().__init__()

@@ -1,6 +1,7 @@
 import csv
 import json
 import pathlib
+import shutil
 
 import keras
 import numpy as np
@@ -80,6 +81,25 @@ def test_a_run_explains_itself(root, tmp_path):
     assert model.num_classes == 8
     [image] = runs.sample_images(config, run, count=1)
     assert model.predict_on_batch(image[None]).shape == (1, 48, 64, 8)
+
+
+@pytest.mark.parametrize("loader", ["tf.data", "numpy"])
+def test_skipped_examples_are_counted_in_the_history(
+    root, tmp_path, loader, caplog
+):
+    bad = tmp_path / "scenes"
+    shutil.copytree(root, bad)
+    spoilt = sorted((bad / "train").glob("*.png"))[4]
+    spoilt.write_bytes(b"")
+    config = tiny(bad, loader=loader)
+    with pytest.raises(ValueError, match=f"{spoilt.name}.* is empty"):
+        trainer.train(config, tmp_path / "run", verbose=0)
+    config = config.replace({"on_bad_file": "skip"})
+    history = trainer.train(config, tmp_path / "run", verbose=0)
+    assert history["skipped"] == [1, 1]
+    rows = (tmp_path / "run" / "history.csv").read_text().splitlines()
+    assert "skipped" in rows[0].split(",")
+    assert [r for r in caplog.messages if spoilt.name in r]
 
 
 def test_same_seed_same_weights(root, tmp_path):

@@ -26,7 +26,8 @@ class BadFiles:
         policy: `"error"` or `"skip"`. Defaults to `"error"`.
 
     Attributes:
-        count: Integer, how many examples were skipped so far.
+        count: Integer, how many different examples were skipped so far. How
+            often does not depend on them alone: loaders read ahead.
 
     Raises:
         ValueError: for another policy.
@@ -41,7 +42,6 @@ class BadFiles:
         self.pairs = pairs
         self.dataset = dataset
         self.num_tries = NUM_TRIES if policy == "skip" else 1
-        self.count = 0
         self._named = set()
         self._lock = threading.Lock()
 
@@ -52,10 +52,13 @@ class BadFiles:
     def __setstate__(self, state):
         self.__dict__.update(state, _lock=threading.Lock())
 
+    @property
+    def count(self):
+        return len(self._named)
+
     def skip(self, index):
-        """Counts an example that is skipped, and logs it the first time."""
+        """Counts and logs an example that is skipped, the first time."""
         with self._lock:
-            self.count += 1
             known = index in self._named
             self._named.add(index)
         if not known:
@@ -69,9 +72,10 @@ class BadFiles:
             return str(error)
         pair = self.pairs[index]
         return (
-            f"{pair.image} and {pair.label} could not be read, and can be now: "
-            "the disk or network they are on may fail at times. Train again, "
-            "or with on_bad_file='skip'."
+            f"{pair.image} and {pair.label} could not be read for training, "
+            "and Pillow reads them now: the disk or network they are on may "
+            "fail at times, or TensorFlow's decoder is the stricter. Train "
+            "again, save both anew, or use on_bad_file='skip'."
         )
 
     def give_up(self, index):

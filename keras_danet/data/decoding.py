@@ -224,7 +224,7 @@ def read_size(path, formats=DATA_FORMATS):
 
 
 def _open(path, formats):
-    _check_file(path)
+    check_file(path)
     limit = Image.MAX_IMAGE_PIXELS
     # Pillow's own limit warns before ours is reached; opening reads no pixel.
     Image.MAX_IMAGE_PIXELS = None
@@ -237,8 +237,17 @@ def _open(path, formats):
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def _check_file(path):
-    """Refuses what would hang or be read in vain."""
+def check_file(path):
+    """Refuses what would hang a reader, fill its memory or give it nothing.
+
+    Args:
+        path: Path, string or bytes.
+
+    Raises:
+        FileNotFoundError: if it does not exist.
+        ValueError: if it is no regular file, empty or of more than
+            `MAX_BYTES` bytes.
+    """
     try:
         status = os.stat(path)
     except FileNotFoundError as error:

@@ -14,6 +14,7 @@ from keras_danet.data.datasets import IGNORE_LABEL
 from keras_danet.data.decoding import check_batches
 from keras_danet.data.decoding import read_pair
 from keras_danet.data.plan import Plan
+from keras_danet.data.plan import check_integer
 from keras_danet.data.plan import draw_plan
 from keras_danet.data.plan import places
 
@@ -86,11 +87,7 @@ class TrainingBatches(keras.utils.PyDataset):
         self.augmentation = augmentation
         self.seed = seed
         self.places = places(len(pairs), batch_size, shard)
-        if start_step < 0:
-            raise ValueError(
-                "`start_step` must not be negative. Received: "
-                f"start_step={start_step!r}."
-            )
+        check_integer("start_step", start_step, least=0)
         self.start = start_epoch * len(self.places) + start_step
         self.bad_files = bad_files or BadFiles(pairs, dataset)
         self._plan = start_epoch, self._draw(start_epoch)

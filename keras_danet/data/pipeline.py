@@ -14,8 +14,10 @@ from keras_danet.data.augment import to_train_ids
 from keras_danet.data.bad_files import BadFiles
 from keras_danet.data.datasets import IGNORE_LABEL
 from keras_danet.data.decoding import check_batches
+from keras_danet.data.decoding import check_file
 from keras_danet.data.decoding import label_table
 from keras_danet.data.plan import Plan
+from keras_danet.data.plan import check_integer
 from keras_danet.data.plan import draw_plan
 from keras_danet.data.plan import places
 
@@ -80,11 +82,7 @@ def training_dataset(
     """
     used = places(len(pairs), batch_size, shard)
     steps, share = used.shape
-    if start_step < 0:
-        raise ValueError(
-            "`start_step` must not be negative. Received: "
-            f"start_step={start_step!r}."
-        )
+    check_integer("start_step", start_step, least=0)
     start_epoch += start_step // steps
     start_step %= steps
     bad_files = bad_files or BadFiles(pairs, dataset)
@@ -246,9 +244,13 @@ def _reader(pairs, dataset):
     paths = tf.constant([tuple(pair) for pair in pairs])
     decode = decode_color_label if dataset.label_colors else decode_label
 
+    def read_file(path):
+        path = tf.numpy_function(_checked, [path], tf.string)
+        return tf.io.read_file(tf.ensure_shape(path, []))
+
     def read(index):
-        image = decode_image(tf.io.read_file(paths[index, 0]))
-        raw_label = decode(tf.io.read_file(paths[index, 1]))
+        image = decode_image(read_file(paths[index, 0]))
+        raw_label = decode(read_file(paths[index, 1]))
         check = tf.debugging.Assert(
             tf.reduce_all(tf.shape(image)[:2] == tf.shape(raw_label)[:2]),
             ["Image and label differ in size."],
@@ -257,6 +259,12 @@ def _reader(pairs, dataset):
             return tf.identity(image), to_train_ids(raw_label, table)
 
     return read
+
+
+def _checked(path):
+    # TensorFlow would wait for a pipe, and read a file of any size.
+    check_file(path)
+    return path
 
 
 def _pad_batch(image, label, batch_size):

@@ -86,7 +86,7 @@ class Augmentation:
         _check_scale_range(self.scale_range)
         for name in ("long_side", "short_side"):
             if getattr(self, name) is not None:
-                _check_integer(name, getattr(self, name), least=1)
+                check_integer(name, getattr(self, name), least=1)
         for name, most in (
             ("scale_step", math.inf),
             ("max_class_share", 1),
@@ -170,9 +170,9 @@ def draw_plan(seed, epoch, num_examples, augmentation):
     >>> sorted(plan.order.tolist()), plan.crop_y.shape
     ([0, 1, 2, 3], (4, 10))
     """
-    _check_integer("seed", seed, least=0)
-    _check_integer("epoch", epoch, least=0)
-    _check_integer("num_examples", num_examples, least=1)
+    check_integer("seed", seed, least=0)
+    check_integer("epoch", epoch, least=0)
+    check_integer("num_examples", num_examples, least=1)
     fields = Plan._fields
     children = np.random.SeedSequence([seed, epoch]).spawn(len(fields))
     streams = dict(
@@ -238,8 +238,8 @@ def steps_per_epoch(num_examples, batch_size):
     >>> steps_per_epoch(367, 8)
     45
     """
-    _check_integer("num_examples", num_examples, least=1)
-    _check_integer("batch_size", batch_size, least=1)
+    check_integer("num_examples", num_examples, least=1)
+    check_integer("batch_size", batch_size, least=1)
     if batch_size > num_examples:
         raise ValueError(
             f"One batch needs {batch_size} examples and there are only "
@@ -282,7 +282,8 @@ def places(num_examples, batch_size, shard=(0, 1)):
     )
 
 
-def _check_integer(name, value, least):
+def check_integer(name, value, least):
+    """Raises a ValueError unless `least` <= `value` < 2**32, an integer."""
     # The seed sequence reads 32-bit words: a larger seed would run into the
     # epoch's word and repeat another seed's plan.
     if (

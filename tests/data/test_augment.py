@@ -10,9 +10,15 @@ from conftest import one_backend
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies
+from pictures import encode
+from pictures import photo
 from PIL import Image
 
 from keras_danet.data import loader
+from keras_danet.data.datasets import CAMVID
+from keras_danet.data.decoding import DATA_FORMATS
+from keras_danet.data.decoding import read_image
+from keras_danet.data.decoding import read_raw_label
 from keras_danet.data.plan import Augmentation
 from keras_danet.data.plan import Plan
 from keras_danet.data.plan import draw_plan
@@ -22,18 +28,6 @@ tf = pytest.importorskip("tensorflow")
 from keras_danet.data import augment  # noqa: E402
 
 pytestmark = one_backend
-
-
-def encode(image, kind="PNG", **options):
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def photo(height=37, width=53, mode="RGB"):
-    noise = np.random.default_rng(1).integers(0, 256, (9, 11, 4), np.uint8)
-    smooth = Image.fromarray(noise, "RGBA").resize((width, height))
-    return smooth.convert(mode)
 
 
 @pytest.mark.parametrize(
@@ -155,6 +149,58 @@ def test_colours_become_train_ids():
         augment.to_train_ids(tf.constant(other), tf.constant(table))
     with pytest.raises(tf.errors.InvalidArgumentError, match="PNG of colours"):
         augment.decode_color_label(encode(photo(mode="RGBA")))
+
+
+def damaged(contents, draw):
+    """A file that was cut, or lost, gained or changed a few bytes."""
+    start, end = sorted(draw.integers(0, len(contents), 2))
+    noise = draw.bytes(draw.integers(1, 9))
+    return [
+        contents[:start],
+        contents[:start] + noise + contents[start + len(noise) :],
+        contents[:start] + noise + contents[start:],
+        contents[:start] + contents[end:],
+        draw.bytes(start),
+    ][draw.integers(0, 5)]
+
+
+LABEL = Image.fromarray(indices(8) % 11)
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        encode(photo()),
+        encode(photo(), "JPEG"),
+        encode(photo(), "JPEG", progressive=True),
+        encode(LABEL),
+        encode(photo().quantize(11)),
+    ],
+    ids="PNG JPEG progressive label palette".split(),
+)
+def test_damaged_files_are_refused_or_read_alike(tmp_path, contents):
+    draw = np.random.default_rng(6)
+    is_label = contents[25:26] in (b"\0", b"\3")
+    read = {
+        True: lambda path: read_raw_label(path, CAMVID),
+        False: lambda path: read_image(path, DATA_FORMATS, upright=False),
+    }[is_label]
+    decode = augment.decode_label if is_label else augment.decode_image
+    path = tmp_path / "damaged"
+    refused = 0
+    for _ in range(100):
+        path.write_bytes(damaged(contents, draw))
+        # Whatever else is raised is a crash.
+        try:
+            ours = read(str(path))
+            theirs = decode(path.read_bytes())
+        except (ValueError, OSError, tf.errors.OpError):
+            refused += 1
+            continue
+        assert ours.shape == tuple(theirs.shape)
+        if is_label:
+            np.testing.assert_array_equal(ours, theirs)
+    assert refused >= 20
 
 
 def decisions(augmentation, seed=0, **values):
