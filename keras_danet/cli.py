@@ -5,6 +5,8 @@ import contextlib
 import signal
 import sys
 
+from keras_danet.verbs import check_data
+from keras_danet.verbs import class_weights
 from keras_danet.verbs import convert
 from keras_danet.verbs import evaluate
 from keras_danet.verbs import export
@@ -19,6 +21,8 @@ The backend is Keras's: KERAS_BACKEND=tensorflow, jax or torch."""
 
 EXAMPLES = """\
 examples:
+  keras-danet check-data camvid CamVid --sheet samples.png
+  keras-danet class-weights camvid CamVid --method enet
   keras-danet train training/scenes_danet_resnet18.py --output saved_models/run
   keras-danet train training/camvid_danet_resnet18.py --data CamVid \\
       --set epochs=10 --set batch_size=4
@@ -43,6 +47,8 @@ def main(argv=None):
         interrupted from the keyboard. SIGTERM exits with 143.
     """
     arguments = _parser().parse_args(argv)
+    # Names of files need not be text that the terminal knows.
+    sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with _terminable():
             return arguments.run_verb(arguments)
@@ -97,7 +103,15 @@ def _parser():
         help="show where in the code an error arose",
     )
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
-    for verb in (train, evaluate, predict, export, convert):
+    for verb in (
+        check_data,
+        class_weights,
+        train,
+        evaluate,
+        predict,
+        export,
+        convert,
+    ):
         verb.add(verbs)
     return parser
 

@@ -172,6 +172,39 @@ def compare(
     return add_legend(sheet, class_names, palette, present)
 
 
+def gallery(samples, palette, class_names, alpha=0.5, ignore_label=255):
+    """Show images of any sizes, each with its label laid over it.
+
+    `samples` is a non-empty list of (title, image, label). Each image is
+    brought to a long side of 320 pixels, four stand in a row, and the legend
+    names the classes that occur.
+    """
+    if not samples:
+        raise ValueError("Expected at least one sample. Received: none")
+    cells, present = [], set()
+    side = MIN_PANEL_SIDE
+    for title, image, label in samples:
+        picture = Image.fromarray(
+            overlay(image, label, palette, alpha, ignore_label)
+        )
+        factor = side / max(picture.size)
+        size = [max(1, round(factor * length)) for length in picture.size]
+        # Nearest when enlarged, so that pixels stay what they are.
+        picture = picture.resize(size, Image.BOX if factor < 1 else 0)
+        cells.append((title, np.array(picture)))
+        present |= set(np.unique(label).tolist()) - {ignore_label}
+    # No higher than the highest: most data sets lie on their side.
+    height = max(cell.shape[0] for _, cell in cells)
+    width = max(cell.shape[1] for _, cell in cells)
+    panels = []
+    for title, cell in cells:
+        panel = np.full((height, width, 3), 255, "uint8")
+        panel[: cell.shape[0], : cell.shape[1]] = cell
+        panels.append((title, panel))
+    sheet = _draw_sheet([panels], MAX_COLUMNS)
+    return add_legend(sheet, class_names, palette, present)
+
+
 def attention_picture(
     image, point_maps, points, channel_maps, channels=None, alpha=0.6
 ):

@@ -23,6 +23,7 @@ ROWS = (
     {
         "data.datasets",
         "data.class_tables",
+        "data.label_values",
         "data.plan",
         "data.scenes",
         "layers",
@@ -34,7 +35,7 @@ ROWS = (
         "data.decoding",
         "data.augment",
     },
-    {"data.bad_files"},
+    {"data.bad_files", "data.inspection", "data.class_weights"},
     {
         "data.pipeline",
         "data.loader",

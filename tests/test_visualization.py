@@ -14,6 +14,7 @@ from keras_danet.visualization import attention_picture
 from keras_danet.visualization import colorize
 from keras_danet.visualization import compare
 from keras_danet.visualization import default_palette
+from keras_danet.visualization import gallery
 from keras_danet.visualization import heatmap
 from keras_danet.visualization import overlay
 from keras_danet.visualization import save_png
@@ -291,6 +292,26 @@ def test_compare_enlarges_and_labels_three_panels():
         assert ink(sheet[:top, left : left + width]) > 50
     swatches = [(sheet == colour).all(axis=-1).any() for colour in PALETTE]
     assert swatches == [True, True, False]
+
+
+def test_gallery_of_images_of_any_size():
+    sizes = [(200, 320), (640, 160), (8, 16), (40_000, 2), (100, 100)]
+    samples = []
+    for number, size in enumerate(sizes):
+        image = filled(*size, (100, 150, 250))
+        samples.append((f"no. {number}", image, np.full(size, number % 2)))
+    sheet = gallery(samples, PALETTE, NAMES, alpha=0.6)
+    # 0.6 * colour + 0.4 * image. Four in a row, long sides of 320.
+    first, second = [(160, 120, 100), (40, 84, 148)]
+    line = (sheet[100] == first).all(axis=-1)
+    assert line.sum() == 320 + 320
+    assert (sheet[300] == second).all(axis=-1).sum() == 80 + 1
+    assert (sheet == first).all(axis=-1).sum() == 320 * (200 + 160 + 320)
+    assert (sheet == second).all(axis=-1).sum() == 80 * 320 + 320
+    swatches = [(sheet == colour).all(axis=-1).any() for colour in PALETTE]
+    assert swatches == [True, True, False]
+    with pytest.raises(ValueError, match="at least one sample"):
+        gallery([], PALETTE, NAMES)
 
 
 def test_compare_without_ground_truth_or_labels():

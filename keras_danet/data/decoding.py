@@ -1,6 +1,5 @@
 """Reads images and labels with Pillow, and says what is wrong with them."""
 
-import functools
 import os
 import stat
 
@@ -8,8 +7,7 @@ import numpy as np
 from PIL import Image
 from PIL import ImageOps
 
-from keras_danet.data.datasets import IGNORE_LABEL
-from keras_danet.data.datasets import INVALID_LABEL
+from keras_danet.data.label_values import to_train_ids
 
 # What data sets hold, which TensorFlow decodes; photos may be more.
 DATA_FORMATS = ("PNG", "JPEG")
@@ -47,9 +45,27 @@ def read_pair(pair, dataset):
             differ in size or the label has a value that the data set does
             not.
     """
+    image, raw = read_raw_pair(pair, dataset)
+    return image, to_train_ids(raw, dataset, pair.label)
+
+
+def read_raw_pair(pair, dataset):
+    """Reads an image and the numbers of its label, whatever they mean.
+
+    Args:
+        pair: A `Pair`.
+        dataset: A `Dataset`.
+
+    Returns:
+        uint8 array (height, width, 3), RGB, and an array (height, width) as
+        `read_raw_label` gives.
+
+    Raises:
+        ValueError: as `read_pair` does, but not for a label's values.
+    """
     _check_sizes(pair)
     image = read_image(pair.image, DATA_FORMATS, upright=False)
-    return image, read_label(pair.label, dataset)
+    return image, read_raw_label(pair.label, dataset)
 
 
 def check_pair(pair, dataset):
@@ -135,19 +151,7 @@ def read_label(path, dataset):
     Raises:
         ValueError: as `read_pair` does.
     """
-    raw = read_raw_label(path, dataset)
-    label = label_table(dataset)[raw]
-    wrong = label == INVALID_LABEL
-    if wrong.any():
-        first, *others = np.unique(raw[wrong]).tolist()
-        raise ValueError(
-            f"Label value {describe_value(first, dataset)} in {path} "
-            f"({np.count_nonzero(raw == first)} pixels; {len(others) + 1} "
-            f"wrong value(s) in all); {dataset.title} has "
-            f"{_describe_values(dataset)}. Correct the label, or map its "
-            "values in the data set's record."
-        )
-    return label
+    return to_train_ids(read_raw_label(path, dataset), dataset, path)
 
 
 def read_raw_label(path, dataset):
@@ -293,58 +297,6 @@ def _png_kind(path):
     if header.startswith(b"\x89PNG") and len(header) == 26:
         return header[24], header[25]
     return 0, None
-
-
-def describe_value(value, dataset):
-    """A raw value as people write it: a number, or (red, green, blue)."""
-    if dataset.label_colors:
-        return str((value >> 16, value >> 8 & 255, value & 255))
-    return str(value)
-
-
-def _describe_values(dataset):
-    """The raw values a label may have, as in "0..10, and 11, 255 for void"."""
-    if dataset.label_colors:
-        return f"{len(dataset.label_colors)} colours"
-    void = []
-    classes = []
-    for value, train_id in enumerate(dataset.label_map):
-        if train_id == IGNORE_LABEL:
-            void.append(value)
-        elif train_id != INVALID_LABEL:
-            classes.append(value)
-    return f"{_ranges(classes)}, and {_ranges(void)} for void"
-
-
-def _ranges(values):
-    starts = [value for value in values if value - 1 not in values]
-    ends = [value for value in values if value + 1 not in values]
-    return ", ".join(
-        str(start) if start == end else f"{start}..{end}"
-        for start, end in zip(starts, ends, strict=True)
-    )
-
-
-@functools.lru_cache(maxsize=2)
-def label_table(dataset):
-    """The train id of every raw value of a data set's label files.
-
-    Args:
-        dataset: A `Dataset`.
-
-    Returns:
-        uint8 array (256,), read-only; for label files of colours (2**24,), by
-        the numbers of `read_raw_label`. `INVALID_LABEL` for what must not
-        occur.
-    """
-    if dataset.label_colors:
-        table = np.full(2**24, INVALID_LABEL, "uint8")
-        for (red, green, blue), train_id in dataset.label_colors.items():
-            table[red << 16 | green << 8 | blue] = train_id
-    else:
-        table = np.array(dataset.label_map, "uint8")
-    table.setflags(write=False)
-    return table
 
 
 def check_batches(pairs, batch_size):

@@ -46,12 +46,7 @@ def find_pairs(dataset, root, split):
             name of a file, or the list is malformed, names a file twice or
             leads out of `root`.
     """
-    if split not in dataset.splits:
-        raise ValueError(
-            f"{dataset.title} has no split of that name."
-            f"{did_you_mean(split, dataset.splits)} Expected one of "
-            f"{', '.join(dataset.splits)}. Received: split={split!r}."
-        )
+    _check_split(dataset, split)
     facts = dataset.splits[split]
     root = _find_root(dataset, Path(root), split)
     if facts.list_path is None:
@@ -61,31 +56,75 @@ def find_pairs(dataset, root, split):
     return pairs
 
 
+def find_splits(dataset, root, splits=None):
+    """The splits of a data set that are there, complete or not.
+
+    Args:
+        dataset: A `Dataset`.
+        root: String or path, as for `find_pairs`.
+        splits: Iterable of strings, those that must be there. Defaults to
+            `None`, which finds all that are.
+
+    Returns:
+        List of strings, names of splits.
+
+    Raises:
+        FileNotFoundError: if one that must be there is not, or none is.
+        ValueError: if the data set has no split of that name.
+    """
+    root = Path(root)
+    if splits is None:
+        splits = _present_splits(dataset, root) or list(dataset.splits)[:1]
+    splits = list(dict.fromkeys(splits))
+    for split in splits:
+        _check_split(dataset, split)
+        _find_root(dataset, root, split)
+    return splits
+
+
+def _check_split(dataset, split):
+    if split not in dataset.splits:
+        raise ValueError(
+            f"{dataset.title} has no split of that name."
+            f"{did_you_mean(split, dataset.splits)} Expected one of "
+            f"{', '.join(dataset.splits)}. Received: split={split!r}."
+        )
+
+
+def _present_splits(dataset, root):
+    return [
+        split
+        for split, facts in dataset.splits.items()
+        if any(_is_in(place, facts) for place in _places(dataset, root))
+    ]
+
+
+def _places(dataset, root):
+    return [root, *(root / folder for folder in dataset.folders)]
+
+
+def _needed(facts):
+    return facts.list_path or _folder_of(facts.image)
+
+
+def _is_in(place, facts):
+    path = place / _needed(facts)
+    return path.is_file() if facts.list_path else path.is_dir()
+
+
 def _find_root(dataset, root, split):
     """The folder below which the paths of a split's facts lie."""
-
-    def needed(facts):
-        return facts.list_path or _folder_of(facts.image)
-
-    def is_in(place, facts):
-        path = place / needed(facts)
-        return path.is_file() if facts.list_path else path.is_dir()
-
-    places = [root, *(root / folder for folder in dataset.folders)]
-    needs = needed(dataset.splits[split])
+    places = _places(dataset, root)
+    needs = _needed(dataset.splits[split])
     if not root.is_dir():
         raise FileNotFoundError(
             f"There is no folder {root}. Expected the root of {dataset.title}, "
             f"the folder that holds {needs} (see {dataset.url})."
         )
     for place in places:
-        if is_in(place, dataset.splits[split]):
+        if _is_in(place, dataset.splits[split]):
             return place
-    present = [
-        name
-        for name, facts in dataset.splits.items()
-        if any(is_in(place, facts) for place in places)
-    ]
+    present = _present_splits(dataset, root)
     kind = "list" if dataset.splits[split].list_path else "folder"
     beside = "".join(f", nor {place / needs}" for place in places[1:])
     remedy = (

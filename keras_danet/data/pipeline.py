@@ -15,7 +15,7 @@ from keras_danet.data.bad_files import BadFiles
 from keras_danet.data.datasets import IGNORE_LABEL
 from keras_danet.data.decoding import check_batches
 from keras_danet.data.decoding import check_file
-from keras_danet.data.decoding import label_table
+from keras_danet.data.label_values import label_table
 from keras_danet.data.plan import Plan
 from keras_danet.data.plan import check_integer
 from keras_danet.data.plan import draw_plan

@@ -18,10 +18,10 @@ from keras_danet.data.datasets import CAMVID
 from keras_danet.data.datasets import DATASETS
 from keras_danet.data.datasets import get_dataset
 from keras_danet.data.decoding import check_pair
-from keras_danet.data.decoding import label_table
 from keras_danet.data.decoding import read_label
 from keras_danet.data.decoding import read_size
 from keras_danet.data.files import find_pairs
+from keras_danet.data.label_values import label_table
 
 pytestmark = one_backend
 

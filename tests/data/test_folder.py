@@ -14,11 +14,11 @@ from keras_danet import runs
 from keras_danet.cli import main
 from keras_danet.data import folder
 from keras_danet.data.datasets import CAMVID
-from keras_danet.data.decoding import label_table
 from keras_danet.data.decoding import read_label
 from keras_danet.data.files import find_pairs
 from keras_danet.data.folder import open_dataset
 from keras_danet.data.folder import read_classes
+from keras_danet.data.label_values import label_table
 from keras_danet.recipes import TrainConfig
 
 pytestmark = one_backend

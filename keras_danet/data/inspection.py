@@ -1,0 +1,318 @@
+"""What is in a data set, and what is wrong with it, before it is trained on."""
+
+import collections
+import dataclasses
+import itertools
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_danet.data.datasets import IGNORE_LABEL
+from keras_danet.data.datasets import Dataset
+from keras_danet.data.decoding import read_raw_label
+from keras_danet.data.decoding import read_raw_pair
+from keras_danet.data.files import find_pairs
+from keras_danet.data.label_values import guess_mapping
+from keras_danet.data.label_values import to_train_ids
+
+# A label that is a photograph has millions of colours; so many are kept.
+MAX_VALUES = 2**12
+# In the table; JSON has all.
+MAX_SHOWN = 10
+
+
+class Problem(NamedTuple):
+    """Something that is wrong with a data set.
+
+    Args:
+        kind: String: `"layout"` (files that are missing or in excess),
+            `"file"` (one that cannot be used), `"values"` (of a label) or
+            `"mapping"` (values that are possible, and yet look wrong).
+        message: String, what was found, what was expected, the remedy.
+        image: String, path of the pair's image, or `None` where it is not
+            one pair's problem. Defaults to `None`.
+        label: String, likewise.
+    """
+
+    kind: str
+    message: str
+    image: str | None = None
+    label: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitReport:
+    """What was found in one split.
+
+    Args:
+        dataset: The `Dataset`.
+        split: String.
+        num_pairs: Integer, how many pairs there are.
+        problems: Tuple of `Problem`.
+        sizes: Dict from (height, width) to the number of usable pairs.
+        class_pixels: int64 array (num_classes,), pixels of each class in the
+            usable pairs.
+        class_images: int64 array (num_classes,), in how many of them it
+            occurs.
+        class_image_pixels: int64 array (num_classes,), all pixels of the
+            pairs in which it occurs.
+        ignored_pixels: Integer.
+    """
+
+    dataset: Dataset
+    split: str
+    num_pairs: int
+    problems: tuple[Problem, ...]
+    sizes: dict[tuple[int, int], int]
+    class_pixels: np.ndarray
+    class_images: np.ndarray
+    class_image_pixels: np.ndarray
+    ignored_pixels: int
+
+    @property
+    def official_count(self):
+        return self.dataset.splits[self.split].count
+
+    @property
+    def never_seen(self):
+        """Names of the classes that no usable pair has."""
+        return [
+            name
+            for name, images in zip(
+                self.dataset.class_names, self.class_images, strict=True
+            )
+            if not images
+        ]
+
+    def to_json(self):
+        """The report as what `json.dumps` takes."""
+        total = max(int(self.class_pixels.sum()), 1)
+        return {
+            "dataset": self.dataset.name,
+            "split": self.split,
+            "pairs": self.num_pairs,
+            "official_pairs": self.official_count,
+            "problems": [problem._asdict() for problem in self.problems],
+            "sizes": [
+                {"height": height, "width": width, "pairs": count}
+                for (height, width), count in sorted(self.sizes.items())
+            ],
+            "classes": [
+                {
+                    "name": name,
+                    "pixels": int(pixels),
+                    "share": int(pixels) / total,
+                    "images": int(images),
+                }
+                for name, pixels, images in zip(
+                    self.dataset.class_names,
+                    self.class_pixels,
+                    self.class_images,
+                    strict=True,
+                )
+            ],
+            "ignored_pixels": self.ignored_pixels,
+            "never_seen": self.never_seen,
+        }
+
+    def table(self):
+        """The report as text, one row per class."""
+        official = self.official_count
+        lines = [
+            f"{self.dataset.title}, {self.split}: {self.num_pairs} pairs"
+            + (f" (officially {official})" if official is not None else ""),
+            *([_describe_sizes(self.sizes)] if self.sizes else []),
+        ]
+        if self.sizes:
+            lines += self._class_rows()
+        if self.sizes and self.never_seen:
+            lines.append(f"never seen: {', '.join(self.never_seen)}")
+        count = len(self.problems)
+        lines += [
+            f"wrong: {problem.message}" for problem in self.problems[:MAX_SHOWN]
+        ]
+        if count > MAX_SHOWN:
+            lines.append(f"wrong: {count - MAX_SHOWN} more (--json tells all)")
+        return "\n".join([*lines, "" if count else "nothing wrong"]).rstrip()
+
+    def _class_rows(self):
+        width = max(map(len, ("ignored", *self.dataset.class_names)))
+        total = max(int(self.class_pixels.sum()), 1)
+        yield f"{'class':<{width}} {'pixels':>15}   share   images"
+        for name, pixels, images in zip(
+            self.dataset.class_names,
+            self.class_pixels,
+            self.class_images,
+            strict=True,
+        ):
+            share = f"{pixels / total:7.2%}"
+            yield f"{name:<{width}} {pixels:>15,} {share} {images:>8,}"
+        yield f"{'ignored':<{width}} {self.ignored_pixels:>15,}"
+
+
+def _describe_sizes(sizes):
+    heights, widths = zip(*sizes, strict=True)
+    if len(sizes) == 1:
+        return f"all of {heights[0]} x {widths[0]} pixels (height x width)"
+    often = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:3]
+    return (
+        f"{len(sizes)} sizes, heights {min(heights)}..{max(heights)}, widths "
+        f"{min(widths)}..{max(widths)}; most often "
+        + ", ".join(f"{h} x {w} ({count})" for (h, w), count in often)
+    )
+
+
+def inspect_split(
+    dataset, root, split, *, workers=None, labels_only=False, progress=None
+):
+    """Reads every file of a split and counts what is in it.
+
+    A pair is found good by what training reads it with. Memory does not grow
+    with the number of pairs, but for what is wrong with them.
+
+    Args:
+        dataset: A `Dataset`.
+        root: String or path, where it lies.
+        split: String, one of `dataset.splits`.
+        workers: Integer, the number of threads. Defaults to `None`, one for
+            each core.
+        labels_only: Boolean, whether to leave the images alone. Defaults to
+            `False`.
+        progress: Function of (number done, number in all), called after each
+            pair. Defaults to `None`.
+
+    Returns:
+        A `SplitReport`.
+
+    Raises:
+        ValueError: for an impossible argument. What is wrong with the data
+            set is reported, not raised.
+    """
+    workers = (os.cpu_count() or 1) if workers is None else workers
+    if workers < 1:
+        raise ValueError(
+            f"Expected one worker or more. Received: workers={workers}."
+        )
+    problems = []
+    try:
+        pairs = find_pairs(dataset, root, split)
+    except (ValueError, OSError) as error:
+        problems.append(Problem("layout", str(error)))
+        pairs = []
+    official = dataset.splits[split].count
+    if pairs and official not in (None, len(pairs)):
+        problems.append(
+            Problem(
+                "layout",
+                f"{dataset.title}'s split {split!r} has {len(pairs)} pairs "
+                f"in {root}. Expected {official}; unpack the download again, "
+                "or go on if you mean a part of it.",
+            )
+        )
+    totals = _Totals(dataset)
+    for done, seen in enumerate(
+        _in_threads(
+            lambda pair: _inspect_pair(pair, dataset, labels_only),
+            pairs,
+            workers,
+        ),
+        start=1,
+    ):
+        totals.add(*seen)
+        if progress:
+            progress(done, len(pairs))
+    guess = guess_mapping(totals.values, dataset)
+    if guess:
+        place = os.path.join(root, dataset.splits[split].label)
+        problems.append(Problem("mapping", f"{place}: {guess}"))
+    return totals.report(split, len(pairs), (*problems, *totals.problems))
+
+
+def _in_threads(function, items, workers):
+    """Yields `function(item)` in order, a few items ahead and no more."""
+    items = iter(items)
+    pool = ThreadPoolExecutor(workers)
+    try:
+        waiting = collections.deque()
+        while True:
+            ahead = 2 * workers - len(waiting)
+            for item in itertools.islice(items, ahead):
+                waiting.append(pool.submit(function, item))
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+    finally:
+        # Reached by Ctrl-C and SIGTERM as well: what has begun is finished.
+        pool.shutdown(cancel_futures=True)
+
+
+def _inspect_pair(pair, dataset, labels_only):
+    """(label's size, pixels by train id, by raw value, `Problem`)."""
+    try:
+        raw = (
+            read_raw_label(pair.label, dataset)
+            if labels_only
+            else read_raw_pair(pair, dataset)[1]
+        )
+    except (ValueError, OSError) as error:
+        return None, None, {}, Problem("file", str(error), *pair)
+    values = _count_values(raw)
+    try:
+        label = to_train_ids(raw, dataset, pair.label)
+    except ValueError as error:
+        return None, None, values, Problem("values", str(error), *pair)
+    pixels = np.bincount(label.ravel(), minlength=256)
+    return label.shape, pixels, values, None
+
+
+def _count_values(raw):
+    if raw.dtype == np.uint8:
+        counts = np.bincount(raw.ravel(), minlength=256)
+        values = np.flatnonzero(counts)
+        return dict(zip(values.tolist(), counts[values].tolist(), strict=True))
+    found = zip(*np.unique(raw, return_counts=True), strict=True)
+    counter = collections.Counter({int(n): int(count) for n, count in found})
+    return dict(counter.most_common(MAX_VALUES))
+
+
+class _Totals:
+    """Sums over the pairs of a split."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+        self.problems = []
+        self.sizes = collections.Counter()
+        self.values = collections.Counter()
+        self.pixels = np.zeros(256, "int64")
+        self.images = np.zeros(256, "int64")
+        self.image_pixels = np.zeros(256, "int64")
+
+    def add(self, size, pixels, values, problem):
+        self.values.update(values)
+        if len(self.values) > MAX_VALUES:
+            self.values = collections.Counter(
+                dict(self.values.most_common(MAX_VALUES))
+            )
+        if problem:
+            self.problems.append(problem)
+            return
+        self.sizes[size] += 1
+        self.pixels += pixels
+        self.images += pixels > 0
+        self.image_pixels += np.where(pixels > 0, pixels.sum(), 0)
+
+    def report(self, split, num_pairs, problems):
+        count = self.dataset.num_classes
+        return SplitReport(
+            dataset=self.dataset,
+            split=split,
+            num_pairs=num_pairs,
+            problems=problems,
+            sizes=dict(self.sizes),
+            class_pixels=self.pixels[:count],
+            class_images=self.images[:count],
+            class_image_pixels=self.image_pixels[:count],
+            ignored_pixels=int(self.pixels[IGNORE_LABEL]),
+        )

@@ -1,0 +1,246 @@
+"""What the numbers in label files mean, and what others probably mean."""
+
+import functools
+
+import numpy as np
+
+from keras_danet.data.datasets import DATASETS
+from keras_danet.data.datasets import IGNORE_LABEL
+from keras_danet.data.datasets import INVALID_LABEL
+
+# Colours that a resize or a JPEG has mixed lie between, or near, true ones.
+_NEAR = 40
+# As many classes that never occur are no accident of a small data set.
+_MANY_CLASSES = 5
+# Fewer values are near those of some palette by chance.
+_FEW_VALUES = 4
+
+
+@functools.lru_cache(maxsize=2)
+def label_table(dataset):
+    """The train id of every raw value of a data set's label files.
+
+    Args:
+        dataset: A `Dataset`.
+
+    Returns:
+        uint8 array (256,), read-only; for label files of colours (2**24,), by
+        the numbers of `read_raw_label`. `INVALID_LABEL` for what must not
+        occur.
+    """
+    if dataset.label_colors:
+        table = np.full(2**24, INVALID_LABEL, "uint8")
+        for color, train_id in dataset.label_colors.items():
+            table[_code(color)] = train_id
+    else:
+        table = np.array(dataset.label_map, "uint8")
+    table.setflags(write=False)
+    return table
+
+
+def to_train_ids(raw, dataset, path):
+    """Maps the numbers of a label file to train ids.
+
+    Args:
+        raw: Array (height, width), as `read_raw_label` gives.
+        dataset: A `Dataset`.
+        path: String, the file, for the error.
+
+    Returns:
+        uint8 array (height, width) of train ids, 255 for ignored pixels.
+
+    Raises:
+        ValueError: if a value is not in the data set's map.
+    """
+    label = label_table(dataset)[raw]
+    wrong = label == INVALID_LABEL
+    if wrong.any():
+        first, *others = np.unique(raw[wrong]).tolist()
+        guess = guess_mapping(np.unique(raw).tolist(), dataset)
+        raise ValueError(
+            f"Label value {describe_value(first, dataset)} in {path} "
+            f"({np.count_nonzero(raw == first)} pixels; {len(others) + 1} "
+            f"wrong value(s) in all); {dataset.title} has "
+            f"{_describe_values(dataset)}. "
+            + (
+                guess
+                or "Correct the label, or map its values in the data set's "
+                "record."
+            )
+        )
+    return label
+
+
+def describe_value(value, dataset):
+    """A raw value as people write it: a number, or (red, green, blue)."""
+    return str(_color(value)) if dataset.label_colors else str(value)
+
+
+def _describe_values(dataset):
+    """The raw values a label may have, as in "0..10, and 11, 255 for void"."""
+    if dataset.label_colors:
+        return f"{len(dataset.label_colors)} colours"
+    void = []
+    classes = []
+    for value, train_id in enumerate(dataset.label_map):
+        if train_id == IGNORE_LABEL:
+            void.append(value)
+        elif train_id != INVALID_LABEL:
+            classes.append(value)
+    return f"{_ranges(classes)}, and {_ranges(void)} for void"
+
+
+def _ranges(values):
+    starts = [value for value in values if value - 1 not in values]
+    ends = [value for value in values if value + 1 not in values]
+    return ", ".join(
+        str(start) if start == end else f"{start}..{end}"
+        for start, end in zip(starts, ends, strict=True)
+    )
+
+
+def guess_mapping(values, dataset):
+    """Which mapping was probably forgotten, judged by the values seen.
+
+    Args:
+        values: Iterable of raw values that occur in label files, the wrong
+            ones and the right ones.
+        dataset: The `Dataset` that they were read as.
+
+    Returns:
+        A sentence or two with the remedy; `None` where all values are in the
+        map and look like what they should be, or nothing fits.
+    """
+    values = set(values)
+    table = label_table(dataset)
+    wrong = {value for value in values if table[value] == INVALID_LABEL}
+    if dataset.label_colors:
+        return _guess_colors(wrong, dataset) if wrong else None
+    guesses = _guesses if wrong else _suspicions
+    return next((text for fits, text in guesses(values, dataset) if fits), None)
+
+
+def _guess_colors(wrong, dataset):
+    known = np.array(list(dataset.label_colors))
+    colors = np.array([_color(value) for value in sorted(wrong)])
+    turned = {tuple(color) for color in colors[:, ::-1].tolist()}
+    if turned <= dataset.label_colors.keys():
+        return (
+            "Read backwards, as (blue, green, red), the wrong colours are the "
+            "data set's: they were saved with OpenCV, which takes them in that "
+            "order. Turn the channels of the labels or of the classes."
+        )
+    # Of more than anybody looks through a few are enough to judge by.
+    some = colors[:: max(len(colors) // 256, 1)]
+    distances = np.abs(some[:, np.newaxis] - known).max(axis=-1).min(axis=1)
+    if np.mean(distances <= _NEAR) > 0.5:
+        return (
+            "The wrong colours lie close to the data set's: the labels were "
+            "probably saved as JPEG or resized with interpolation. Make them "
+            "again as PNG, and resize by nearest neighbour only."
+        )
+    return None
+
+
+def _guesses(values, dataset):
+    """(whether it fits, what was done) for labels with wrong values."""
+    count = dataset.num_classes
+    ids = set(range(count))
+    own = _class_values(dataset)
+    yield _mask_guess(values, dataset)
+    if own == ids:
+        yield (
+            values - {IGNORE_LABEL} <= ids | {count} and count in values,
+            f"The values seem to count classes from 1 to {count}, "
+            + (
+                "with 0 for pixels without a class (elsewhere called "
+                "`reduce_zero_label`): "
+                if 0 in values
+                else "not from 0: "
+            )
+            + "take 1 away from them, and 0 becomes 255; or say so with "
+            "`value` and `ignore` in classes.json.",
+        )
+    else:
+        yield (
+            values <= ids | {IGNORE_LABEL},
+            f"The values look like train ids already (0..{count - 1}), where "
+            f"{dataset.title} is read from its original label files. Read "
+            "these, or open yours as a folder of your own (dataset='folder').",
+        )
+    for other in DATASETS.values():
+        yield (
+            other is not dataset
+            and other.num_classes == count
+            and _class_values(other) != own
+            and values <= {n for n in range(256) if _knows(other, n)},
+            f"The values fit the original label files of {other.title}: use "
+            f"dataset={other.name!r}, or map them as its record does.",
+        )
+    greys = {
+        (19595 * r + 38470 * g + 7471 * b + 2**15) >> 16
+        for r, g, b in dataset.palette
+    }
+    yield (
+        len(values) >= _FEW_VALUES
+        and values <= {g + d for g in greys | {0, 255} for d in (-1, 0, 1)},
+        "The values are the brightness of the classes' colours: a palette or "
+        "colour label was turned into grey. Save the class numbers themselves.",
+    )
+    yield (
+        len(values) > 2 * len(own) + 8,
+        f"There are {len(values)} different values, more than classes: the "
+        "labels were probably saved as JPEG, resized with interpolation, or "
+        "are not labels. Make them again as PNG, and resize by nearest "
+        "neighbour only.",
+    )
+
+
+def _suspicions(values, dataset):
+    """The same for values that are all in the map, and yet look wrong."""
+    ids = set(range(dataset.num_classes))
+    own = _class_values(dataset)
+    higher = own - ids
+    yield _mask_guess(values, dataset)
+    yield (
+        bool(higher)
+        and values <= ids | {IGNORE_LABEL}
+        and len(values) > dataset.num_classes / 2
+        and (
+            len(higher) >= _MANY_CLASSES
+            or (IGNORE_LABEL in values and dataset.label_map[0] not in ids)
+        ),
+        f"No value above {max(ids)} occurs: the labels look like train ids "
+        f"already, where {dataset.title} is read from its original label "
+        "files, in which the same numbers mean other classes. Read these, or "
+        "open yours as a folder of your own (dataset='folder').",
+    )
+
+
+def _mask_guess(values, dataset):
+    return (
+        values == {0, 255} and _class_values(dataset) == {0, 1},
+        "Nothing but 0 and 255 occurs, as in a mask of black and white. Save "
+        'class 1 as 1, or give it `"value": 255` in classes.json.',
+    )
+
+
+def _class_values(dataset):
+    return {
+        value
+        for value, train_id in enumerate(dataset.label_map)
+        if train_id < dataset.num_classes
+    }
+
+
+def _knows(dataset, value):
+    return dataset.label_map[value] != INVALID_LABEL
+
+
+def _code(color):
+    red, green, blue = color
+    return red << 16 | green << 8 | blue
+
+
+def _color(code):
+    return code >> 16, code >> 8 & 255, code & 255
