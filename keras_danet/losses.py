@@ -31,6 +31,10 @@ class PixelCrossentropy(keras.losses.Loss):
         reduction: as in `keras.losses.Loss`. `"sum_over_batch_size"` is the
             formula above; `"none"` gives a map whose mean it is. Defaults to
             `"sum_over_batch_size"`.
+        reducer: function from a scalar tensor to its sum over all replicas
+            (`distribution.sum_over_replicas`), by which |V| is that of the
+            global batch. It is not saved. Defaults to `None`: one replica,
+            or an engine that shows every device the global batch, as JAX's.
         name: string. Defaults to `"pixel_crossentropy"`.
         dtype: dtype of the computation. Defaults to `keras.config.floatx()`,
             but never to a half precision.
@@ -58,6 +62,7 @@ class PixelCrossentropy(keras.losses.Loss):
         self,
         ignore_label=255,
         reduction="sum_over_batch_size",
+        reducer=None,
         name="pixel_crossentropy",
         dtype=None,
     ):
@@ -70,6 +75,7 @@ class PixelCrossentropy(keras.losses.Loss):
                 f"Received: ignore_label={ignore_label!r}"
             )
         self.ignore_label = ignore_label
+        self.reducer = reducer or (lambda total: total)
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         y_true = _one_per_pixel(y_true, y_pred, "labels")
@@ -102,8 +108,8 @@ class PixelCrossentropy(keras.losses.Loss):
         pixels = ops.where(valid, pixels, 0.0)
         # Scaled so that the plain mean over all pixels, which Keras takes
         # (and shares among replicas), is the mean over the valid ones.
-        num_valid = ops.sum(ops.cast(valid, pixels.dtype))
-        num_pixels = ops.sum(ops.ones_like(pixels))
+        num_valid = self.reducer(ops.sum(ops.cast(valid, pixels.dtype)))
+        num_pixels = self.reducer(ops.sum(ops.ones_like(pixels)))
         return pixels * (num_pixels / ops.maximum(num_valid, 1.0))
 
     def get_config(self):
