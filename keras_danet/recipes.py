@@ -14,7 +14,6 @@ from keras_danet.data.plan import Augmentation
 RANGES = {
     "epochs": (1, math.inf),
     "batch_size": (1, math.inf),
-    "val_batch_size": (1, math.inf),
     "val_every": (1, math.inf),
     "filters": (4, math.inf),
     "dropout": (0, 1),
@@ -47,8 +46,9 @@ class TrainConfig:
             variable `KERAS_DANET_{DATASET}`, and for the drawn scenes a
             folder in the run, where they are drawn.
         train_split, val_split: names of the splits.
-        val_batch_size: integer; more than 1 needs images of one size.
         val_every: integer, epochs from one validation to the next.
+        patience: integer, validations without a better mean IoU after which
+            the training ends early; None never ends it so.
         depth, filters, output_stride, multi_grid, stem_filters: those of
             `DilatedResNet`.
         attention, auxiliary, dropout, align_corners: those of `DANet`.
@@ -80,8 +80,8 @@ class TrainConfig:
     data_root: str | None = None
     train_split: str = "train"
     val_split: str = "val"
-    val_batch_size: int = 1
     val_every: int = 1
+    patience: int | None = None
     depth: int = 50
     filters: int = 64
     output_stride: int = 8

@@ -16,6 +16,7 @@ from importlib import metadata
 
 import keras
 
+from keras_danet.checkpointing import checkpoints
 from keras_danet.checkpointing import save_text
 from keras_danet.data.datasets import get_dataset
 from keras_danet.data.decoding import read_image
@@ -33,43 +34,85 @@ MAX_MODEL_BYTES = 2**33
 
 
 @contextlib.contextmanager
-def new_run_folder(run, overwrite=False):
-    """Makes an empty folder for a run, in place of an old run if told to.
+def open_run_folder(run, config, overwrite=False, resume=False):
+    """Makes an empty folder for a run, or opens one to go on with.
 
-    If an error ends it, or no model has come to lie in it, an old run, which
-    waited beside it, comes back. A run without a model is removed.
+    If an error ends it, or nothing has come to lie in it that can be used or
+    gone on with, an old run, which waited beside it, comes back; a new one
+    without a model and a checkpoint is removed.
 
     Args:
         run: path of the folder.
+        config: `TrainConfig`, that of the run to go on with, if any.
         overwrite: boolean, whether it may replace an older run.
+        resume: boolean, whether to go on with an older run.
 
     Yields:
         `run` as an absolute `pathlib.Path`.
 
     Raises:
-        FileExistsError: if `run` exists and may not be replaced.
+        FileExistsError: if `run` exists and may be neither replaced nor gone
+            on with.
+        ValueError: if it was begun with another `config`.
     """
     run = pathlib.Path(os.path.abspath(run))
+    if resume and overwrite:
+        raise ValueError(
+            "A run is either gone on with (--resume) or replaced "
+            "(--overwrite). Received: both."
+        )
+    if resume and run.is_dir() and not _is_bare(run):
+        _check_same(run, config)
+        yield run
+        return
     waiting = None
-    if run.exists():
+    if run.exists() and not resume:
         _check_replaceable(run, overwrite)
         waiting = tempfile.mkdtemp(prefix=f".{run.name}-", dir=run.parent)
         os.rename(run, os.path.join(waiting, run.name))
     failed = False
     try:
-        run.mkdir(parents=True)
+        run.mkdir(parents=True, exist_ok=resume)
         yield run
     except Exception:
         failed = True
         raise
     finally:
-        has_model = (run / "model.keras").exists()
-        if not has_model or (failed and waiting):
+        useful = (run / "model.keras").exists() or checkpoints(
+            run / "checkpoints"
+        )
+        if not useful or (failed and waiting):
             shutil.rmtree(run, ignore_errors=True)
             if waiting:
                 os.rename(os.path.join(waiting, run.name), run)
         if waiting:
             shutil.rmtree(waiting)
+
+
+def _is_bare(run):
+    """Whether a run was killed before it had a `config.json`."""
+    return all(
+        path.name == "scenes" or path.name.startswith(".")
+        for path in run.iterdir()
+    )
+
+
+def _check_same(run, config):
+    """A run is gone on with as it was begun, or not at all."""
+    before = dataclasses.asdict(read_run_config(run))
+    now = dataclasses.asdict(config)
+    # Data may move; whether it is the same is told by its digest.
+    changes = [
+        f"{name} was {before[name]!r} and is {value!r}"
+        for name, value in now.items()
+        if before[name] != value and name != "data_root"
+    ]
+    if changes:
+        raise ValueError(
+            f"{run} was begun with another recipe: {'; '.join(changes)}. "
+            "Expected the same, so that it ends as it would have; change it "
+            "back, or choose another --output."
+        )
 
 
 def _check_replaceable(run, overwrite):
@@ -88,11 +131,40 @@ def _check_replaceable(run, overwrite):
         )
 
 
-def write_run_config(run, config, root, distribute, devices, recipe):
+def write_run_config(
+    run, config, root, distribute, devices, recipe, data_digest
+):
     """Writes `config.json`: what is run, on what, by which command.
 
-    The classes of one's own folder come with it, as `classes.json`.
+    Going on with a run adds to its `sessions`. The classes of one's own
+    folder come with it, as `classes.json`.
+
+    Args:
+        run: `pathlib.Path` of the run folder.
+        config: `TrainConfig`.
+        root: path of the data set.
+        distribute: string, name of the engine.
+        devices: integer.
+        recipe: string, path of the recipe, or `None`.
+        data_digest: string, which tells the training split from others.
+
+    Raises:
+        ValueError: if the run was begun on other data or another backend.
     """
+    path = run / "config.json"
+    sessions = []
+    if path.is_file():
+        old = _read_json(path)
+        sessions = old.get("sessions", [])
+        for what, before, now in (
+            ("backend", old.get("backend"), keras.backend.backend()),
+            ("training data", old.get("data_digest"), data_digest),
+        ):
+            if before != now:
+                raise ValueError(
+                    f"{run} was begun on another {what}: {before}. Received: "
+                    f"{now}. Go on with the same, or choose another --output."
+                )
     # An absolute root, so that the folder is found from anywhere; the drawn
     # scenes move with the run.
     inside = pathlib.Path(root).parent == run
@@ -102,17 +174,23 @@ def write_run_config(run, config, root, distribute, devices, recipe):
             "data_root": None if inside else os.path.abspath(root),
         },
         "recipe": recipe and str(recipe),
-        "distribute": distribute,
-        "devices": devices,
         "backend": keras.backend.backend(),
-        "versions": _versions(),
-        "commit": _commit(),
-        "command": sys.argv,
-        "started": datetime.datetime.now(datetime.UTC).isoformat(
-            "T", "seconds"
-        ),
+        "data_digest": data_digest,
+        "sessions": [
+            *sessions,
+            {
+                "started": datetime.datetime.now(datetime.UTC).isoformat(
+                    "T", "seconds"
+                ),
+                "command": sys.argv,
+                "distribute": distribute,
+                "devices": devices,
+                "versions": _versions(),
+                "commit": _commit(),
+            },
+        ],
     }
-    save_text(json.dumps(content, indent=1) + "\n", run / "config.json")
+    save_text(json.dumps(content, indent=1) + "\n", path)
     if config.dataset == FOLDER:
         classes = pathlib.Path(root) / CLASSES_FILE
         save_text(classes.read_text("utf-8-sig"), run / CLASSES_FILE)
@@ -127,12 +205,16 @@ def read_run_config(run):
             "folder that `keras-danet train` made."
         )
     try:
-        return TrainConfig(**json.loads(path.read_text())["config"])
+        return TrainConfig(**_read_json(path)["config"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} does not describe a run ({error}). Expected the file "
             "that `keras-danet train` wrote."
         ) from error
+
+
+def _read_json(path):
+    return json.loads(path.read_text("utf-8"))
 
 
 def load_run_model(run):

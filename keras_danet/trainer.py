@@ -1,26 +1,44 @@
 """Training: the one loop of compile and fit, from a recipe to a run folder."""
 
 import contextlib
+import hashlib
 import importlib.util
+import json
+import logging
 import math
 import os
+import sys
 
 import keras
 
 from keras_danet import distribution
 from keras_danet import runs
-from keras_danet.checkpointing import BestModel
-from keras_danet.checkpointing import HistoryFile
+from keras_danet.checkpointing import Checkpoints
+from keras_danet.checkpointing import StopSignal
+from keras_danet.checkpointing import newest_checkpoint
+from keras_danet.checkpointing import remove_leftovers
 from keras_danet.data.bad_files import BadFiles
 from keras_danet.data.decoding import read_size
 from keras_danet.data.files import find_pairs
-from keras_danet.data.loader import EvaluationBatches
 from keras_danet.data.loader import TrainingBatches
+from keras_danet.data.plan import check_integer
+from keras_danet.data.plan import draw_plan
+from keras_danet.data.plan import places
 from keras_danet.data.plan import steps_per_epoch
+from keras_danet.inference import Predictor
 from keras_danet.memory import check_memory
 from keras_danet.models import DANet
 from keras_danet.models import DilatedResNet
+from keras_danet.monitoring import CountSkipped
+from keras_danet.monitoring import Gammas
+from keras_danet.monitoring import HistoryFile
+from keras_danet.monitoring import Progress
+from keras_danet.monitoring import StopAtDivergence
+from keras_danet.monitoring import Throughput
+from keras_danet.monitoring import Validation
 from keras_danet.optimizers import SGD
+
+_LOGGER = logging.getLogger("keras_danet")
 
 
 def build_model(config, num_classes):
@@ -73,171 +91,259 @@ def train(
     num_devices=None,
     recipe=None,
     overwrite=False,
+    resume=False,
+    checkpoint_every=1000,
+    keep_checkpoints=2,
+    background=False,
     verbose="auto",
 ):
     """Trains a model and leaves it in a run folder that explains itself.
 
+    Killed at any moment, it is gone on with by the same call and `resume`:
+    with the weights, velocities, seeds and place in the data of its newest
+    whole checkpoint, so that it ends with the weights of an unbroken run.
+    SIGTERM writes a checkpoint and ends in `SystemExit(143)`.
+
     Args:
         config: `TrainConfig`.
         run: path of the run folder to make. It will hold `config.json`,
-            `history.csv` and `model.keras`, the model of the epoch with the
-            best mean IoU on whole validation images.
+            `history.csv`, `checkpoints/` and `model.keras`, the model of the
+            epoch with the best mean IoU on whole validation images.
         distribute, num_devices: those of `distribution.scope`.
         recipe: string, where `config` came from, for `config.json`.
         overwrite: boolean, whether to replace an existing run folder.
             Defaults to `False`.
-        verbose: as in `keras.Model.fit`.
+        resume: boolean, whether to go on with `run` where it exists.
+            Defaults to `False`.
+        checkpoint_every: integer, steps from one checkpoint to the next;
+            there is one after every validation as well. Defaults to `1000`.
+        keep_checkpoints: integer, how many there may be. Defaults to `2`.
+        background: boolean, whether to write checkpoints while training goes
+            on, which takes the memory of one more. Defaults to `False`.
+        verbose: `0` for silence, `1` for a line that redraws itself, `2` for
+            lines, or `"auto"` for what fits the output. Defaults to
+            `"auto"`.
 
     Returns:
-        The history of `fit`: dict of lists, one value per epoch.
+        The history: dict of lists, one value per epoch that has one.
 
     Raises:
         ValueError: for settings or data that cannot be used or do not fit
-            into memory, or if the loss becomes NaN. A run folder without a
-            model is removed, and the run that it replaced comes back.
-        FileExistsError: if `run` exists and `overwrite` is not set.
+            into memory, settings other than those of the run to go on with,
+            or if the loss becomes NaN or diverges. A run folder without a
+            model or checkpoint is removed, and the run that it replaced
+            comes back.
+        FileExistsError: if `run` exists and neither `overwrite` nor `resume`
+            is set.
+        OSError: if a file cannot be written. What was finished stays.
+        SystemExit: after SIGTERM, with 143.
     """
+    for name, value in (
+        ("checkpoint_every", checkpoint_every),
+        ("keep_checkpoints", keep_checkpoints),
+    ):
+        check_integer(name, value, least=1)
     with (
-        runs.new_run_folder(run, overwrite) as run,
+        StopSignal().listening() as stop,
+        runs.open_run_folder(run, config, overwrite, resume) as run,
         distribution.scope(distribute, num_devices) as devices,
     ):
-        return _train(config, run, distribute, devices, recipe, verbose)
-
-
-def _train(config, run, distribute, devices, recipe, verbose):
-    if config.batch_size % devices:
-        raise ValueError(
-            f"`batch_size` must divide among the {devices} devices. "
-            f"Received: batch_size={config.batch_size}"
+        keras.utils.set_random_seed(config.seed)
+        training = _Training(config, run, devices, stop)
+        runs.write_run_config(
+            run,
+            config,
+            training.root,
+            distribute,
+            devices,
+            recipe,
+            training.data_digest(),
         )
-    dataset, root = runs.find_data(config, run)
-    train_files, val_files = (
-        BadFiles(find_pairs(dataset, root, split), dataset, policy)
-        for split, policy in (
-            (config.train_split, config.on_bad_file),
-            # A figure that leaves images out compares with no other.
-            (config.val_split, "error"),
+        checkpoints = Checkpoints(
+            run / "checkpoints",
+            training.steps,
+            every=checkpoint_every,
+            keep=keep_checkpoints,
+            stop=stop,
+            background=background,
         )
-    )
-    steps = steps_per_epoch(len(train_files.pairs), config.batch_size)
+        return training.fit(checkpoints, _verbosity(verbose))
 
-    keras.utils.set_random_seed(config.seed)
-    model = build_model(config, dataset.num_classes)
-    compile_model(model, config, config.epochs * steps, devices)
-    runs.write_run_config(run, config, root, distribute, devices, recipe)
-    with _batches(config, train_files, val_files, devices) as (crops, wholes):
-        # After the batches, which know what no size of crops is.
+
+def _verbosity(verbose):
+    return (1 if sys.stdout.isatty() else 2) if verbose == "auto" else verbose
+
+
+class _Training:
+    """A model, its data and what watches over both."""
+
+    def __init__(self, config, run, devices, stop):
+        if config.batch_size % devices:
+            raise ValueError(
+                f"`batch_size` must divide among the {devices} devices. "
+                f"Received: batch_size={config.batch_size}"
+            )
+        self.config = config
+        self.run = run
+        self.stop = stop
+        self.dataset, self.root = runs.find_data(config, run)
+        self.train_files, self.val_files = (
+            BadFiles(
+                find_pairs(self.dataset, self.root, split),
+                self.dataset,
+                policy,
+            )
+            for split, policy in (
+                (config.train_split, config.on_bad_file),
+                # A figure that leaves images out compares with no other.
+                (config.val_split, "error"),
+            )
+        )
+        self.steps = steps_per_epoch(
+            len(self.train_files.pairs), config.batch_size
+        )
+        self.model = build_model(config, self.dataset.num_classes)
+        compile_model(self.model, config, config.epochs * self.steps, devices)
+        self._check_memory(devices)
+
+    def _check_memory(self, devices):
         check_memory(
-            model,
-            config.batch_size,
-            *config.crop_size,
+            self.model,
+            self.config.batch_size,
+            *self.config.crop_size,
             training=True,
             num_devices=devices,
         )
-        check_memory(
-            model,
-            _val_batch_size(config, devices),
-            *max(
-                map(read_size, (pair.image for pair in val_files.pairs)),
-                key=math.prod,
-            ),
-            num_devices=devices,
+        largest = max(
+            (read_size(pair.image) for pair in self.val_files.pairs),
+            key=math.prod,
         )
-        return model.fit(
-            crops,
-            steps_per_epoch=steps,
-            epochs=config.epochs,
-            validation_data=wholes,
-            validation_freq=validation_epochs(config),
-            callbacks=[
-                StopAtNaN(),
-                BestModel(run / "model.keras"),
-                CountSkipped(train_files),
-                HistoryFile(run / "history.csv"),
-            ],
-            # The plan has its own order; Keras would warn that it cannot.
-            shuffle=False,
-            verbose=verbose,
-        ).history
+        check_memory(self.model, 1, *largest)
+
+    def data_digest(self):
+        """What the plan of augmentation is drawn for: files, in order."""
+        names = [
+            os.path.relpath(path, self.root)
+            for pair in self.train_files.pairs
+            for path in pair
+        ]
+        return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+
+    def files(self, epoch, step):
+        """The images of a batch."""
+        config = self.config
+        pairs = self.train_files.pairs
+        plan = draw_plan(config.seed, epoch, len(pairs), config.augmentation())
+        used = plan.order[places(len(pairs), config.batch_size)[step]]
+        return [pairs[index].image for index in used]
+
+    def fit(self, checkpoints, verbose):
+        """Goes on from the newest checkpoint to the end; gives the history."""
+        checkpoints.set_model(self.model)
+        watchers = self._watchers(checkpoints, verbose)
+        self.model.build_optimizer()
+        remove_leftovers(self.run)
+        remove_leftovers(checkpoints.folder)
+        try:
+            while self._restore(checkpoints) < self.config.epochs:
+                if checkpoints.parts["validation"].is_over:
+                    break
+                if checkpoints.step == self.steps:
+                    self._end_epoch(watchers, checkpoints)
+                else:
+                    self._fit_on(watchers, checkpoints)
+        except SystemExit:
+            checkpoints.save()
+            raise
+        finally:
+            checkpoints.finish()
+        return checkpoints.parts["history"].history
+
+    def _restore(self, checkpoints):
+        path, header = newest_checkpoint(checkpoints.folder, _LOGGER.warning)
+        if path:
+            checkpoints.restore(path, header)
+        return checkpoints.epoch
+
+    def _end_epoch(self, watchers, checkpoints):
+        """What was left of an epoch whose steps are all done."""
+        epoch, logs = checkpoints.epoch, dict(checkpoints.logs)
+        for watcher in watchers:
+            watcher.set_model(self.model)
+            watcher.set_params({"epochs": epoch + 1})
+            watcher.on_epoch_end(epoch, logs)
+
+    def _fit_on(self, watchers, checkpoints):
+        epoch, step = checkpoints.epoch, checkpoints.step
+        with _batches(self.config, self.train_files, epoch, step) as batches:
+            self.model.fit(
+                batches,
+                steps_per_epoch=self.steps - step,
+                initial_epoch=epoch,
+                # The rest of an epoch is one call, and what follows another.
+                epochs=epoch + 1 if step else self.config.epochs,
+                callbacks=watchers,
+                # The plan has its own order; Keras would warn that it cannot.
+                shuffle=False,
+                verbose=0,
+            )
+
+    def _watchers(self, checkpoints, verbose):
+        config = self.config
+        throughput = Throughput(config.batch_size)
+        divergence = StopAtDivergence(self.steps, self.files, checkpoints)
+        validation = Validation(
+            Predictor(self.model),
+            self.val_files.pairs,
+            self.dataset,
+            config.val_split,
+            validation_epochs(config),
+            self.run / "model.keras",
+            config.patience,
+            self.stop,
+        )
+        history = HistoryFile(self.run / "history.csv")
+        checkpoints.parts = {
+            "divergence": divergence,
+            "validation": validation,
+            "history": history,
+            "bad_files": CountSkipped(self.train_files),
+        }
+        progress = Progress(
+            throughput, checkpoints, config.epochs, redraw=verbose == 1
+        )
+        return [
+            throughput,
+            divergence,
+            checkpoints.parts["bad_files"],
+            Gammas(),
+            validation,
+            history,
+            *([progress] if verbose else []),
+            checkpoints,
+        ]
 
 
 @contextlib.contextmanager
-def _batches(config, train_files, val_files, devices):
-    """Training crops and whole validation images, by tf.data or without."""
+def _batches(config, files, epoch, step):
+    """Training crops from a place in the plan, by tf.data or without."""
     loader = config.loader
     if loader == "auto":
         installed = importlib.util.find_spec("tensorflow") is not None
         loader = "tf.data" if installed else "numpy"
-    training = {
+    data = files.pairs, files.dataset, config.augmentation()
+    options = {
         "batch_size": config.batch_size,
         "seed": config.seed,
-        "bad_files": train_files,
+        "start_epoch": epoch,
+        "start_step": step,
+        "bad_files": files,
     }
-    validation = {
-        "batch_size": _val_batch_size(config, devices),
-        # Every device gets as many images, the last time as well.
-        "pad_last_batch": devices > 1,
-    }
-    train = train_files.pairs, train_files.dataset, config.augmentation()
-    val = val_files.pairs, val_files.dataset
     if loader == "numpy":
-        workers = {"workers": os.cpu_count() or 1}
-        yield (
-            TrainingBatches(*train, **training, **workers),
-            EvaluationBatches(*val, **validation, **workers),
-        )
+        yield TrainingBatches(*data, **options, workers=os.cpu_count() or 1)
         return
     # TensorFlow is imported for the pipeline, whatever the backend.
     from keras_danet.data import pipeline
 
-    with pipeline.readable_errors(train_files, val_files):
-        yield (
-            pipeline.training_dataset(*train, **training),
-            pipeline.evaluation_dataset(
-                *val, bad_files=val_files, **validation
-            ),
-        )
-
-
-def _val_batch_size(config, devices):
-    return math.ceil(config.val_batch_size / devices) * devices
-
-
-class CountSkipped(keras.callbacks.Callback):
-    """Adds to the logs how many files were skipped, once there are any."""
-
-    def __init__(self, bad_files):
-        super().__init__()
-        self.bad_files = bad_files
-
-    def on_epoch_end(self, epoch, logs=None):
-        if self.bad_files.count and logs is not None:
-            logs["skipped"] = self.bad_files.count
-
-
-class StopAtNaN(keras.callbacks.Callback):
-    """Ends a training whose loss is no number any more, with an error."""
-
-    def on_train_begin(self, logs=None):
-        self.epoch = 0
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch = epoch
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._check("loss", logs, f"step {batch + 1}")
-
-    def on_epoch_end(self, epoch, logs=None):
-        # The loss of a batch is that before its update.
-        self._check("val_loss", logs, "validation")
-
-    def _check(self, name, logs, where):
-        loss = float((logs or {}).get(name, 0.0))
-        if not math.isfinite(loss):
-            raise ValueError(
-                f"The loss became {loss} in epoch {self.epoch + 1}, {where}. "
-                "The learning rate is the usual cause: lower "
-                "`learning_rate` (--set learning_rate=...), or use "
-                "dtype='float32' if it is a half precision. A label outside "
-                "the classes makes it NaN as well."
-            )
+    with pipeline.readable_errors(files):
+        yield pipeline.training_dataset(*data, **options)

@@ -26,7 +26,6 @@ config = TrainConfig(
     epochs=1,
     batch_size=4,
     crop_size=(48, 64),
-    val_batch_size=4,
     depth=18,
     filters=8,
     jit_compile=False,

@@ -31,7 +31,6 @@ def tiny(root, **settings):
         epochs=2,
         batch_size=4,
         crop_size=(32, 48),
-        val_batch_size=2,
         depth=18,
         filters=8,
         # Compiling takes longer than these trainings, but on JAX, where

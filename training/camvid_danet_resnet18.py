@@ -16,7 +16,6 @@ config = TrainConfig(
     batch_size=4,
     crop_size=(224, 224),
     scale_range=(0.5, 1.5),
-    val_batch_size=4,
     val_every=5,
     depth=18,
     # Half of the usual width and twice the usual output stride: what two

@@ -12,7 +12,6 @@ config = TrainConfig(
     batch_size=4,
     crop_size=(96, 128),
     scale_range=(1.0, 1.0),
-    val_batch_size=16,
     depth=18,
     filters=16,
     dropout=0.0,

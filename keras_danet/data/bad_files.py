@@ -26,8 +26,9 @@ class BadFiles:
         policy: `"error"` or `"skip"`. Defaults to `"error"`.
 
     Attributes:
-        count: Integer, how many different examples were skipped so far. How
+        skipped: Set of integers, the examples that were skipped so far. How
             often does not depend on them alone: loaders read ahead.
+        count: Integer, how many they are.
 
     Raises:
         ValueError: for another policy.
@@ -42,7 +43,7 @@ class BadFiles:
         self.pairs = pairs
         self.dataset = dataset
         self.num_tries = NUM_TRIES if policy == "skip" else 1
-        self._named = set()
+        self.skipped = set()
         self._lock = threading.Lock()
 
     # A lock cannot be sent to another process.
@@ -54,13 +55,13 @@ class BadFiles:
 
     @property
     def count(self):
-        return len(self._named)
+        return len(self.skipped)
 
     def skip(self, index):
         """Counts and logs an example that is skipped, the first time."""
         with self._lock:
-            known = index in self._named
-            self._named.add(index)
+            known = index in self.skipped
+            self.skipped.add(index)
         if not known:
             _LOGGER.warning("Skipped: %s", self.explain(index))
 

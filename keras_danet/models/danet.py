@@ -349,18 +349,19 @@ class DANet(FunctionalModel):
 
     def fit(self, *args, **kwargs):
         _refuse_class_weight(kwargs)
-        self._build_optimizer()
+        self.build_optimizer()
         return super().fit(*args, **kwargs)
 
     def train_on_batch(self, *args, **kwargs):
         _refuse_class_weight(kwargs)
-        self._build_optimizer()
+        self.build_optimizer()
         return super().train_on_batch(*args, **kwargs)
 
-    def _build_optimizer(self):
+    def build_optimizer(self):
         """Makes the optimizer's variables before the first step.
 
-        Inside it TensorFlow would trace the whole step a second time.
+        Inside it TensorFlow would trace the whole step a second time. `fit`
+        does it; a checkpoint's need them to be there.
         """
         optimizer = getattr(self, "optimizer", None)
         if optimizer is None or optimizer.built:

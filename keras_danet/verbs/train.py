@@ -3,7 +3,6 @@
 import ast
 import os
 import pathlib
-import sys
 
 
 def add(verbs):
@@ -33,6 +32,32 @@ def add(verbs):
     )
     verb.add_argument(
         "--overwrite", action="store_true", help="replace an existing run"
+    )
+    verb.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run where it exists, from its newest checkpoint; "
+        "begin it where it does not",
+    )
+    verb.add_argument(
+        "--checkpoint-every",
+        type=int,
+        default=1000,
+        metavar="STEPS",
+        help="steps from one checkpoint to the next; there is one after every "
+        "validation as well (default: 1000)",
+    )
+    verb.add_argument(
+        "--keep",
+        type=int,
+        default=2,
+        metavar="N",
+        help="checkpoints to keep (default: 2)",
+    )
+    verb.add_argument(
+        "--background",
+        action="store_true",
+        help="write checkpoints while training goes on, from a copy in memory",
     )
     verb.add_argument(
         "--distribute",
@@ -67,8 +92,10 @@ def run(arguments):
         num_devices=arguments.devices,
         recipe=arguments.recipe,
         overwrite=arguments.overwrite,
-        # A bar that redraws itself fills a log file.
-        verbose=1 if sys.stdout.isatty() else 2,
+        resume=arguments.resume,
+        checkpoint_every=arguments.checkpoint_every,
+        keep_checkpoints=arguments.keep,
+        background=arguments.background,
     )
     best = max(history["val_mean_iou"])
     epoch = trainer.validation_epochs(config)[

@@ -1,0 +1,373 @@
+"""What a training shows, measures and notices while it runs, as callbacks.
+
+A callback with a state has `get_state`, which gives what `json.dumps` takes,
+and `set_state`: `Checkpoints` keeps it.
+"""
+
+import contextlib
+import csv
+import io
+import math
+import sys
+import time
+
+import keras
+import numpy as np
+
+from keras_danet.checkpointing import save_model
+from keras_danet.checkpointing import save_text
+from keras_danet.evaluation import evaluate
+
+# A loss so many times the first one, for so many steps, does not come back.
+DIVERGED = 20
+DIVERGED_STEPS = 10
+# In a log file a line now and then says that it is still alive.
+SECONDS_PER_LINE = 60
+
+
+class Throughput(keras.callbacks.Callback):
+    """Adds images per second and the process's peak memory to the logs.
+
+    Args:
+        batch_size: integer, images of a step.
+    """
+
+    def __init__(self, batch_size):
+        super().__init__()
+        self.batch_size = batch_size
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.started = time.perf_counter()
+        self.steps = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += 1
+        seconds = time.perf_counter() - self.started
+        self.rate = self.steps * self.batch_size / seconds
+
+    def on_epoch_end(self, epoch, logs=None):
+        # Not where an epoch is only validated, after a restart.
+        if logs is not None and getattr(self, "steps", 0):
+            logs["images_per_second"] = self.rate
+            logs["peak_memory_mib"] = peak_memory() / 2**20
+
+
+def peak_memory():
+    """The most memory that this process has held so far, in bytes.
+
+    Not that of accelerators; NaN where the system does not tell.
+    """
+    try:
+        import resource
+    except ImportError:
+        return math.nan
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class CountSkipped(keras.callbacks.Callback):
+    """Adds to the logs how many files were skipped, once there are any."""
+
+    def __init__(self, bad_files):
+        super().__init__()
+        self.bad_files = bad_files
+
+    def get_state(self):
+        return sorted(self.bad_files.skipped)
+
+    def set_state(self, state):
+        self.bad_files.skipped.update(state)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.bad_files.count and logs is not None:
+            logs["skipped"] = self.bad_files.count
+
+
+class Gammas(keras.callbacks.Callback):
+    """Adds how much each attention counts to the logs of an epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is None:
+            return
+        for kind in self.model.attention:
+            gamma = self.model.get_layer(f"{kind}_attention").gamma
+            logs[f"gamma_{kind}"] = float(
+                np.squeeze(keras.ops.convert_to_numpy(gamma))
+            )
+
+
+class Validation(keras.callbacks.Callback):
+    """Measures the model on whole images, and keeps the best one.
+
+    Each image goes through the `Predictor` that users call, so that the
+    number is the one they get, here and from `keras-danet evaluate`. Where
+    the optimizer averages weights, the averages are measured and kept.
+
+    Args:
+        predictor: a `Predictor` of the model that is trained.
+        pairs: list of `Pair`.
+        dataset: their `Dataset`.
+        split: string.
+        epochs: the epochs (from 1) to measure after.
+        path: path of the `.keras` file for the best model.
+        patience: integer, after how many measurements without a better one
+            the training ends. Defaults to `None`, which never ends it.
+        stop: a `StopSignal`, asked after every image. Defaults to `None`.
+
+    Attributes:
+        best: float, the best mean IoU so far.
+    """
+
+    def __init__(
+        self,
+        predictor,
+        pairs,
+        dataset,
+        split,
+        epochs,
+        path,
+        patience=None,
+        stop=None,
+    ):
+        super().__init__()
+        self.predictor = predictor
+        self.data = pairs, dataset, split
+        self.epochs = set(epochs)
+        self.path = path
+        self.patience = patience
+        self.stop = stop
+        self.best = -math.inf
+        self.waited = 0
+
+    @property
+    def is_over(self):
+        return self.patience is not None and self.waited > self.patience
+
+    def get_state(self):
+        # JSON has no infinity.
+        best = self.best if math.isfinite(self.best) else None
+        return {"best": best, "waited": self.waited}
+
+    def set_state(self, state):
+        self.best = -math.inf if state["best"] is None else state["best"]
+        self.waited = state["waited"]
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch + 1 not in self.epochs:
+            return
+        with averaged_weights(self.model):
+            report = evaluate(
+                self.predictor,
+                *self.data,
+                lambda *_: self.stop and self.stop.check(),
+            )
+            if logs is not None:
+                logs["val_mean_iou"] = report.mean_iou
+                logs["val_pixel_accuracy"] = report.pixel_accuracy
+            if report.mean_iou > self.best or not self.path.exists():
+                save_model(self.model, self.path)
+        if report.mean_iou > self.best:
+            self.best = report.mean_iou
+            self.waited = 0
+        else:
+            self.waited += 1
+        if self.is_over:
+            self.model.stop_training = True
+
+
+@contextlib.contextmanager
+def averaged_weights(model):
+    """Puts the optimizer's averages in the weights' place, where it has any."""
+    optimizer = model.optimizer
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if not optimizer.use_ema:
+        yield
+        return
+    swap = keras.callbacks.SwapEMAWeights()
+    swap.set_model(model)
+    swap.on_test_begin()
+    try:
+        yield
+    finally:
+        swap.on_test_end()
+
+
+class StopAtDivergence(keras.callbacks.Callback):
+    """Ends a training whose loss is no number, or grows beyond return.
+
+    Args:
+        steps: integer, steps of an epoch.
+        files: function of (epoch, step), both from 0, to the names of the
+            batch's images.
+        place: the `Checkpoints` of the same training, which comes after it
+            and knows the step.
+
+    Raises:
+        ValueError: at the end of the step at which it is seen.
+    """
+
+    def __init__(self, steps, files, place):
+        super().__init__()
+        self.steps = steps
+        self.files = files
+        self.place = place
+        self.first = None
+        self.high = 0
+
+    def get_state(self):
+        return {"first": self.first, "high": self.high}
+
+    def set_state(self, state):
+        self.first = state["first"]
+        self.high = state["high"]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.mean = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        mean = float((logs or {}).get("loss", 0.0))
+        if not math.isfinite(mean):
+            self._end(f"became {mean}")
+        # `fit` tells the mean over the epoch so far, which at first, and
+        # where an epoch is gone on with, is all that is known.
+        done = self.place.step + 1
+        loss = mean
+        if self.mean is not None:
+            loss = mean * done - self.mean * (done - 1)
+        self.mean = mean
+        if self.first is None:
+            self.first = loss
+        above = loss > DIVERGED * max(self.first, 1e-3)
+        self.high = self.high + 1 if above else 0
+        if self.high >= DIVERGED_STEPS:
+            self._end(
+                f"grew to {loss:.4g} from {self.first:.4g}, and stayed there "
+                f"for {DIVERGED_STEPS} steps"
+            )
+
+    def _end(self, what):
+        epoch, step = self.place.epoch, self.place.step
+        # The update before may have been the one that spoilt it.
+        files = "; ".join(
+            f"step {number + 1}: {', '.join(self.files(epoch, number))}"
+            for number in range(max(step - 1, 0), step + 1)
+        )
+        raise ValueError(
+            f"The loss {what} in epoch {epoch + 1}, step {step + 1} of "
+            f"{self.steps}. Last batches: {files}. The last good checkpoint: "
+            f"{self.place.newest or 'none yet'}. The learning rate is the "
+            "usual cause: lower `learning_rate` (--set learning_rate=...) or "
+            "warm up (--set warmup_steps=...), or use dtype='float32' if it is "
+            "a half precision. A label outside the classes makes it NaN as "
+            "well."
+        )
+
+
+class HistoryFile(keras.callbacks.Callback):
+    """Keeps the epochs' figures at `path` as CSV, one row per epoch.
+
+    Keras's `CSVLogger` leaves its file open where training is broken off.
+    """
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+        self.rows = []
+
+    def get_state(self):
+        # JSON has no NaN, a mean IoU of nothing is one.
+        return [
+            {key: value if math.isfinite(value) else None for key, value in row}
+            for row in (row.items() for row in self.rows)
+        ]
+
+    def set_state(self, state):
+        self.rows = [
+            {
+                key: math.nan if value is None else value
+                for key, value in row.items()
+            }
+            for row in state
+        ]
+
+    @property
+    def history(self):
+        """Dict of lists, one value per epoch that has one, as `fit` gives."""
+        columns = dict.fromkeys(key for row in self.rows for key in row)
+        return {
+            column: [row[column] for row in self.rows if column in row]
+            for column in columns
+            if column != "epoch"
+        }
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.rows.append({"epoch": epoch + 1, **(logs or {})})
+        # Epochs without a validation have fewer figures.
+        columns = dict.fromkeys(key for row in self.rows for key in row)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        save_text(text.getvalue(), self.path)
+
+
+class Progress(keras.callbacks.Callback):
+    """Says where a training is: a line that redraws itself, or lines.
+
+    Args:
+        throughput: the `Throughput` of the same training.
+        place: the `Checkpoints` of the same training, which comes after it
+            and knows the step.
+        epochs: integer, of the whole training.
+        redraw: boolean, whether the output is a terminal. Otherwise a line
+            comes every minute and after every epoch.
+    """
+
+    def __init__(self, throughput, place, epochs, redraw):
+        super().__init__()
+        self.throughput = throughput
+        self.place = place
+        self.epochs = epochs
+        self.redraw = redraw
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.shown = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        now = time.perf_counter()
+        if now - self.shown >= (0.1 if self.redraw else SECONDS_PER_LINE):
+            self.shown = now
+            self._show(logs, self.place.step + 1, end="")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._show(logs, self.place.step, end="\n")
+
+    def _show(self, logs, step, end):
+        rate = getattr(self.throughput, "rate", None)
+        steps = self.place.steps
+        left = (self.epochs - self.place.epoch) * steps - step
+        logs = logs or {}
+        parts = [
+            f"epoch {self.place.epoch + 1}/{self.epochs}",
+            f"step {step}/{steps}",
+            f"loss {logs.get('loss', math.nan):.4f}",
+            f"mean IoU {logs.get('mean_iou', math.nan):.2%}",
+        ]
+        if "val_mean_iou" in logs:
+            parts.append(f"validation {logs['val_mean_iou']:.2%}")
+        if rate:
+            seconds = left * self.throughput.batch_size / rate
+            parts += [f"{rate:.3g} images/s", f"{_clock(seconds)} left"]
+        parts.append(f"{peak_memory() / 2**30:.1f} GiB")
+        text = "  ".join(parts)
+        if self.redraw:
+            # Clears what an earlier, longer line left.
+            print(f"\r\033[K{text}", end=end, flush=True)
+        else:
+            print(text, flush=True)
+
+
+def _clock(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
