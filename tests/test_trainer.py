@@ -1,7 +1,10 @@
 import csv
 import json
-import pathlib
+import os
+import re
 import shutil
+import signal
+import types
 
 import keras
 import numpy as np
@@ -10,10 +13,19 @@ from PIL import Image
 
 pytest.importorskip("tensorflow", reason="training reads data with tf.data")
 
+from keras_danet import monitoring
 from keras_danet import runs
 from keras_danet import trainer
-from keras_danet.checkpointing import BestModel
+from keras_danet.checkpointing import Checkpoints
+from keras_danet.checkpointing import checkpoints
+from keras_danet.checkpointing import load_checkpoint
+from keras_danet.checkpointing import read_header
+from keras_danet.checkpointing import training_state
+from keras_danet.data.files import find_pairs
 from keras_danet.data.scenes import write_scenes
+from keras_danet.evaluation import evaluate
+from keras_danet.inference import Predictor
+from keras_danet.optimizers import SGD
 from keras_danet.recipes import TrainConfig
 
 
@@ -51,7 +63,7 @@ def test_validation_that_cannot_fit_is_refused_first(
     trainer.train(tiny(root, epochs=1), tmp_path / "run", verbose=0)
     assert asked == [
         ((4, 32, 48), {"training": True, "num_devices": 1}),
-        ((2, 48, 64), {"num_devices": 1}),
+        ((1, 48, 64), {}),
     ]
 
 
@@ -60,6 +72,7 @@ def test_a_run_explains_itself(root, tmp_path):
     config = tiny(root, epochs=3, val_every=2)
     history = trainer.train(config, run, recipe="some.py", verbose=0)
     assert sorted(p.name for p in run.iterdir()) == [
+        "checkpoints",
         "config.json",
         "history.csv",
         "model.keras",
@@ -74,7 +87,8 @@ def test_a_run_explains_itself(root, tmp_path):
     written = json.loads((run / "config.json").read_text())
     assert written["recipe"] == "some.py"
     assert written["backend"] == keras.backend.backend()
-    assert written["versions"]["keras"] == keras.__version__
+    (session,) = written["sessions"]
+    assert session["versions"]["keras"] == keras.__version__
     assert runs.read_run_config(run) == config
     model = runs.load_run_model(run)
     assert model.num_classes == 8
@@ -121,7 +135,7 @@ def test_an_existing_run_is_kept(root, tmp_path):
     with pytest.raises(ValueError, match="batch_size"):
         trainer.train(tiny(root, batch_size=13), run, overwrite=True, verbose=0)
     assert [p.name for p in tmp_path.rglob("*")] == ["run", "config.json"]
-    with runs.new_run_folder(run, overwrite=True) as new:
+    with runs.open_run_folder(run, tiny(root), overwrite=True) as new:
         assert new == run
         assert list(run.iterdir()) == []
         (run / "model.keras").write_bytes(b"new")
@@ -136,46 +150,26 @@ def test_an_existing_run_is_kept(root, tmp_path):
 
 def test_nan_ends_training_and_leaves_nothing(root, tmp_path):
     run = tmp_path / "run"
-    # With one step an epoch, only validation sees what the update did.
-    config = tiny(root, learning_rate=1e30, batch_size=12)
-    with pytest.raises(ValueError, match="became nan in epoch 1, validation"):
+    config = tiny(root, learning_rate=1e30)
+    with pytest.raises(ValueError, match="epoch 1, step 2 of 3") as caught:
         trainer.train(config, run, verbose=0)
     assert not run.exists()
-    stop = trainer.StopAtNaN()
-    stop.on_train_begin()
-    stop.on_train_batch_end(0, {"loss": 1.0})
-    with pytest.raises(ValueError, match="became inf in epoch 1, step 2"):
-        stop.on_train_batch_end(1, {"loss": float("inf")})
+    # The batch whose update spoilt it, and the one that showed it.
+    assert "none yet" in str(caught.value)
+    training = trainer._Training(config, tmp_path, 1, None)
+    for step in range(2):
+        (names,) = re.findall(f"step {step + 1}: ([^;]*png)", str(caught.value))
+        assert names.split(", ") == training.files(0, step)
 
 
-def test_an_old_run_survives_a_failure_after_the_first_model(tmp_path):
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "config.json").write_text("old")
-    with pytest.raises(ValueError, match="late"):
-        with runs.new_run_folder(run, overwrite=True):
-            (run / "model.keras").write_bytes(b"new")
-            raise ValueError("late")
-    assert (run / "config.json").read_text() == "old"
-    # An interruption is no failure: what was trained is kept.
-    with pytest.raises(KeyboardInterrupt):
-        with runs.new_run_folder(run, overwrite=True):
-            (run / "model.keras").write_bytes(b"new")
-            raise KeyboardInterrupt
-    assert [p.name for p in tmp_path.rglob("*")] == ["run", "model.keras"]
-
-
-def test_bad_files_are_named_and_leave_nothing(tmp_path):
-    root = tmp_path / "scenes"
-    write_scenes(root, splits={"train": 4, "val": 1}, size=(48, 64), seed=1)
-    label = sorted((root / "trainannot").iterdir())[2]
-    run = tmp_path / "run"
-    # The other kinds of bad files: tests/data/test_files.py.
-    Image.fromarray(np.full((48, 64), 37, "uint8")).save(label)
-    with pytest.raises(ValueError, match="Label value 37") as error:
-        trainer.train(tiny(root), run, verbose=0)
-    assert label.name in str(error.value)
-    assert not run.exists()
+def test_the_files_of_a_batch_are_those_that_are_read(root, tmp_path):
+    config = tiny(root, flip=0.0, scale_range=(1.0, 1.0), crop_size=(48, 64))
+    training = trainer._Training(config, tmp_path, 1, None)
+    with trainer._batches(config, training.train_files, 1, 2) as batches:
+        images, _ = next(iter(batches))
+    images = keras.ops.convert_to_numpy(images)
+    for name, image in zip(training.files(1, 2), images, strict=True):
+        np.testing.assert_allclose(image, np.array(Image.open(name)), atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -205,26 +199,216 @@ def test_missing_data_says_how_to_name_it(tmp_path, monkeypatch):
     assert runs.find_data(config, tmp_path)[1] == "somewhere"
 
 
-def test_best_model_is_whole_or_not_there(tmp_path):
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    best = BestModel(tmp_path / "model.keras")
-    best.set_model(model)
-    best.on_epoch_end(0, {"loss": 1.0})
-    best.on_epoch_end(0, {"val_mean_iou": float("nan")})
-    assert list(tmp_path.iterdir()) == []
-    best.on_epoch_end(1, {"val_mean_iou": 0.5})
-    kept = (tmp_path / "model.keras").read_bytes()
+@pytest.fixture(scope="module")
+def unbroken(root, tmp_path_factory):
+    run = tmp_path_factory.mktemp("unbroken") / "run"
+    config = tiny(root, patience=9)
+    return config, run, trainer.train(config, run, verbose=0)
 
-    def fail(path, zipped):
-        pathlib.Path(path, "model.weights.h5").write_bytes(b"half")
-        raise OSError("disk full")
 
-    model.save = fail
-    with pytest.raises(OSError, match="disk full"):
-        best.on_epoch_end(2, {"val_mean_iou": 0.6})
-    assert [p.name for p in tmp_path.iterdir()] == ["model.keras"]
-    assert (tmp_path / "model.keras").read_bytes() == kept
-    best.on_epoch_end(3, {"val_mean_iou": 0.4})
+def same_weights(run, other):
+    ours, theirs = (
+        [
+            keras.ops.convert_to_numpy(weight)
+            for weight in runs.load_run_model(folder).weights
+        ]
+        for folder in (run, other)
+    )
+    return all(map(np.array_equal, ours, theirs))
+
+
+class Killed(BaseException):
+    """As a SIGKILL does, it lets nobody clean up by a plain `except`."""
+
+
+class KillAt:
+    """Stands in for the moments between which a training may be killed."""
+
+    def __init__(self, monkeypatch, owner, name, number):
+        self.calls = 0
+        original = getattr(owner, name)
+
+        def killing(*arguments, **options):
+            result = original(*arguments, **options)
+            self.calls += 1
+            if self.calls == number:
+                raise Killed
+            return result
+
+        monkeypatch.setattr(owner, name, killing)
+
+
+@pytest.mark.parametrize(
+    "owner, name, number",
+    [
+        # After a step: the first, in the middle, the last of an epoch.
+        (Checkpoints, "on_train_batch_end", 1),
+        (Checkpoints, "on_train_batch_end", 2),
+        (Checkpoints, "on_train_batch_end", 3),
+        (Checkpoints, "on_train_batch_end", 5),
+        # In a validation, before and after the best model is kept.
+        (monitoring, "evaluate", 1),
+        (monitoring, "evaluate", 2),
+        (monitoring, "save_model", 2),
+        # After the last checkpoint.
+        (Checkpoints, "on_epoch_end", 2),
+    ],
+)
+def test_a_killed_run_ends_like_an_unbroken_one(
+    unbroken, tmp_path, monkeypatch, owner, name, number
+):
+    config, run, history = unbroken
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        KillAt(patch, owner, name, number)
+        trainer.train(config, tmp_path / "run", checkpoint_every=1, verbose=0)
+    resumed = trainer.train(config, tmp_path / "run", resume=True, verbose=0)
+    assert same_weights(run, tmp_path / "run")
+    for name in ("loss", "mean_iou", "val_mean_iou", "gamma_position"):
+        assert resumed[name] == history[name], name
+    written = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert len(written["sessions"]) == 2
+
+
+def test_averages_survive_as_well(root, tmp_path, monkeypatch):
+    """`fit` would end a part of an epoch with averages as weights."""
+
+    def compile_with_averages(model, config, total_steps, devices=1):
+        model.compile(
+            SGD(0.05, use_ema=True, ema_momentum=0.5),
+            jit_compile=config.jit_compile,
+        )
+
+    monkeypatch.setattr(trainer, "compile_model", compile_with_averages)
+    config = tiny(root, epochs=3)
+    trainer.train(config, tmp_path / "a", verbose=0)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        KillAt(patch, Checkpoints, "on_train_batch_end", 4)
+        trainer.train(config, tmp_path / "b", checkpoint_every=2, verbose=0)
+    trainer.train(config, tmp_path / "b", resume=True, verbose=0)
+    assert same_weights(tmp_path / "a", tmp_path / "b")
+    # What is kept are the averages, not the weights that go on.
+    training = trainer._Training(config, tmp_path / "a", 1, None)
+    place = Checkpoints(tmp_path / "a" / "checkpoints", training.steps)
+    place.set_model(training.model)
+    training.model.build_optimizer()
+    load_checkpoint(
+        checkpoints(place.folder)[0],
+        {
+            name: variable
+            for name, variable in training_state(training.model).items()
+            if not name.startswith("metrics")
+        },
+    )
+    kernel = training.model.get_layer("fusion_classifier").kernel
+    kept = runs.load_run_model(tmp_path / "a").get_layer("fusion_classifier")
+    with monitoring.averaged_weights(training.model):
+        averaged = keras.ops.convert_to_numpy(kernel)
+    raw = keras.ops.convert_to_numpy(kernel)
+    best = keras.ops.convert_to_numpy(kept.kernel)
+    assert np.array_equal(best, averaged) and not np.array_equal(best, raw)
+
+
+def test_sigterm_saves_and_says_143(unbroken, tmp_path, monkeypatch):
+    config, run, history = unbroken
+    for number, (owner, name) in enumerate(
+        [(Checkpoints, "on_train_batch_end"), (monitoring, "evaluate")]
+    ):
+        original = getattr(owner, name)
+
+        def terminate(*arguments, original=original, **options):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return original(*arguments, **options)
+
+        there = tmp_path / str(number)
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, terminate)
+            with pytest.raises(SystemExit) as caught:
+                trainer.train(config, there, verbose=0)
+        assert caught.value.code == 143
+        kept = read_header(checkpoints(there / "checkpoints")[0])
+        assert (kept["epoch"], kept["step"]) == [(0, 1), (0, 3)][number]
+        resumed = trainer.train(config, there, resume=True, verbose=0)
+        assert resumed["loss"] == history["loss"]
+        assert same_weights(run, there)
+
+
+def test_a_truncated_checkpoint_costs_only_itself(
+    unbroken, tmp_path, monkeypatch, caplog
+):
+    config, run, _ = unbroken
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        KillAt(patch, Checkpoints, "on_train_batch_end", 2)
+        trainer.train(config, tmp_path / "b", checkpoint_every=1, verbose=0)
+    newest = checkpoints(tmp_path / "b" / "checkpoints")[0]
+    newest.write_bytes(newest.read_bytes()[:-100])
+    trainer.train(config, tmp_path / "b", resume=True, verbose=0)
+    assert [m for m in caplog.messages if str(newest) in m]
+    assert same_weights(run, tmp_path / "b")
+
+
+def test_what_was_changed_is_told(unbroken, tmp_path, root):
+    config, run, _ = unbroken
+    there = tmp_path / "run"
+    shutil.copytree(run, there)
+    with pytest.raises(ValueError, match="power was 0.9 and is 0.8"):
+        trainer.train(config.replace({"power": 0.8}), there, resume=True)
+    written = json.loads((there / "config.json").read_text())
+    for key, message in (("backend", "backend"), ("data_digest", "training")):
+        text = json.dumps({**written, key: "other"})
+        (there / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=f"another {message}.*: other"):
+            trainer.train(config, there, resume=True)
+    (there / "config.json").write_text(json.dumps(written))
+    # Data may move.
+    shutil.copytree(root, tmp_path / "moved")
+    moved = config.replace({"data_root": str(tmp_path / "moved")})
+    before = (there / "model.keras").read_bytes()
+    trainer.train(moved, there, resume=True, verbose=0)
+    assert (there / "model.keras").read_bytes() == before
+
+
+def test_what_is_no_run_is_not_gone_on_with(root, tmp_path):
+    (tmp_path / "thesis.txt").write_text("")
+    with pytest.raises(FileNotFoundError, match="not a run folder"):
+        trainer.train(tiny(root), tmp_path, resume=True)
+    with pytest.raises(ValueError, match="Received: both"):
+        trainer.train(tiny(root), tmp_path, resume=True, overwrite=True)
+    with pytest.raises(ValueError, match="checkpoint_every"):
+        trainer.train(tiny(root), tmp_path / "run", checkpoint_every=0)
+    # One killed before it had said what it is.
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / ".partial-config.json").write_text("{")
+    trainer.train(tiny(root, epochs=1), bare, resume=True, verbose=0)
+    assert (bare / "model.keras").exists()
+    assert not (bare / ".partial-config.json").exists()
+
+
+def test_patience_ends_a_training(root, tmp_path, monkeypatch):
+    scores = iter([0.2, 0.3, 0.3, 0.1, 0.9])
+    monkeypatch.setattr(
+        monitoring,
+        "evaluate",
+        lambda *_: types.SimpleNamespace(
+            mean_iou=next(scores), pixel_accuracy=0.5
+        ),
+    )
+    config = tiny(root, epochs=9, patience=1)
+    history = trainer.train(config, tmp_path / "run", verbose=0)
+    assert history["val_mean_iou"] == [0.2, 0.3, 0.3, 0.1]
+    # Nothing is left to go on with.
+    again = trainer.train(config, tmp_path / "run", resume=True, verbose=0)
+    assert again == history
+
+
+def test_validation_is_what_evaluate_tells(unbroken):
+    config, run, history = unbroken
+    dataset, root = runs.find_data(config, run)
+    predictor = Predictor(runs.load_run_model(run))
+    report = evaluate(
+        predictor, find_pairs(dataset, root, "val"), dataset, "val"
+    )
+    assert report.mean_iou == max(history["val_mean_iou"])
 
 
 def test_run_folders_that_are_none(tmp_path, monkeypatch):
