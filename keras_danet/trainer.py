@@ -37,6 +37,7 @@ from keras_danet.monitoring import StopAtDivergence
 from keras_danet.monitoring import Throughput
 from keras_danet.monitoring import Validation
 from keras_danet.optimizers import SGD
+from keras_danet.tracking import tracking
 
 _LOGGER = logging.getLogger("keras_danet")
 
@@ -95,6 +96,7 @@ def train(
     checkpoint_every=1000,
     keep_checkpoints=2,
     background=False,
+    track=(),
     verbose="auto",
 ):
     """Trains a model and leaves it in a run folder that explains itself.
@@ -120,6 +122,8 @@ def train(
         keep_checkpoints: integer, how many there may be. Defaults to `2`.
         background: boolean, whether to write checkpoints while training goes
             on, which takes the memory of one more. Defaults to `False`.
+        track: strings, where figures go besides: some of
+            `tracking.TRACKERS`. Defaults to `()`.
         verbose: `0` for silence, `1` for a line that redraws itself, `2` for
             lines, or `"auto"` for what fits the output. Defaults to
             `"auto"`.
@@ -167,7 +171,8 @@ def train(
             stop=stop,
             background=background,
         )
-        return training.fit(checkpoints, _verbosity(verbose))
+        with training.tracking(track) as trackers:
+            return training.fit(checkpoints, trackers, _verbosity(verbose))
 
 
 def _verbosity(verbose):
@@ -204,6 +209,7 @@ class _Training:
         )
         self.model = build_model(config, self.dataset.num_classes)
         compile_model(self.model, config, config.epochs * self.steps, devices)
+        self.predictor = Predictor(self.model)
         self._check_memory(devices)
 
     def _check_memory(self, devices):
@@ -237,10 +243,22 @@ class _Training:
         used = plan.order[places(len(pairs), config.batch_size)[step]]
         return [pairs[index].image for index in used]
 
-    def fit(self, checkpoints, verbose):
+    def tracking(self, names):
+        """A context of callbacks that send figures elsewhere."""
+        return tracking(
+            names,
+            self.run,
+            self.config,
+            self.predictor,
+            self.val_files.pairs,
+            self.dataset,
+            self.steps,
+        )
+
+    def fit(self, checkpoints, trackers, verbose):
         """Goes on from the newest checkpoint to the end; gives the history."""
         checkpoints.set_model(self.model)
-        watchers = self._watchers(checkpoints, verbose)
+        watchers = self._watchers(checkpoints, trackers, verbose)
         self.model.build_optimizer()
         remove_leftovers(self.run)
         remove_leftovers(checkpoints.folder)
@@ -288,12 +306,12 @@ class _Training:
                 verbose=0,
             )
 
-    def _watchers(self, checkpoints, verbose):
+    def _watchers(self, checkpoints, trackers, verbose):
         config = self.config
         throughput = Throughput(config.batch_size)
         divergence = StopAtDivergence(self.steps, self.files, checkpoints)
         validation = Validation(
-            Predictor(self.model),
+            self.predictor,
             self.val_files.pairs,
             self.dataset,
             config.val_split,
@@ -319,6 +337,7 @@ class _Training:
             Gammas(),
             validation,
             history,
+            *trackers,
             *([progress] if verbose else []),
             checkpoints,
         ]

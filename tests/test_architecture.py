@@ -55,14 +55,14 @@ ROWS = (
     {"models", "recipes", "checkpointing", "distribution", "memory"},
     {"inference", "visualization", "runs"},
     {"evaluation", "export"},
-    {"monitoring"},
+    {"monitoring", "tracking"},
     {"trainer"},
     {"", "verbs"},
     {"cli"},
     {"__main__"},
 )
 TENSORFLOW = {"data/augment.py", "data/pipeline.py"}
-TENSORFLOW_LAZILY = {"export.py", "distribution.py"}
+TENSORFLOW_LAZILY = {"export.py", "distribution.py", "tracking.py"}
 
 
 def modules():

@@ -60,6 +60,14 @@ def add(verbs):
         help="write checkpoints while training goes on, from a copy in memory",
     )
     verb.add_argument(
+        "--track",
+        action="append",
+        default=[],
+        metavar="WHERE",
+        help="send figures to tensorboard (RUN/tensorboard), wandb or mlflow "
+        "as well; may be given several times",
+    )
+    verb.add_argument(
         "--distribute",
         default="none",
         metavar="ENGINE",
@@ -96,6 +104,7 @@ def run(arguments):
         checkpoint_every=arguments.checkpoint_every,
         keep_checkpoints=arguments.keep,
         background=arguments.background,
+        track=arguments.track,
     )
     best = max(history["val_mean_iou"])
     epoch = trainer.validation_epochs(config)[

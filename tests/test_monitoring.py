@@ -1,0 +1,240 @@
+"""What a training shows, notices and sends elsewhere."""
+
+import contextlib
+import csv
+import math
+import sys
+import types
+
+import keras
+import numpy as np
+import pytest
+from conftest import one_backend
+
+from keras_danet import monitoring
+from keras_danet import trainer
+from keras_danet.data.scenes import write_scenes
+from keras_danet.recipes import TrainConfig
+from keras_danet.tracking import tracking
+
+pytestmark = one_backend
+
+
+class Place:
+    """As far as `Checkpoints` knows it: where a training is."""
+
+    epoch = step = 0
+    steps = 100
+    newest = None
+
+
+def watch(losses, first=0):
+    """Tells the losses of steps as `fit` does: as means of the epoch."""
+    place = Place()
+    stop = monitoring.StopAtDivergence(
+        100, lambda epoch, step: [f"{epoch}-{step}.png"], place
+    )
+    stop.on_epoch_begin(0)
+    for number, mean in enumerate(
+        np.cumsum(losses) / np.arange(1, 1 + len(losses))
+    ):
+        place.step = number
+        if number >= first:
+            stop.on_train_batch_end(number, {"loss": mean})
+    return stop
+
+
+def test_a_loss_that_is_no_number_ends_a_training():
+    for wrong in (math.nan, math.inf):
+        with pytest.raises(
+            ValueError, match=f"became {wrong} in epoch 1, step 3"
+        ) as e:
+            watch([1.0, 1.0, wrong, 1.0])
+        assert "step 2: 0-1.png; step 3: 0-2.png." in str(e.value)
+        assert "none yet" in str(e.value)
+
+
+def test_a_loss_that_does_not_come_back_ends_a_training():
+    # High for a while, which may happen.
+    watch([3.0, *[70.0] * 9, 3.0, *[70.0] * 9])
+    watch([3.0, *[59.0] * 50])
+    with pytest.raises(
+        ValueError, match="grew to 70 from 3, .* step 12 of 100"
+    ):
+        watch([3.0, 3.0, *[70.0] * 10])
+
+
+def test_a_training_that_is_gone_on_with_knows_its_first_loss():
+    stop = watch([2.0, 3.0])
+    assert stop.get_state() == {"first": 2.0, "high": 0}
+    other = monitoring.StopAtDivergence(100, None, Place())
+    other.set_state({"first": 2.0, "high": 9})
+    other.files = lambda *_: ["x.png"]
+    other.on_epoch_begin(0)
+    other.place.step = 50
+    # The mean of an epoch's first half, in which it was still low.
+    other.on_train_batch_end(0, {"loss": 30.0})
+    assert other.high == 0
+    other.place.step = 51
+    other.on_train_batch_end(1, {"loss": (30.0 * 51 + 100) / 52})
+    assert other.high == 1
+
+
+def test_history_is_a_table_whatever_epochs_tell(tmp_path):
+    history = monitoring.HistoryFile(tmp_path / "history.csv")
+    history.on_epoch_end(0, {"loss": 2.0})
+    history.on_epoch_end(1, {"loss": 1.5, "val_mean_iou": math.nan})
+    other = monitoring.HistoryFile(tmp_path / "history.csv")
+    other.set_state(history.get_state())
+    other.on_epoch_end(2, {"loss": 1.0, "val_mean_iou": 0.25})
+    with open(tmp_path / "history.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert rows == [
+        {"epoch": "1", "loss": "2.0", "val_mean_iou": ""},
+        {"epoch": "2", "loss": "1.5", "val_mean_iou": "nan"},
+        {"epoch": "3", "loss": "1.0", "val_mean_iou": "0.25"},
+    ]
+    assert other.history["loss"] == [2.0, 1.5, 1.0]
+    assert len(other.history["val_mean_iou"]) == 2
+
+
+def progress(monkeypatch, redraw):
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr(monitoring.time, "perf_counter", lambda: next(clock))
+    throughput = monitoring.Throughput(8)
+    place = Place()
+    shown = monitoring.Progress(throughput, place, epochs=3, redraw=redraw)
+    for callback in (throughput, shown):
+        callback.on_epoch_begin(0)
+    for step in range(6):
+        place.step = step
+        throughput.on_train_batch_end(step)
+        shown.on_train_batch_end(step, {"loss": 1.25, "mean_iou": 0.5})
+    place.step = 100
+    shown.on_epoch_end(0, {"loss": 1.0, "mean_iou": 0.6, "val_mean_iou": 0.4})
+
+
+def test_progress_in_a_log_file(monkeypatch, capsys):
+    progress(monkeypatch, redraw=False)
+    lines = capsys.readouterr().out.splitlines()
+    # At most one a minute, and one at the end of an epoch.
+    assert [line.split("  ")[1] for line in lines] == [
+        "step 2/100",
+        "step 4/100",
+        "step 6/100",
+        "step 100/100",
+    ]
+    first = lines[0].split("  ")
+    # Two steps of 8 images in 80 s; 298 steps of 3 x 100 are left.
+    assert first[0] == "epoch 1/3"
+    assert first[2:6] == [
+        "loss 1.2500",
+        "mean IoU 50.00%",
+        "0.2 images/s",
+        "3:18:40 left",
+    ]
+    assert "GiB" in first[6]
+    assert "validation 40.00%" in lines[-1]
+
+
+def test_progress_on_a_terminal(monkeypatch, capsys):
+    progress(monkeypatch, redraw=True)
+    text = capsys.readouterr().out
+    assert text.count("\n") == 1 and text.endswith("\n")
+    assert text.count("\r\033[K") == 7
+
+
+def test_peak_memory_is_of_the_right_order():
+    before = monitoring.peak_memory()
+    block = np.ones(2**26, "uint8")
+    after = monitoring.peak_memory()
+    assert 2**24 < before <= after < 2**40 and block.nbytes == 2**26
+
+
+@pytest.fixture
+def config(tmp_path):
+    write_scenes(tmp_path / "data", {"train": 4, "val": 2}, size=(32, 48))
+    return TrainConfig(
+        dataset="scenes",
+        data_root=str(tmp_path / "data"),
+        epochs=2,
+        batch_size=4,
+        crop_size=(32, 32),
+        depth=18,
+        filters=8,
+        jit_compile=False,
+    )
+
+
+def test_tensorboard_has_scalars_and_pictures(config, tmp_path):
+    tf = pytest.importorskip("tensorflow", reason="it writes the files")
+    run = tmp_path / "run"
+    history = trainer.train(config, run, track=["tensorboard"], verbose=0)
+    (path,) = (run / "tensorboard").iterdir()
+    scalars, pictures = {}, {}
+    for event in tf.compat.v1.train.summary_iterator(str(path)):
+        for value in event.summary.value:
+            array = tf.make_ndarray(value.tensor)
+            kind = pictures if "/" in value.tag else scalars
+            kind.setdefault(value.tag, []).append((event.step, array))
+    for tag in ("loss", "val_mean_iou", "gamma_position", "gamma_channel"):
+        assert [step for step, _ in scalars[tag]] == [1, 2]
+        values = [float(value) for _, value in scalars[tag]]
+        assert values == pytest.approx(history[tag]), tag
+    assert scalars["learning_rate"][-1][1] == 0
+    assert [step for step, _ in pictures["validation/1"]] == [1, 2]
+    width, height, content = pictures["validation/1"][0][1]
+    assert int(width) > 3 * 48 and int(height) > 32
+    assert content.startswith(b"\x89PNG")
+
+
+class Fake(types.ModuleType):
+    """A package that notes what is asked of it."""
+
+    def __init__(self, name, calls):
+        super().__init__(name)
+        self.calls = calls
+
+    def __getattr__(self, name):
+        def call(*arguments, **options):
+            self.calls.append((name, arguments, options))
+            if name in ("WandbMetricsLogger", "MlflowCallback"):
+                return keras.callbacks.Callback()
+            return contextlib.nullcontext()
+
+        return call
+
+
+def test_wandb_and_mlflow_through_their_own_callbacks(
+    config, tmp_path, monkeypatch
+):
+    calls = []
+    for name in ("wandb", "wandb.integration", "wandb.integration.keras"):
+        monkeypatch.setitem(sys.modules, name, Fake(name, calls))
+    for name in ("mlflow", "mlflow.keras"):
+        monkeypatch.setitem(sys.modules, name, Fake(name, calls))
+    monkeypatch.setattr(
+        sys.modules["mlflow"], "keras", sys.modules["mlflow.keras"], False
+    )
+    run = tmp_path / "run"
+    for _ in range(2):
+        with tracking(
+            ["wandb", "mlflow"], run, config, None, [], None, 1
+        ) as callbacks:
+            assert len(callbacks) == 2
+    names = [name for name, _, _ in calls]
+    assert names[:4] == [
+        "init",
+        "WandbMetricsLogger",
+        "start_run",
+        "log_params",
+    ]
+    first, second = (options for name, _, options in calls if name == "init")
+    assert first["id"] == second["id"] and first["resume"] == "allow"
+    assert first["config"]["batch_size"] == 4
+
+
+def test_what_is_tracked_nowhere(config, tmp_path):
+    with pytest.raises(ValueError, match="tensorboard, wandb, mlflow"):
+        trainer.train(config, tmp_path / "run", track=["board"], verbose=0)
+    assert not (tmp_path / "run").exists()
