@@ -3,9 +3,11 @@
 import contextlib
 import dataclasses
 import hashlib
+import io
+import time
 
 import keras
-import numpy as np
+from PIL import Image
 
 from keras_danet import visualization
 from keras_danet.data.decoding import read_pair
@@ -102,8 +104,8 @@ class Pictures:
 class TensorBoard(keras.callbacks.Callback):
     """Writes scalars after every epoch, and pictures after a validation.
 
-    Keras's own callback writes neither pictures nor steps of the whole
-    training. It needs TensorFlow, on every backend.
+    By the package `tensorboard` alone; Keras's own callback needs TensorFlow,
+    on every backend, and knows no pictures.
 
     Args:
         folder: `pathlib.Path`.
@@ -113,28 +115,49 @@ class TensorBoard(keras.callbacks.Callback):
 
     def __init__(self, folder, steps, pictures):
         super().__init__()
-        import tensorflow as tf
+        from tensorboard.summary.writer import event_file_writer
 
-        self.summary = tf.summary
-        self.writer = tf.summary.create_file_writer(str(folder))
+        self.writer = event_file_writer.EventFileWriter(str(folder))
         self.steps = steps
         self.pictures = pictures
 
     def on_epoch_end(self, epoch, logs=None):
-        step = (epoch + 1) * self.steps
-        with self.writer.as_default():
-            for name, value in (logs or {}).items():
-                self.summary.scalar(name, value, step)
-            rate = keras.ops.convert_to_numpy(
-                self.model.optimizer.learning_rate
-            )
-            self.summary.scalar("learning_rate", np.float32(rate), step)
-            if "val_mean_iou" in (logs or {}):
-                for number, picture in enumerate(self.pictures.draw()):
-                    self.summary.image(
-                        f"validation/{number}", picture[np.newaxis], step
-                    )
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+        scalars = {**(logs or {}), "learning_rate": float(rate)}
+        values = [
+            Summary.Value(tag=name, simple_value=value)
+            for name, value in scalars.items()
+        ]
+        if "val_mean_iou" in scalars:
+            values += [
+                Summary.Value(
+                    tag=f"validation/{number}",
+                    image=Summary.Image(
+                        height=picture.shape[0],
+                        width=picture.shape[1],
+                        colorspace=3,
+                        encoded_image_string=_as_png(picture),
+                    ),
+                )
+                for number, picture in enumerate(self.pictures.draw())
+            ]
+        self._write(Summary(value=values), (epoch + 1) * self.steps)
+
+    def _write(self, summary, step):
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self.writer.add_event(
+            Event(summary=summary, step=step, wall_time=time.time())
+        )
         self.writer.flush()
 
-    def on_train_end(self, logs=None):
-        self.writer.flush()
+    def close(self):
+        self.writer.close()
+
+
+def _as_png(picture):
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return file.getvalue()

@@ -62,7 +62,7 @@ ROWS = (
     {"__main__"},
 )
 TENSORFLOW = {"data/augment.py", "data/pipeline.py"}
-TENSORFLOW_LAZILY = {"export.py", "distribution.py", "tracking.py"}
+TENSORFLOW_LAZILY = {"export.py", "distribution.py"}
 
 
 def modules():
