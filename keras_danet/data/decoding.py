@@ -131,6 +131,13 @@ def read_image(path, formats=PHOTO_FORMATS, upright=True):
         )
     if upright and _orientation(image) in _TURNS:
         image = image.transpose(_TURNS[_orientation(image)])
+    return _as_rgb(image)
+
+
+def _as_rgb(image):
+    if image.mode == "P":
+        # Straight to RGB, a palette with transparency is warned of.
+        image = image.convert("RGBA")
     return np.array(image.convert("RGB"))
 
 
@@ -207,9 +214,7 @@ def read_raw_label(path, dataset):
         )
     image = _load(path, DATA_FORMATS)
     if dataset.label_colors:
-        red, green, blue = np.moveaxis(
-            np.array(image.convert("RGB"), "int32"), -1, 0
-        )
+        red, green, blue = np.moveaxis(_as_rgb(image).astype("int32"), -1, 0)
         return red << 16 | green << 8 | blue
     raw = np.array(image, "uint8")
     # Pillow stretches 2 and 4 bits over 0-255, and a single one not.
