@@ -5,6 +5,9 @@ are equal, and images differ by less than a grey level but for rounding.
 """
 
 import math
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -19,7 +22,83 @@ from keras_danet.data.plan import draw_plan
 from keras_danet.data.plan import places
 
 
-class TrainingBatches(keras.utils.PyDataset):
+class _ReadAhead(keras.utils.PyDataset):
+    """Batches made in order, ahead of whoever reads them.
+
+    Not by the workers of Keras, which forget what `fit` and `evaluate` read
+    of them to learn shapes: training would begin with the second batch, and
+    an evaluation would read some images twice and others never.
+
+    Args:
+        workers: Integer, how many threads or processes; up to 1 thread makes
+            each batch when it is asked for. Defaults to `1`.
+        use_multiprocessing: Boolean, whether they are processes. Defaults to
+            `False`.
+        max_queue_size: Integer, how many batches are made ahead. Defaults to
+            `10`.
+    """
+
+    def __init__(self, workers=1, use_multiprocessing=False, max_queue_size=10):
+        super().__init__()
+        self._num_workers = workers
+        self._in_processes = use_multiprocessing
+        self._num_ahead = max(max_queue_size, 1)
+        self.__setstate__({})
+
+    # What a process is sent: neither threads nor what they made.
+    def __getstate__(self):
+        return {
+            key: value
+            for key, value in self.__dict__.items()
+            if key not in ("_pool", "_pool_lock", "_made")
+        }
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._pool, self._pool_lock, self._made = None, threading.Lock(), {}
+
+    def __getitem__(self, index):
+        if self._num_workers <= (0 if self._in_processes else 1):
+            return self._batch(index)
+        with self._pool_lock:
+            # Batches left of another place in the stream are given up.
+            made, self._made = self._made, {}
+            for number in range(index, self._end(index + self._num_ahead)):
+                future = made.pop(number, None)
+                self._made[number] = future or self._submit(number)
+            for future in made.values():
+                future.cancel()
+            future = self._made.pop(index)
+        return future.result()
+
+    def _end(self, index):
+        return (
+            index if self.num_batches is None else min(index, self.num_batches)
+        )
+
+    def _submit(self, index):
+        if self._in_processes:
+            self._pool = self._pool or ProcessPoolExecutor(
+                self._num_workers, initializer=_receive, initargs=(self,)
+            )
+            return self._pool.submit(_batch_in_process, index)
+        self._pool = self._pool or ThreadPoolExecutor(self._num_workers)
+        return self._pool.submit(self._batch, index)
+
+
+# In a process of a pool, the batches that it makes.
+_received = []
+
+
+def _receive(batches):
+    _received[:] = [batches]
+
+
+def _batch_in_process(index):
+    return _received[0]._batch(index)
+
+
+class TrainingBatches(_ReadAhead):
     """The endless stream of augmented batches, without TensorFlow.
 
     Batch `index` is a pure function of it, whoever asks and in whatever
@@ -39,7 +118,7 @@ class TrainingBatches(keras.utils.PyDataset):
             batch. Defaults to `(0, 1)`.
         bad_files: A `BadFiles` of the same pairs, which says what to do about
             one. Defaults to `None`, which raises an error.
-        **kwargs: `workers`, `use_multiprocessing` and `max_queue_size` of
+        **kwargs: `workers`, `use_multiprocessing` and `max_queue_size`, as of
             `keras.utils.PyDataset`. Pillow and NumPy do most of their work in
             parallel threads. With several processes, each counts by itself
             what it skipped.
@@ -95,7 +174,7 @@ class TrainingBatches(keras.utils.PyDataset):
     def _draw(self, epoch):
         return draw_plan(self.seed, epoch, len(self.pairs), self.augmentation)
 
-    def __getitem__(self, index):
+    def _batch(self, index):
         epoch, step = divmod(self.start + index, len(self.places))
         # Of threads that are in two epochs one draws the plan again.
         drawn, plan = self._plan
@@ -124,7 +203,7 @@ class TrainingBatches(keras.utils.PyDataset):
         self.bad_files.give_up(indices[0])
 
 
-class EvaluationBatches(keras.utils.PyDataset):
+class EvaluationBatches(_ReadAhead):
     """Whole images and labels once, in order, without TensorFlow.
 
     Args:
@@ -135,7 +214,7 @@ class EvaluationBatches(keras.utils.PyDataset):
         pad_last_batch: Boolean, whether to fill up the last batch with
             black images that are ignored everywhere, so that it divides
             among devices. Defaults to `False`.
-        **kwargs: `workers`, `use_multiprocessing` and `max_queue_size` of
+        **kwargs: `workers`, `use_multiprocessing` and `max_queue_size`, as of
             `keras.utils.PyDataset`.
 
     Returns:
@@ -162,7 +241,7 @@ class EvaluationBatches(keras.utils.PyDataset):
     def __len__(self):
         return math.ceil(len(self.pairs) / self.batch_size)
 
-    def __getitem__(self, index):
+    def _batch(self, index):
         first = index * self.batch_size
         examples = [
             read_pair(pair, self.dataset)
