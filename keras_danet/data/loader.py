@@ -69,7 +69,14 @@ class _ReadAhead(keras.utils.PyDataset):
             for future in made.values():
                 future.cancel()
             future = self._made.pop(index)
-        return future.result()
+        if not self._in_processes:
+            return future.result()
+        batch, skipped = future.result()
+        for bad in skipped:
+            self.bad_files.skip(bad)
+        return batch
+
+    bad_files = None
 
     def _end(self, index):
         return (
@@ -92,10 +99,15 @@ _received = []
 
 def _receive(batches):
     _received[:] = [batches]
+    # Whoever asked for the batches is told what was skipped, and logs it.
+    if batches.bad_files:
+        batches.bad_files.is_quiet = True
 
 
 def _batch_in_process(index):
-    return _received[0]._batch(index)
+    batches = _received[0]
+    batch = batches._batch(index)
+    return batch, batches.bad_files.named if batches.bad_files else ()
 
 
 class TrainingBatches(_ReadAhead):
@@ -120,8 +132,7 @@ class TrainingBatches(_ReadAhead):
             one. Defaults to `None`, which raises an error.
         **kwargs: `workers`, `use_multiprocessing` and `max_queue_size`, as of
             `keras.utils.PyDataset`. Pillow and NumPy do most of their work in
-            parallel threads. With several processes, each counts by itself
-            what it skipped.
+            parallel threads.
 
     Returns:
         From `batches[index]`, (images, labels): float32 (batch_size / workers

@@ -123,7 +123,7 @@ if __name__ == "__main__":
     model.fit(batches, epochs=2, steps_per_epoch=3, shuffle=False, verbose=0)
     alone = TrainingBatches(*arguments, bad_files=files(), **options)
     assert_same(model.batches, [alone[number] for number in range(6)])
-    assert alone.bad_files.count == 1
+    assert alone.bad_files.count == batches.bad_files.count == 1
     if method == "spawn":  # whose processes take seconds to start
         sys.exit()
     Seen.batches = []
@@ -168,6 +168,8 @@ def test_fit_and_evaluate_get_each_batch_once_in_order(tmp_path, method):
         timeout=300,
     )
     assert result.returncode == 0, result.stderr
+    # By those alone who asked for batches, and once.
+    assert result.stderr.count("Skipped: ") == 2
     if method != "spawn":
         assert "0i.png cannot be read: it is empty (0 bytes)" in result.stdout
 
