@@ -34,7 +34,7 @@ ROWS = (
         "data.decoding",
         "data.augment",
     },
-    {"data.bad_files"},
+    {"data.bad_files", "data.read_ahead"},
     {
         "data.pipeline",
         "data.loader",
