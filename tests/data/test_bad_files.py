@@ -225,7 +225,7 @@ REFUSED_AS_IMAGES = {
 REFUSED_AS_LABELS = {
     **REFUSED,
     "half a label": (
-        READ_AS_LABELS["palette"][0][:1000],
+        READ_AS_LABELS["palette"][0][:900],
         "cannot be read: ",
     ),
     "colours": (PNG, "is a colour PNG of depth 8"),
