@@ -35,7 +35,12 @@ ROWS = (
         "data.decoding",
         "data.augment",
     },
-    {"data.bad_files", "data.inspection", "data.class_weights"},
+    {
+        "data.bad_files",
+        "data.class_weights",
+        "data.inspection",
+        "data.read_ahead",
+    },
     {
         "data.pipeline",
         "data.loader",

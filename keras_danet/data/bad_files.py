@@ -28,6 +28,9 @@ class BadFiles:
     Attributes:
         count: Integer, how many different examples were skipped so far. How
             often does not depend on them alone: loaders read ahead.
+        named: Tuple of integers, which they are.
+        is_quiet: Boolean, whether they are counted and not logged, as in a
+            process that hands them on.
 
     Raises:
         ValueError: for another policy.
@@ -42,6 +45,7 @@ class BadFiles:
         self.pairs = pairs
         self.dataset = dataset
         self.num_tries = NUM_TRIES if policy == "skip" else 1
+        self.is_quiet = False
         self._named = set()
         self._lock = threading.Lock()
 
@@ -56,12 +60,16 @@ class BadFiles:
     def count(self):
         return len(self._named)
 
+    @property
+    def named(self):
+        return tuple(self._named)
+
     def skip(self, index):
         """Counts and logs an example that is skipped, the first time."""
         with self._lock:
             known = index in self._named
             self._named.add(index)
-        if not known:
+        if not known and not self.is_quiet:
             _LOGGER.warning("Skipped: %s", self.explain(index))
 
     def explain(self, index):
