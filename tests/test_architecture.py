@@ -25,6 +25,7 @@ ROWS = (
         "data.class_tables",
         "data.label_values",
         "data.plan",
+        "data.png",
         "data.scenes",
         "layers",
     },

@@ -9,6 +9,12 @@ import numpy as np
 from PIL import Image
 
 from keras_danet.data.label_values import to_train_ids
+from keras_danet.data.png import COLOR
+from keras_danet.data.png import GREY
+from keras_danet.data.png import PALETTE
+from keras_danet.data.png import PNG_KINDS
+from keras_danet.data.png import check_png_rows
+from keras_danet.data.png import read_png_kind
 
 # What data sets hold, which TensorFlow decodes; photos may be more.
 DATA_FORMATS = ("PNG", "JPEG")
@@ -17,14 +23,6 @@ PHOTO_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 # are; refused before they are decoded.
 MAX_PIXELS = 2**28
 MAX_BYTES = 2**30
-GREY, COLOR, PALETTE = 0, 2, 3
-_PNG_KINDS = {
-    GREY: "grey",
-    COLOR: "colour",
-    PALETTE: "palette",
-    4: "grey and transparency",
-    6: "colour and transparency",
-}
 _EXIF_ORIENTATION = 0x0112
 # What turns an image of each orientation but 1 upright.
 _TURNS = {
@@ -204,7 +202,7 @@ def read_raw_label(path, dataset):
     depth, kind = _png_kind(path)
     allowed = (COLOR, PALETTE) if dataset.label_colors else (GREY, PALETTE)
     if kind not in allowed or depth > 8:
-        found = f"a {_PNG_KINDS.get(kind, 'unknown')} PNG of depth {depth}"
+        found = f"a {PNG_KINDS.get(kind, 'unknown')} PNG of depth {depth}"
         raise ValueError(
             f"Label {path} is {found if depth else 'not a PNG'}. Expected "
             + (
@@ -327,6 +325,8 @@ def _load(path, formats):
                 if read == "verify" and formats == DATA_FORMATS:
                     _check_jpeg_end(image)
                 getattr(image, read)()
+                if read == "load" and formats == DATA_FORMATS:
+                    check_png_rows(path)
             # Pillow's decoders have no common error for broken files.
             except Exception as error:
                 raise _unreadable(path, error, formats) from error
@@ -348,16 +348,11 @@ def _unreadable(path, error, formats=DATA_FORMATS):
 
 
 def _png_kind(path):
-    """A PNG's bits per channel and colour type; 0 and None for others."""
     try:
-        with open(path, "rb") as file:
-            header = file.read(26)
+        return read_png_kind(path)
     # A failing disk's has no name.
     except OSError as error:
         raise _unreadable(path, error) from error
-    if header.startswith(b"\x89PNG") and len(header) == 26:
-        return header[24], header[25]
-    return 0, None
 
 
 def check_batches(pairs, batch_size):

@@ -221,6 +221,11 @@ REFUSED_AS_IMAGES = {
     ),
     "16-bit colours": (png(1, 1, 16, 2, bytes(7)), "more than 8 bits"),
     "CMYK": (encode(photo(mode="CMYK"), "JPEG"), "CMYK"),
+    # Which Pillow would make black.
+    "rows that nobody wrote": (
+        png(5, 9, 8, 2, (b"\0" + bytes(15)) * 8),
+        "its pixels end 16 bytes too early",
+    ),
 }
 REFUSED_AS_LABELS = {
     **REFUSED,
@@ -236,6 +241,18 @@ REFUSED_AS_LABELS = {
         "is a grey PNG of depth 16",
     ),
     "JPEG": (encode(photo(mode="L"), "JPEG"), "is not a PNG"),
+    "rows that nobody wrote": (
+        png(5, 99, 8, 0, FLAT),
+        "its pixels end 576 bytes too early",
+    ),
+    "half a row too few": (
+        png(5, 3, 8, 0, FLAT[:-2]),
+        "its pixels end 2 bytes too early",
+    ),
+    "a last pass that nobody wrote": (
+        png(9, 9, 8, 0, bytes(18 * 10 - 85), interlace=1),
+        "too early",
+    ),
     "a value too many": (
         encode(Image.fromarray(np.full((2, 2), 254, np.uint8))),
         "Label value 254 in ",
@@ -367,10 +384,8 @@ def test_labels_that_are_refused(tmp_path, name):
         # A chunk that must be understood, and is not.
         (png(5, 3, 8, 0, FLAT, (b"ABCD", b"x")), with_tensorflow),
         (png(5, 3, 8, 3, FLAT), with_tensorflow),
-        # Rows that nobody wrote.
-        (png(5, 99, 8, 0, FLAT), with_tensorflow),
     ],
-    ids=["comment", "chunk", "no palette", "no rows"],
+    ids=["comment", "chunk", "no palette"],
 )
 def test_where_one_decoder_is_the_stricter_it_names_the_file(
     tmp_path, contents, stricter

@@ -11,7 +11,7 @@ from pictures import photo
 from PIL import Image
 from PIL import ImageOps
 
-from keras_danet.data import decoding
+from keras_danet.data import png
 from keras_danet.data.decoding import DATA_FORMATS
 from keras_danet.data.decoding import read_image
 from keras_danet.data.decoding import read_size
@@ -97,7 +97,7 @@ def test_a_disk_that_fails_once_names_the_file(tmp_path, monkeypatch):
             raise OSError(5, "Input/output error")
 
     # Pillow has its own `open`.
-    monkeypatch.setattr(decoding, "open", lambda *_: Failing(), raising=False)
+    monkeypatch.setattr(png, "open", lambda *_: Failing(), raising=False)
     message = r"photo\.png cannot be read: .*Input/output.*Expected.*replace"
     with pytest.raises(ValueError, match=message):
         read_image(str(path))
