@@ -107,3 +107,22 @@ def test_a_missing_file_has_a_remedy(tmp_path):
     message = r"no\.png cannot be read: there is no such file\. Expected .*put"
     with pytest.raises(FileNotFoundError, match=message):
         read_size(str(tmp_path / "no.png"))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 8), (9, 17), (40, 33)])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA"])
+def test_rows_are_counted_as_pillow_writes_them(tmp_path, size, mode):
+    path = tmp_path / "a.png"
+    Image.new(mode, size).save(path)
+    png.check_png_rows(path)
+
+
+def test_rows_of_passes_are_counted(tmp_path):
+    """Of 9 x 9 pixels 7 passes have 2, 2, 1, 3, 2, 5 and 4 rows."""
+    sizes = ((2, 2), (1, 2), (3, 1), (2, 3), (5, 2), (4, 5), (9, 4))
+    expected = sum(rows * (1 + columns) for columns, rows in sizes)
+    assert expected == 81 + sum(rows for _, rows in sizes)
+    assert png._num_bytes(9, 9, 8, 0, interlaced=1) == expected
+    assert png._num_bytes(9, 9, 1, 0, interlaced=1) == sum(
+        rows * (1 + -(-columns // 8)) for columns, rows in sizes
+    )
