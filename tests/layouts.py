@@ -118,6 +118,8 @@ LAYOUTS = {
     ),
 }
 
+LAYOUTS["pascal_context60"] = LAYOUTS["pascal_context"]
+
 
 def lay_out(root, name):
     """Makes the files of a layout, all empty; gives its dataset and pairs."""

@@ -25,6 +25,7 @@ ROWS = (
         "data.class_tables",
         "data.label_values",
         "data.plan",
+        "data.png",
         "data.scenes",
         "layers",
     },
@@ -35,7 +36,12 @@ ROWS = (
         "data.decoding",
         "data.augment",
     },
-    {"data.bad_files", "data.inspection", "data.class_weights"},
+    {
+        "data.bad_files",
+        "data.class_weights",
+        "data.inspection",
+        "data.read_ahead",
+    },
     {
         "data.pipeline",
         "data.loader",

@@ -29,6 +29,8 @@ class BadFiles:
         skipped: Set of integers, the examples that were skipped so far. How
             often does not depend on them alone: loaders read ahead.
         count: Integer, how many they are.
+        is_quiet: Boolean, whether they are counted and not logged, as in a
+            process that hands them on.
 
     Raises:
         ValueError: for another policy.
@@ -43,6 +45,7 @@ class BadFiles:
         self.pairs = pairs
         self.dataset = dataset
         self.num_tries = NUM_TRIES if policy == "skip" else 1
+        self.is_quiet = False
         self.skipped = set()
         self._lock = threading.Lock()
 
@@ -62,7 +65,7 @@ class BadFiles:
         with self._lock:
             known = index in self.skipped
             self.skipped.add(index)
-        if not known:
+        if not known and not self.is_quiet:
             _LOGGER.warning("Skipped: %s", self.explain(index))
 
     def explain(self, index):

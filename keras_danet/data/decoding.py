@@ -1,13 +1,20 @@
 """Reads images and labels with Pillow, and says what is wrong with them."""
 
+import contextlib
 import os
 import stat
+import threading
 
 import numpy as np
 from PIL import Image
-from PIL import ImageOps
 
 from keras_danet.data.label_values import to_train_ids
+from keras_danet.data.png import COLOR
+from keras_danet.data.png import GREY
+from keras_danet.data.png import PALETTE
+from keras_danet.data.png import PNG_KINDS
+from keras_danet.data.png import check_png_rows
+from keras_danet.data.png import read_png_kind
 
 # What data sets hold, which TensorFlow decodes; photos may be more.
 DATA_FORMATS = ("PNG", "JPEG")
@@ -16,15 +23,19 @@ PHOTO_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 # are; refused before they are decoded.
 MAX_PIXELS = 2**28
 MAX_BYTES = 2**30
-GREY, COLOR, PALETTE = 0, 2, 3
-_PNG_KINDS = {
-    GREY: "grey",
-    COLOR: "colour",
-    PALETTE: "palette",
-    4: "grey and transparency",
-    6: "colour and transparency",
-}
 _EXIF_ORIENTATION = 0x0112
+# What turns an image of each orientation but 1 upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_JPEG_END = b"\xff\xd9"
+_pillow_limit = {"lock": threading.Lock(), "lifted": 0, "pixels": None}
 
 
 def read_pair(pair, dataset):
@@ -87,7 +98,7 @@ def _check_sizes(pair):
         return
     turned = ""
     with _open(pair.image, DATA_FORMATS) as image:
-        if image.getexif().get(_EXIF_ORIENTATION, 1) > 4:
+        if _orientation(image) > 4:
             turned = (
                 " The image's EXIF tag turns it, and labels lie over pixels as "
                 "they are stored."
@@ -132,9 +143,26 @@ def read_image(path, formats=PHOTO_FORMATS, upright=True):
             "decoder makes others on a screen. Expected RGB or grey; convert "
             "it once, for all."
         )
-    if upright:
-        image = ImageOps.exif_transpose(image)
+    if upright and _orientation(image) in _TURNS:
+        image = image.transpose(_TURNS[_orientation(image)])
+    return _as_rgb(image)
+
+
+def _as_rgb(image):
+    if image.mode == "P":
+        # Straight to RGB, a palette with transparency is warned of.
+        image = image.convert("RGBA")
     return np.array(image.convert("RGB"))
+
+
+def _orientation(image):
+    """How an image's EXIF tag turns it; 1, as it is, where none is legible."""
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION)
+    # Pillow has no common error for broken tags.
+    except Exception:
+        return 1
+    return orientation if orientation in _TURNS else 1
 
 
 def read_label(path, dataset):
@@ -174,7 +202,7 @@ def read_raw_label(path, dataset):
     depth, kind = _png_kind(path)
     allowed = (COLOR, PALETTE) if dataset.label_colors else (GREY, PALETTE)
     if kind not in allowed or depth > 8:
-        found = f"a {_PNG_KINDS.get(kind, 'unknown')} PNG of depth {depth}"
+        found = f"a {PNG_KINDS.get(kind, 'unknown')} PNG of depth {depth}"
         raise ValueError(
             f"Label {path} is {found if depth else 'not a PNG'}. Expected "
             + (
@@ -188,9 +216,7 @@ def read_raw_label(path, dataset):
         )
     image = _load(path, DATA_FORMATS)
     if dataset.label_colors:
-        red, green, blue = np.moveaxis(
-            np.array(image.convert("RGB"), "int32"), -1, 0
-        )
+        red, green, blue = np.moveaxis(_as_rgb(image).astype("int32"), -1, 0)
         return red << 16 | green << 8 | blue
     raw = np.array(image, "uint8")
     # Pillow stretches 2 and 4 bits over 0-255, and a single one not.
@@ -229,16 +255,33 @@ def read_size(path, formats=DATA_FORMATS):
 
 def _open(path, formats):
     check_file(path)
-    limit = Image.MAX_IMAGE_PIXELS
-    # Pillow's own limit warns before ours is reached; opening reads no pixel.
-    Image.MAX_IMAGE_PIXELS = None
     try:
-        return Image.open(path, formats=formats)
+        with _without_pillow_limit():
+            return Image.open(path, formats=formats)
     # Pillow has no common error for broken headers.
     except Exception as error:
         raise _unreadable(path, error, formats) from error
+
+
+@contextlib.contextmanager
+def _without_pillow_limit():
+    """Lifts Pillow's own limit, which warns before ours is reached.
+
+    Opening reads no pixel. The limit is one of the process: the first of the
+    threads that read at a time lifts it, the last one puts it back.
+    """
+    with _pillow_limit["lock"]:
+        if not _pillow_limit["lifted"]:
+            _pillow_limit["pixels"] = Image.MAX_IMAGE_PIXELS
+            Image.MAX_IMAGE_PIXELS = None
+        _pillow_limit["lifted"] += 1
+    try:
+        yield
     finally:
-        Image.MAX_IMAGE_PIXELS = limit
+        with _pillow_limit["lock"]:
+            _pillow_limit["lifted"] -= 1
+            if not _pillow_limit["lifted"]:
+                Image.MAX_IMAGE_PIXELS = _pillow_limit["pixels"]
 
 
 def check_file(path):
@@ -256,9 +299,12 @@ def check_file(path):
         status = os.stat(path)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{path} cannot be read: there is no such file."
+            f"{path} cannot be read: there is no such file. Expected the file "
+            "that a list or an earlier look into its folder named; put it "
+            "back, or leave it out."
         ) from error
-    except OSError as error:
+    # A ValueError for a name that no file can have.
+    except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no file"
@@ -276,11 +322,22 @@ def _load(path, formats):
     for read in ("verify", "load"):
         with _open(path, formats) as image:
             try:
+                if read == "verify" and formats == DATA_FORMATS:
+                    _check_jpeg_end(image)
                 getattr(image, read)()
+                if read == "load" and formats == DATA_FORMATS:
+                    check_png_rows(path)
             # Pillow's decoders have no common error for broken files.
             except Exception as error:
                 raise _unreadable(path, error, formats) from error
     return image
+
+
+def _check_jpeg_end(image):
+    # Pillow does without the mark, which TensorFlow wants: without this, one
+    # of them would train on a file that the other refuses.
+    if image.format in ("JPEG", "MPO") and _JPEG_END not in image.fp.read():
+        raise EOFError("truncated JPEG file")
 
 
 def _unreadable(path, error, formats=DATA_FORMATS):
@@ -291,12 +348,11 @@ def _unreadable(path, error, formats=DATA_FORMATS):
 
 
 def _png_kind(path):
-    """A PNG's bits per channel and colour type; 0 and None for others."""
-    with open(path, "rb") as file:
-        header = file.read(26)
-    if header.startswith(b"\x89PNG") and len(header) == 26:
-        return header[24], header[25]
-    return 0, None
+    try:
+        return read_png_kind(path)
+    # A failing disk's has no name.
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def check_batches(pairs, batch_size):

@@ -6,7 +6,6 @@ are equal, and images differ by less than a grey level but for rounding.
 
 import math
 
-import keras
 import numpy as np
 
 from keras_danet.data.bad_files import BadFiles
@@ -17,9 +16,10 @@ from keras_danet.data.plan import Plan
 from keras_danet.data.plan import check_integer
 from keras_danet.data.plan import draw_plan
 from keras_danet.data.plan import places
+from keras_danet.data.read_ahead import ReadAhead
 
 
-class TrainingBatches(keras.utils.PyDataset):
+class TrainingBatches(ReadAhead):
     """The endless stream of augmented batches, without TensorFlow.
 
     Batch `index` is a pure function of it, whoever asks and in whatever
@@ -39,10 +39,9 @@ class TrainingBatches(keras.utils.PyDataset):
             batch. Defaults to `(0, 1)`.
         bad_files: A `BadFiles` of the same pairs, which says what to do about
             one. Defaults to `None`, which raises an error.
-        **kwargs: `workers`, `use_multiprocessing` and `max_queue_size` of
+        **kwargs: `workers`, `use_multiprocessing` and `max_queue_size`, as of
             `keras.utils.PyDataset`. Pillow and NumPy do most of their work in
-            parallel threads. With several processes, each counts by itself
-            what it skipped.
+            parallel threads.
 
     Returns:
         From `batches[index]`, (images, labels): float32 (batch_size / workers
@@ -95,7 +94,7 @@ class TrainingBatches(keras.utils.PyDataset):
     def _draw(self, epoch):
         return draw_plan(self.seed, epoch, len(self.pairs), self.augmentation)
 
-    def __getitem__(self, index):
+    def make_batch(self, index):
         epoch, step = divmod(self.start + index, len(self.places))
         # Of threads that are in two epochs one draws the plan again.
         drawn, plan = self._plan
@@ -124,7 +123,7 @@ class TrainingBatches(keras.utils.PyDataset):
         self.bad_files.give_up(indices[0])
 
 
-class EvaluationBatches(keras.utils.PyDataset):
+class EvaluationBatches(ReadAhead):
     """Whole images and labels once, in order, without TensorFlow.
 
     Args:
@@ -135,7 +134,7 @@ class EvaluationBatches(keras.utils.PyDataset):
         pad_last_batch: Boolean, whether to fill up the last batch with
             black images that are ignored everywhere, so that it divides
             among devices. Defaults to `False`.
-        **kwargs: `workers`, `use_multiprocessing` and `max_queue_size` of
+        **kwargs: `workers`, `use_multiprocessing` and `max_queue_size`, as of
             `keras.utils.PyDataset`.
 
     Returns:
@@ -162,7 +161,7 @@ class EvaluationBatches(keras.utils.PyDataset):
     def __len__(self):
         return math.ceil(len(self.pairs) / self.batch_size)
 
-    def __getitem__(self, index):
+    def make_batch(self, index):
         first = index * self.batch_size
         examples = [
             read_pair(pair, self.dataset)

@@ -1,6 +1,7 @@
 """The plan of augmentation applied in `tf.data`: from files to batches."""
 
 import contextlib
+import os
 import re
 
 import numpy as np
@@ -241,7 +242,8 @@ def _first_good(candidates, load, bad_files):
 def _reader(pairs, dataset):
     """A graph function from a pair's index to its image and train ids."""
     table = tf.constant(label_table(dataset))
-    paths = tf.constant([tuple(pair) for pair in pairs])
+    # Bytes, for a name may be no text.
+    paths = tf.constant([tuple(map(os.fsencode, pair)) for pair in pairs])
     decode = decode_color_label if dataset.label_colors else decode_label
 
     def read_file(path):
