@@ -173,7 +173,8 @@ class SGD(keras.optimizers.SGD):
             if not any(re.search(pattern, v.path) for v in variables):
                 warnings.warn(
                     f"`multipliers`: {pattern!r} is found in the path of no "
-                    "trainable variable."
+                    "trainable variable.",
+                    stacklevel=2,
                 )
 
     def update_step(self, gradient, variable, learning_rate):

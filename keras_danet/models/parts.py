@@ -37,7 +37,7 @@ def freeze(model, part):
     ...     num_classes=5, backbone=keras_danet.DilatedResNet(18, filters=8))
     >>> model = keras_danet.freeze(model, "backbone")
     >>> model.trainable_variables[0].path
-    'position_in/kernel'
+    'channel_in/kernel'
     """
     if part not in PARTS:
         raise ValueError(f"`part` must be one of {PARTS}. Received: {part!r}")

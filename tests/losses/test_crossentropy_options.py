@@ -181,28 +181,27 @@ class TestEveryMean:
     def test_replicas_share_the_divisor(self, loss):
         labels, logits = example()
         labels[0, :4] = 255
-        totals = []
-        config = loss.get_config()
-
-        def remember(total):
-            totals.append(float(total))
-            return total
-
         halves = [(labels[:1], logits[:1]), (labels[1:], logits[1:])]
-        for half in halves:
-            type(loss)(**config, reducer=remember)(*half)
-        sums = [a + b for a, b in zip(*np.split(np.array(totals), 2))]
-        shared = []
+        totals = [[], []]
+        for half, its_totals in zip(halves, totals, strict=True):
+
+            def remember(total, its_totals=its_totals):
+                its_totals.append(total)
+                return total
+
+            type(loss)(**loss.get_config(), reducer=remember)(*half)
+        sums = [a + b for a, b in zip(*totals, strict=True)]
+        values = []
         for half in halves:
             answers = iter(sums)
-            shared.append(
-                type(loss)(**config, reducer=lambda _: next(answers))(*half)
+            shared = type(loss)(
+                **loss.get_config(),
+                reducer=lambda _, answers=answers: next(answers),
             )
-        np.testing.assert_allclose(
-            np.mean([float(value) for value in shared]),
-            float(loss(labels, logits)),
-            rtol=1e-5,
-        )
+            values.append(float(shared(*half)))
+        whole = float(loss(labels, logits))
+        np.testing.assert_allclose(np.mean(values), whole, rtol=1e-5)
+        assert abs(values[0] - values[1]) > 1e-3
 
     def test_config_goes_round(self, loss):
         copy = keras.saving.deserialize_keras_object(
