@@ -620,6 +620,7 @@ class DANet(FunctionalModel):
         # Not blank: what the source lacks starts as in any other model.
         config, _ = split_frozen(source.get_config())
         model = cls.from_config({**config, **overrides})
+        model.trainable = True
         _copy_and_name_the_rest(source, model)
         return model
 
