@@ -1,6 +1,7 @@
 """DANet, the Dual Attention Network for scene segmentation, for Keras 3."""
 
 from keras_danet import layers as layers
+from keras_danet import losses as losses
 from keras_danet.inference import Predictor as Predictor
 from keras_danet.layers import BilinearResize as BilinearResize
 from keras_danet.layers import ChannelAttention as ChannelAttention
@@ -12,8 +13,10 @@ from keras_danet.metrics import SegmentationMetrics as SegmentationMetrics
 from keras_danet.models import DANet as DANet
 from keras_danet.models import DilatedResNet as DilatedResNet
 from keras_danet.models import dilate as dilate
+from keras_danet.models import freeze as freeze
 from keras_danet.models import optimize_for_inference as optimize_for_inference
 from keras_danet.optimizers import SGD as SGD
+from keras_danet.optimizers import PolySchedule as PolySchedule
 from keras_danet.recipes import TrainConfig as TrainConfig
 
 __version__ = "0.1.0"

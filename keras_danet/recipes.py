@@ -18,9 +18,19 @@ RANGES = {
     "filters": (4, math.inf),
     "dropout": (0, 1),
     "learning_rate": (0, math.inf),
+    "end_learning_rate": (0, math.inf),
     "power": (0, math.inf),
+    "warmup_steps": (0, math.inf),
+    "head_multiplier": (0, math.inf),
     "momentum": (0, 1),
     "weight_decay": (0, math.inf),
+    "clip_norm": (0, math.inf),
+    "accumulation_steps": (1, math.inf),
+    "ema_momentum": (0, 1),
+    "dice_weight": (0, math.inf),
+    "lovasz_weight": (0, math.inf),
+    "label_smoothing": (0, 1),
+    "patience": (0, math.inf),
     "seed": (0, 2**32),
 }
 
@@ -52,9 +62,29 @@ class TrainConfig:
         depth, filters, output_stride, multi_grid, stem_filters: those of
             `DilatedResNet`.
         attention, auxiliary, dropout, align_corners: those of `DANet`.
-        learning_rate: float at the first step; it falls to 0 at the last.
+        backbone_weights: a backbone's preset, or a path that
+            `DilatedResNet.from_checkpoint` reads; None draws them.
+        start_from: a DANet to go on from, with the classes of this data set:
+            a preset, a run folder or a `.keras` file.
+        freeze: what stays as it starts: "nothing" or a part of `freeze`.
+        learning_rate: float at the first step.
+        end_learning_rate: float, to which it falls at the last.
         power: float, exponent of the poly schedule.
+        warmup_steps: integer, steps in which it rises to the schedule.
+        head_multiplier: float, how many times larger it is outside of the
+            backbone.
         momentum, weight_decay: those of `SGD`.
+        clip_norm: float, the most that the gradients' common norm may be;
+            None clips nothing.
+        accumulation_steps: integer, batches whose mean gradient makes one
+            step of the optimizer.
+        ema_momentum: float, of the moving average of weights that is measured
+            and kept; None keeps the weights themselves.
+        loss: "crossentropy", "ohem" or "focal", for every output.
+        dice_weight, lovasz_weight: floats, of those losses beside it.
+        class_weights: one float per class for the loss, such as
+            `keras-danet class-weights` prints.
+        label_smoothing: float in [0, 1), of "crossentropy".
         dtype: dtype policy, such as "float32" or "mixed_bfloat16".
         jit_compile: boolean, or "auto" for Keras's choice.
         seed: integer, of weights and augmentation.
@@ -91,10 +121,26 @@ class TrainConfig:
     auxiliary: bool = False
     dropout: float = 0.1
     align_corners: bool = True
+    backbone_weights: str | None = None
+    start_from: str | None = None
+    freeze: typing.Literal[
+        "nothing", "backbone", "batch_norm", "backbone_batch_norm"
+    ] = "nothing"
     learning_rate: float = 0.01
+    end_learning_rate: float = 0.0
     power: float = 0.9
+    warmup_steps: int = 0
+    head_multiplier: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    clip_norm: float | None = None
+    accumulation_steps: int = 1
+    ema_momentum: float | None = None
+    loss: typing.Literal["crossentropy", "ohem", "focal"] = "crossentropy"
+    dice_weight: float = 0.0
+    lovasz_weight: float = 0.0
+    class_weights: tuple[float, ...] | None = None
+    label_smoothing: float = 0.0
     dtype: typing.Literal[
         "float32",
         "mixed_float16",
@@ -123,12 +169,19 @@ class TrainConfig:
                     f"Received: {field.name}={value!r}"
                 )
         for name, (least, below) in RANGES.items():
+            value = getattr(self, name)
             # Written so that NaN fails it too.
-            if not least <= getattr(self, name) < below:
+            if value is not None and not least <= value < below:
                 raise ValueError(
                     f"`{name}` must be at least {least} and below {below}. "
-                    f"Received: {name}={getattr(self, name)!r}"
+                    f"Received: {name}={value!r}"
                 )
+        if self.backbone_weights and self.start_from:
+            raise ValueError(
+                "`start_from` brings a backbone with it. Received: both it "
+                f"({self.start_from!r}) and `backbone_weights` "
+                f"({self.backbone_weights!r})."
+            )
         # Its own ranges, told here rather than when training begins.
         self.augmentation()
 

@@ -26,9 +26,16 @@ from keras_danet.data.plan import draw_plan
 from keras_danet.data.plan import places
 from keras_danet.data.plan import steps_per_epoch
 from keras_danet.inference import Predictor
+from keras_danet.losses import DiceLoss
+from keras_danet.losses import FocalLoss
+from keras_danet.losses import LovaszSoftmax
+from keras_danet.losses import OhemCrossentropy
+from keras_danet.losses import PixelCrossentropy
+from keras_danet.losses import SumOfLosses
 from keras_danet.memory import check_memory
 from keras_danet.models import DANet
 from keras_danet.models import DilatedResNet
+from keras_danet.models import freeze
 from keras_danet.monitoring import CountSkipped
 from keras_danet.monitoring import Gammas
 from keras_danet.monitoring import HistoryFile
@@ -37,28 +44,55 @@ from keras_danet.monitoring import StopAtDivergence
 from keras_danet.monitoring import Throughput
 from keras_danet.monitoring import Validation
 from keras_danet.optimizers import SGD
+from keras_danet.optimizers import PolySchedule
 from keras_danet.tracking import tracking
 
 _LOGGER = logging.getLogger("keras_danet")
 
 
 def build_model(config, num_classes):
-    """The untrained model that `config` describes."""
-    return DANet(
-        num_classes=num_classes,
-        backbone=DilatedResNet(
-            config.depth,
-            output_stride=config.output_stride,
-            multi_grid=config.multi_grid,
-            stem_filters=config.stem_filters,
-            filters=config.filters,
-            dtype=config.dtype,
-        ),
-        attention=config.attention,
-        auxiliary=config.auxiliary,
-        dropout=config.dropout,
-        align_corners=config.align_corners,
-        dtype=config.dtype,
+    """The model that `config` describes, before its first step."""
+    options = {
+        "auxiliary": config.auxiliary,
+        "dropout": config.dropout,
+        "align_corners": config.align_corners,
+        "dtype": config.dtype,
+    }
+    if config.start_from in DANet.presets:
+        model = DANet.from_preset(
+            config.start_from, num_classes=num_classes, **options
+        )
+    elif config.start_from:
+        model = DANet.from_model(
+            config.start_from, num_classes=num_classes, **options
+        )
+    else:
+        model = DANet(
+            num_classes=num_classes,
+            backbone=build_backbone(config),
+            attention=config.attention,
+            **options,
+        )
+    return model if config.freeze == "nothing" else freeze(model, config.freeze)
+
+
+def build_backbone(config):
+    """The backbone that `config` describes, with its weights if it has any."""
+    shape = {
+        "output_stride": config.output_stride,
+        "multi_grid": config.multi_grid,
+        "dtype": config.dtype,
+    }
+    source = config.backbone_weights
+    if source in DilatedResNet.presets:
+        return DilatedResNet.from_preset(source, **shape)
+    if source:
+        return DilatedResNet.from_checkpoint(source, **shape)
+    return DilatedResNet(
+        config.depth,
+        stem_filters=config.stem_filters,
+        filters=config.filters,
+        **shape,
     )
 
 
@@ -68,16 +102,63 @@ def validation_epochs(config):
     return [*every, config.epochs]
 
 
-def compile_model(model, config, total_steps, devices=1):
-    """Compiles `model` with the optimizer of `config`."""
-    schedule = keras.optimizers.schedules.PolynomialDecay(
+def build_loss(config, reducer=None):
+    """The loss of `config`, for every output."""
+    given = {"class_weights": config.class_weights, "reducer": reducer}
+    if config.loss == "ohem":
+        loss = OhemCrossentropy(**given)
+    elif config.loss == "focal":
+        loss = FocalLoss(**given)
+    else:
+        loss = PixelCrossentropy(
+            label_smoothing=config.label_smoothing, **given
+        )
+    beside = [
+        (weight, kind(reducer=reducer))
+        for weight, kind in (
+            (config.dice_weight, DiceLoss),
+            (config.lovasz_weight, LovaszSoftmax),
+        )
+        if weight
+    ]
+    return SumOfLosses([(1.0, loss), *beside]) if beside else loss
+
+
+def build_optimizer(model, config, total_steps):
+    """The optimizer of `config`, for so many batches."""
+    schedule = PolySchedule(
         config.learning_rate,
-        total_steps,
-        end_learning_rate=0.0,
+        max(total_steps // config.accumulation_steps, 1),
         power=config.power,
+        end_learning_rate=config.end_learning_rate,
+        warmup_steps=config.warmup_steps,
     )
+    averages = config.ema_momentum is not None
+    optimizer = SGD(
+        schedule,
+        config.momentum,
+        config.weight_decay,
+        multipliers=model.head_multipliers(config.head_multiplier)
+        if config.head_multiplier != 1
+        else None,
+        global_clipnorm=config.clip_norm,
+        gradient_accumulation_steps=config.accumulation_steps
+        if config.accumulation_steps > 1
+        else None,
+        use_ema=averages,
+        ema_momentum=config.ema_momentum if averages else 0.99,
+    )
+    if "float16" in config.dtype and "bfloat16" not in config.dtype:
+        # Small gradients would be 0.
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
+
+
+def compile_model(model, config, total_steps, devices=1):
+    """Compiles `model` with the optimizer and loss of `config`."""
     model.compile(
-        SGD(schedule, config.momentum, config.weight_decay),
+        build_optimizer(model, config, total_steps),
+        loss=build_loss(config),
         # XLA cannot compile what MirroredStrategy's replicas exchange.
         jit_compile=False
         if devices > 1 and keras.backend.backend() == "tensorflow"

@@ -116,6 +116,75 @@ def pixel_crossentropy(labels, logits, ignore_label=255, weights=None):
     return total / max(count, 1)
 
 
+def rows_of(labels, logits, ignore_label=255):
+    """Labels, and probabilities of the classes, of the labelled pixels."""
+    valid = labels.ravel() != ignore_label
+    flat = logits.astype("float64").reshape(-1, logits.shape[-1])
+    return labels.ravel()[valid].astype(int), softmax(flat[valid])
+
+
+def ohem_crossentropy(labels, logits, threshold, min_kept, class_weights=None):
+    """Image by image, its pixels from hard to easy."""
+    weights = np.ones(logits.shape[-1]) if class_weights is None else None
+    weights = np.array(class_weights) if weights is None else weights
+    total, divisor = 0.0, 0.0
+    for image, its_logits in zip(labels, logits, strict=True):
+        classes, scores = rows_of(image, its_logits)
+        ranked = sorted(
+            (scores[i, c], c) for i, c in enumerate(classes.tolist())
+        )
+        for place, (score, c) in enumerate(ranked):
+            if score < threshold or place < min_kept:
+                total -= weights[c] * np.log(score)
+                divisor += weights[c]
+    return total / divisor if divisor else 0.0
+
+
+def focal_loss(labels, logits, gamma, class_weights):
+    classes, scores = rows_of(labels, logits)
+    score = scores[np.arange(len(classes)), classes]
+    weights = np.array(class_weights)[classes]
+    losses = weights * (1 - score) ** gamma * -np.log(score)
+    return losses.sum() / weights.sum() if len(classes) else 0.0
+
+
+def dice_loss(labels, logits, smooth, only_present=True):
+    classes, scores = rows_of(labels, logits)
+    losses = []
+    for c in range(logits.shape[-1]):
+        wanted, given = classes == c, scores[:, c]
+        if wanted.any() or not only_present:
+            both = (wanted * given).sum()
+            size = wanted.sum() + given.sum()
+            losses.append(1 - (2 * both + smooth) / (size + smooth))
+    return np.mean(losses) if len(classes) else 0.0
+
+
+def lovasz_softmax(labels, logits, only_present=True):
+    """By definition: what the Jaccard loss gains, one wrong pixel at a time."""
+    classes, scores = rows_of(labels, logits)
+
+    def jaccard_loss(wanted, wrong):
+        union = (wanted | wrong).sum()
+        return 1 - (wanted & ~wrong).sum() / union if union else 0.0
+
+    losses = []
+    for c in range(logits.shape[-1]):
+        wanted = classes == c
+        if not wanted.any() and only_present:
+            continue
+        errors = np.where(wanted, 1 - scores[:, c], scores[:, c])
+        wrong = np.zeros(len(classes), bool)
+        loss, before = 0.0, 0.0
+        for i in np.argsort(-errors, kind="stable"):
+            wrong[i] = True
+            after = jaccard_loss(wanted, wrong)
+            loss += errors[i] * (after - before)
+            before = after
+        losses.append(loss)
+    return np.mean(losses) if losses else 0.0
+
+
 def confusion_matrix(labels, predictions, num_classes, ignore_label=255):
     matrix = np.zeros((num_classes, num_classes), "int64")
     for label, prediction in zip(

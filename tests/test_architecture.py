@@ -49,6 +49,7 @@ ROWS = (
         "metrics",
         "optimizers",
         "models.shapes",
+        "models.parts",
         "models.functional",
         "models.checkpoints",
         "models.weight_files",

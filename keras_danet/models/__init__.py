@@ -5,4 +5,5 @@ from keras_danet.models.dilation import dilate as dilate
 from keras_danet.models.folding import (
     optimize_for_inference as optimize_for_inference,
 )
+from keras_danet.models.parts import freeze as freeze
 from keras_danet.models.resnet import DilatedResNet as DilatedResNet

@@ -18,6 +18,10 @@ from keras_danet.models import checkpoints
 from keras_danet.models import presets
 from keras_danet.models import weight_files
 from keras_danet.models.functional import FunctionalModel
+from keras_danet.models.parts import frozen_config
+from keras_danet.models.parts import head_pattern
+from keras_danet.models.parts import restore_frozen
+from keras_danet.models.parts import split_frozen
 from keras_danet.models.resnet import STAGE_BLOCKS
 from keras_danet.models.resnet import DilatedResNet
 from keras_danet.models.resnet import as_tuple
@@ -25,11 +29,9 @@ from keras_danet.models.resnet import blank_kernels
 from keras_danet.models.resnet import checked_widths
 from keras_danet.models.resnet import convolution_bn
 from keras_danet.models.resnet import dtype_policy_scope
-from keras_danet.models.resnet import freeze
-from keras_danet.models.resnet import frozen_config
-from keras_danet.models.resnet import split_frozen
 from keras_danet.models.shapes import danet_shapes
 from keras_danet.optimizers import SGD
+from keras_danet.optimizers import PolySchedule
 
 # ImageNet's statistics, RGB, in the 0-255 units of images.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -324,6 +326,25 @@ class DANet(FunctionalModel):
             if losses.get(name) is not None
         }
 
+    def head_multipliers(self, factor=10.0):
+        """`multipliers` of `SGD` for all that is not the backbone's.
+
+        The authors train the head, and an auxiliary one, with ten times the
+        backbone's learning rate; MMSegmentation trains all with one.
+
+            model.compile(SGD(0.003, multipliers=model.head_multipliers()))
+
+        Args:
+            factor: float. Defaults to `10.0`.
+
+        Returns:
+            Dict of one regular expression to `factor`.
+
+        Raises:
+            ValueError: if the backbone has layers of the head's names.
+        """
+        return {head_pattern(self): factor}
+
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
@@ -404,7 +425,7 @@ class DANet(FunctionalModel):
                 config["backbone"], custom_objects=custom_objects
             )
             config = {**config, "backbone": backbone}
-        return freeze(cls(**config), frozen)
+        return restore_frozen(cls(**config), frozen)
 
     @classmethod
     def from_checkpoint(
@@ -562,6 +583,48 @@ class DANet(FunctionalModel):
         presets.transfer(source, model, anew)
         return model
 
+    @classmethod
+    def from_model(cls, source, num_classes=None, **overrides):
+        """A new model with the weights of a trained one.
+
+        For going on with other classes, or another `dropout`, `dtype` or
+        `auxiliary`. Layers that `source` lacks, and the classifiers if
+        `num_classes` is not `source`'s, start anew, with a warning that
+        names them. Nothing is compiled or frozen.
+
+            model = keras_danet.DANet.from_model("runs/cityscapes", 11)
+
+        Args:
+            source: a `DANet`, the path of a `.keras` file of one, or a
+                folder that holds such a `model.keras`, as runs do.
+            num_classes: integer. Defaults to `None`, the source's.
+            **overrides: further arguments of the constructor. What the
+                weights were made for (`backbone`, `stem_filters`,
+                `attention`) cannot be overridden.
+
+        Returns:
+            A `DANet`.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: for a file that cannot be read, or another model.
+        """
+        _refuse_read_off(overrides, "source")
+        if not isinstance(source, keras.Model):
+            source = weight_files.load_keras_model(source)
+        if not isinstance(source, cls):
+            raise ValueError(
+                f"Expected a DANet. Received a {type(source).__name__}."
+            )
+        if num_classes is not None:
+            overrides["num_classes"] = num_classes
+        # Not blank: what the source lacks starts as in any other model.
+        config, _ = split_frozen(source.get_config())
+        model = cls.from_config({**config, **overrides})
+        model.trainable = True
+        _copy_and_name_the_rest(source, model)
+        return model
+
     def save_to_preset(self, folder):
         """Writes the model as a preset: `config.json`, `model.weights.h5`.
 
@@ -618,6 +681,30 @@ def _warn_of_new_classifiers(source, theirs, ours):
         "classifiers start anew.",
         stacklevel=3,
     )
+
+
+def _copy_and_name_the_rest(source, model):
+    """Copies weights of equal path and shape; warns of the layers without."""
+    theirs, ours = (
+        {(v.path, tuple(v.shape)): v for v in each.weights}
+        for each in (source, model)
+    )
+    for key, variable in ours.items():
+        if key in theirs:
+            variable.assign(theirs[key])
+    anew, left = (
+        list(dict.fromkeys(path.rpartition("/")[0] for path, _ in rest))
+        for rest in (
+            [key for key in ours if key not in theirs],
+            [key for key in theirs if key not in ours],
+        )
+    )
+    if anew or left:
+        warnings.warn(
+            f"These layers start anew: {', '.join(anew) or 'none'}. These of "
+            f"the source are left out: {', '.join(left) or 'none'}.",
+            stacklevel=3,
+        )
 
 
 def _left_out(found, num_classes, auxiliary):
@@ -724,9 +811,7 @@ def default_optimizer(total_steps=None):
     """The optimizer of `DANet.compile`; see there."""
     learning_rate = 0.01
     if total_steps is not None:
-        learning_rate = keras.optimizers.schedules.PolynomialDecay(
-            learning_rate, total_steps, end_learning_rate=0.0, power=0.9
-        )
+        learning_rate = PolySchedule(learning_rate, total_steps)
     return SGD(learning_rate, momentum=0.9, weight_decay=1e-4)
 
 

@@ -12,6 +12,9 @@ from keras_danet.models import checkpoints
 from keras_danet.models import presets
 from keras_danet.models import weight_files
 from keras_danet.models.functional import FunctionalModel
+from keras_danet.models.parts import frozen_config
+from keras_danet.models.parts import restore_frozen
+from keras_danet.models.parts import split_frozen
 from keras_danet.models.shapes import BOTTLENECK_EXPANSION
 from keras_danet.models.shapes import STAGE_BLOCKS
 from keras_danet.models.shapes import backbone_shapes
@@ -31,42 +34,6 @@ def as_tuple(argument, value):
             f"Received: {argument}={value!r}"
         )
     return tuple(value)
-
-
-def frozen_config(model):
-    """What a model's config says of layers that are not trained."""
-    paths = [
-        path for path, layer in _inner_layers(model) if not layer.trainable
-    ]
-    return {"trainable": model.trainable, "frozen_layers": paths}
-
-
-def split_frozen(config):
-    """The constructor's arguments, and what `frozen_config` added."""
-    config = dict(config)
-    trainable = config.pop("trainable", True)
-    return config, (trainable, config.pop("frozen_layers", ()))
-
-
-def freeze(model, frozen):
-    """Freezes what was frozen when `frozen_config` was asked."""
-    trainable, paths = frozen
-    for path, layer in _inner_layers(model):
-        if path in paths:
-            layer.trainable = False
-    if not trainable:
-        model.trainable = False
-    return model
-
-
-def _inner_layers(model, prefix=""):
-    """Yields (path, layer), a nested model before its layers."""
-    for layer in model.layers:
-        if isinstance(layer, layers.InputLayer):
-            continue
-        yield prefix + layer.name, layer
-        if isinstance(layer, keras.Model):
-            yield from _inner_layers(layer, f"{prefix}{layer.name}/")
 
 
 @contextlib.contextmanager
@@ -339,7 +306,7 @@ class DilatedResNet(FunctionalModel):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config, frozen = split_frozen(config)
-        return freeze(cls(**config), frozen)
+        return restore_frozen(cls(**config), frozen)
 
     @classmethod
     def from_checkpoint(cls, source, ignore=(), **overrides):

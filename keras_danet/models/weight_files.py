@@ -168,6 +168,43 @@ def check_h5(path):
     return floats
 
 
+def load_keras_model(source):
+    """The model of a `.keras` file, or of the folder that holds one.
+
+    Args:
+        source: path of the file, or of a folder with a `model.keras`.
+
+    Returns:
+        A model that is not compiled.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read, or unpacks to too much.
+    """
+    import keras
+
+    path = Path(source)
+    if path.is_dir():
+        path = path / "model.keras"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist. Expected a .keras file, or a run folder "
+            "whose training finished at least one epoch."
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > MAX_FILE_BYTES:
+            raise ValueError(f"it unpacks to {size} bytes")
+        return keras.saving.load_model(path, compile=False)
+    # Keras has no common error for broken files.
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be loaded: {error}. Expected a model that Keras "
+            "has saved whole."
+        ) from error
+
+
 class StoredTensor:
     """A tensor in a file: its shape and type, its values when asked for.
 

@@ -1,0 +1,190 @@
+"""Losses that are a mean over pixels, and the first of them."""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_danet.losses.pixels import PixelLoss
+from keras_danet.losses.pixels import crossentropy
+
+
+class PixelMean(PixelLoss):
+    """A mean over the labelled pixels that may weigh classes.
+
+    Subclasses give the loss of every pixel by `pixel_losses`, and may leave
+    pixels out of the mean by `kept`.
+    """
+
+    def __init__(self, class_weights, **kwargs):
+        super().__init__(**kwargs)
+        self.class_weights = _checked_weights(class_weights)
+
+    def call(self, y_true, y_pred):
+        num_classes = y_pred.shape[-1]
+        labels, valid, known = self.read_labels(y_true, num_classes)
+        entropies = crossentropy(labels, y_pred)
+        kept = self.kept(entropies, valid, known)
+        shares = ops.cast(kept, entropies.dtype)
+        pixels = entropies
+        if self.class_weights is None:
+            pixels = self.pixel_losses(entropies, y_pred, None, None)
+        else:
+            weights = self._weight_tensor(num_classes, entropies.dtype)
+            of_pixels = ops.take(weights, labels, axis=0)
+            pixels = self.pixel_losses(entropies, y_pred, of_pixels, weights)
+            shares = shares * of_pixels
+        pixels = ops.where(known, pixels, float("nan"))
+        pixels = ops.where(kept, pixels, 0.0)
+        # Scaled so that the plain mean over all pixels, which Keras takes
+        # (and shares among replicas), is the mean over the ones that count.
+        total = self.reducer(ops.sum(shares))
+        num_pixels = self.reducer(ops.sum(ops.ones_like(pixels)))
+        scale = num_pixels / ops.where(total > 0, total, 1.0)
+        return pixels * ops.where(total > 0, scale, 0.0)
+
+    def pixel_losses(self, entropies, logits, of_pixels, weights):
+        """Each pixel's loss; its class's weight, and all of them, or None."""
+        raise NotImplementedError
+
+    def kept(self, entropies, valid, known):
+        """Which pixels count."""
+        return valid
+
+    def _weight_tensor(self, num_classes, dtype):
+        if len(self.class_weights) != num_classes:
+            raise ValueError(
+                f"`class_weights` has {len(self.class_weights)} weights and "
+                f"the logits {num_classes} classes. Give one per class."
+            )
+        return ops.convert_to_tensor(self.class_weights, dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "class_weights": self.class_weights}
+
+
+@keras.saving.register_keras_serializable(package="keras_danet")
+class PixelCrossentropy(PixelMean):
+    """Softmax cross-entropy of logits, averaged over the labelled pixels.
+
+    With V the pixels whose label is not `ignore_label`,
+
+        loss = sum over V of (weight * -log softmax(logits)[label]) / |V|
+
+    so that a batch counts the same however much of it is unlabelled; with no
+    labelled pixel it is 0. (MMSegmentation divides by all pixels, which
+    shrinks the gradient of sparsely labelled crops.) A label that is neither
+    a class nor `ignore_label` makes the loss NaN on every backend; Keras's
+    own loss fails, or counts it as 0, depending on the backend and device.
+    It is computed in float32 (or float64) under every dtype policy.
+
+    With `class_weights` w it is what PyTorch's `CrossEntropyLoss(weight=w)`
+    is: each pixel counts w[label] times, and |V| becomes the sum of w[label]
+    over V. With `label_smoothing` s, as PyTorch's too, a pixel's loss is
+
+        (1 - s) * w[label] * -log p[label] + s / C * sum_c w[c] * -log p[c]
+
+    for C classes, and the divisor stays. (Where that is 0, so is the loss;
+    PyTorch's is NaN.)
+
+    Reference:
+        - [Dual Attention Network for Scene Segmentation](
+          https://arxiv.org/abs/1809.02983), the authors' loss of 2018
+        - [torch.nn.CrossEntropyLoss](
+          https://docs.pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html)
+
+    Args:
+        ignore_label: integer, the label of pixels to leave out. Defaults to
+            `255`.
+        reduction: as in `keras.losses.Loss`. `"sum_over_batch_size"` is the
+            formula above; `"none"` gives a map whose mean it is. Defaults to
+            `"sum_over_batch_size"`.
+        reducer: function from a tensor to its sum over all replicas
+            (`distribution.sum_over_replicas`), by which |V| is that of the
+            global batch. It is not saved. Defaults to `None`: one replica,
+            or an engine that shows every device the global batch, as JAX's.
+        class_weights: tuple of one number, not negative, per class, such as
+            `keras-danet class-weights` prints. Defaults to `None`, all 1.
+        label_smoothing: float in [0, 1). Defaults to `0.0`.
+        name: string. Defaults to `"pixel_crossentropy"`.
+        dtype: dtype of the computation. Defaults to `keras.config.floatx()`,
+            but never to a half precision.
+
+    Call arguments:
+        y_true: labels `(batch, height, width)` or `(batch, height, width,
+            1)`, of any integer or float dtype.
+        y_pred: logits `(batch, height, width, num_classes)`.
+        sample_weight: one weight per pixel, shaped like the labels, or one
+            per image, `(batch,)`. They weight the sum, not |V|.
+
+    Raises:
+        ValueError: if labels, logits or weights do not fit each other.
+
+    Example:
+
+    >>> loss = keras_danet.PixelCrossentropy()
+    >>> labels = np.array([[[0, 255]]])
+    >>> logits = np.array([[[[0.0, 0.0], [9.0, 0.0]]]], "float32")
+    >>> round(float(loss(labels, logits)), 4)  # log(2): one valid pixel
+    0.6931
+    """
+
+    def __init__(
+        self,
+        ignore_label=255,
+        reduction="sum_over_batch_size",
+        reducer=None,
+        class_weights=None,
+        label_smoothing=0.0,
+        name="pixel_crossentropy",
+        dtype=None,
+    ):
+        super().__init__(
+            class_weights,
+            ignore_label=ignore_label,
+            reduction=reduction,
+            reducer=reducer,
+            name=name,
+            dtype=dtype,
+        )
+        self.label_smoothing = _in_unit("label_smoothing", label_smoothing)
+
+    def pixel_losses(self, entropies, logits, of_pixels, weights):
+        if weights is not None:
+            entropies = entropies * of_pixels
+        if not self.label_smoothing:
+            return entropies
+        num_classes = logits.shape[-1]
+        if weights is None:
+            weights = ops.ones((num_classes,), entropies.dtype)
+        share = self.label_smoothing / num_classes
+        # A product with a vector: no map of weighted classes is made.
+        of_all = -ops.matmul(ops.log_softmax(logits), weights)
+        return (1 - self.label_smoothing) * entropies + share * of_all
+
+    def get_config(self):
+        config = super().get_config()
+        return {**config, "label_smoothing": self.label_smoothing}
+
+
+def _in_unit(argument, value):
+    if type(value) not in (int, float) or not 0 <= value < 1:
+        raise ValueError(
+            f"`{argument}` must be in [0, 1). Received: {argument}={value!r}"
+        )
+    return float(value)
+
+
+def _checked_weights(class_weights):
+    if class_weights is None:
+        return None
+    try:
+        weights = tuple(float(weight) for weight in class_weights)
+    except (TypeError, ValueError):
+        weights = ()
+    if not weights or not all(0 <= weight < math.inf for weight in weights):
+        raise ValueError(
+            "`class_weights` must be one number per class, 0 or more. "
+            f"Received: class_weights={class_weights!r}"
+        )
+    return weights

@@ -1,0 +1,291 @@
+"""Losses that measure overlap over many pixels: Dice and Lovász-Softmax."""
+
+import keras
+from keras import ops
+
+from keras_danet.losses.pixels import PixelLoss
+from keras_danet.losses.pixels import crossentropy
+
+CLASSES = ("present", "all")
+
+
+class RegionLoss(PixelLoss):
+    """One loss per class over many pixels, averaged over the classes."""
+
+    def __init__(self, classes, **kwargs):
+        super().__init__(**kwargs)
+        if classes not in CLASSES:
+            raise ValueError(
+                f"`classes` must be one of {CLASSES}. "
+                f"Received: classes={classes!r}"
+            )
+        self.classes = classes
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        if sample_weight is not None:
+            raise ValueError(
+                f"{type(self).__name__} measures overlap over many pixels and "
+                "takes no sample weights. Leave pixels out by `ignore_label`, "
+                "or use PixelCrossentropy."
+            )
+        return super().__call__(y_true, y_pred)
+
+    def get_config(self):
+        return {**super().get_config(), "classes": self.classes}
+
+
+def nan_if_any(wrong, dtype):
+    """NaN if anything is wrong, else 0."""
+    wrong = ops.any(wrong)
+    return ops.where(wrong, float("nan"), ops.zeros((), dtype))
+
+
+@keras.saving.register_keras_serializable(package="keras_danet")
+class DiceLoss(RegionLoss):
+    """One minus the soft Dice coefficient of each class, averaged.
+
+    Over the labelled pixels of the whole batch, with p their softmax and t
+    their labels, 1 for the class and 0 otherwise,
+
+        dice = (2 * sum(p * t) + smooth) / (sum(p) + sum(t) + smooth)
+        loss = mean over classes of (1 - dice)
+
+    with plain sums in the divisor, as segmentation_models.pytorch has them
+    (V-Net's and MMSegmentation's own are of squares). The mean goes over the
+    classes that are labelled in the batch, or over all. With no labelled
+    pixel it is 0; a label that is no class makes it NaN. No one-hot labels
+    are made.
+
+    Reference:
+        - [V-Net](https://arxiv.org/abs/1606.04797)
+
+    Args:
+        smooth: float, 0 or more, in pixels. Defaults to `1.0`.
+        classes: `"present"` or `"all"`. With `"all"` a class that is absent,
+            and predicted, costs up to 1. Defaults to `"present"`.
+        ignore_label: integer. Defaults to `255`.
+        reduction: as in `keras.losses.Loss`; `"none"` gives a vector by class
+            whose mean is the loss. Defaults to `"sum_over_batch_size"`.
+        reducer: as in `PixelCrossentropy`; gradients must flow through it.
+            By it the sums are those of the global batch.
+        name: string. Defaults to `"dice_loss"`.
+        dtype: as in `PixelCrossentropy`.
+
+    Call arguments:
+        y_true, y_pred: as in `PixelCrossentropy`. A `sample_weight` is
+            refused.
+
+    Raises:
+        ValueError: for arguments out of range, or labels and logits that do
+            not fit each other.
+
+    Example:
+
+    >>> loss = keras_danet.losses.DiceLoss(smooth=0.0)
+    >>> labels = np.array([[[0, 0]]])
+    >>> logits = np.array([[[[0.0, 0.0], [0.0, 0.0]]]], "float32")
+    >>> round(float(loss(labels, logits)), 4)  # 1 - 2 * 1 / (1 + 2)
+    0.3333
+    """
+
+    def __init__(
+        self,
+        smooth=1.0,
+        classes="present",
+        ignore_label=255,
+        reduction="sum_over_batch_size",
+        reducer=None,
+        name="dice_loss",
+        dtype=None,
+    ):
+        super().__init__(
+            classes,
+            ignore_label=ignore_label,
+            reduction=reduction,
+            reducer=reducer,
+            name=name,
+            dtype=dtype,
+        )
+        if type(smooth) not in (int, float) or not 0 <= smooth < float("inf"):
+            raise ValueError(
+                f"`smooth` must be a number, 0 or more. Received: {smooth!r}"
+            )
+        self.smooth = smooth
+
+    def call(self, y_true, y_pred):
+        num_classes = y_pred.shape[-1]
+        labels, valid, known = self.read_labels(y_true, num_classes)
+        of_label = ops.exp(-crossentropy(labels, y_pred))
+        labels, mask, of_label = (
+            ops.reshape(x, (-1,))
+            for x in (labels, ops.cast(known, y_pred.dtype), of_label)
+        )
+        scores = ops.reshape(ops.softmax(y_pred), (-1, num_classes))
+        both, wanted = (
+            ops.segment_sum(values, labels, num_segments=num_classes)
+            for values in (of_label * mask, mask)
+        )
+        given = ops.matmul(mask, scores)
+        wrong = nan_if_any(valid != known, y_pred.dtype)
+        both, wanted, given = ops.unstack(
+            self.reducer(ops.stack([both, wanted + wrong, given])), 3
+        )
+        divisor = wanted + given + self.smooth
+        # A class of which there is nothing at all is not missed.
+        nothing = divisor <= 0
+        dice = (2 * both + self.smooth) / ops.where(nothing, 1.0, divisor)
+        dice = ops.where(nothing, 1.0, dice)
+        labelled = wanted if self.classes == "present" else ops.sum(wanted)
+        counted = ops.cast(labelled > 0, dice.dtype) * ops.ones_like(dice)
+        share = num_classes / ops.maximum(ops.sum(counted), 1.0)
+        return (1 - dice) * counted * share
+
+    def get_config(self):
+        return {**super().get_config(), "smooth": self.smooth}
+
+
+@keras.saving.register_keras_serializable(package="keras_danet")
+class LovaszSoftmax(RegionLoss):
+    """The Lovász extension of each class's 1 - IoU, averaged.
+
+    A convex surrogate of the mean IoU: for each class the errors (1 - p where
+    it is labelled, p elsewhere) are sorted, and each is weighted by how much
+    the Jaccard loss grows when its pixel, too, is wrong. With no labelled
+    pixel it is 0; a label that is no class makes it NaN. Usually added to a
+    cross-entropy, by `SumOfLosses`. It sorts every class's pixels, and needs
+    about five times the memory of the logits.
+
+    Reference:
+        - [The Lovász-Softmax loss](https://arxiv.org/abs/1705.08790) (Berman
+          et al., CVPR 2018)
+
+    Args:
+        classes: `"present"`, the mean over the classes that are labelled, or
+            `"all"`. Defaults to `"present"`, as theirs.
+        per_image: boolean, whether each image has a loss of its own, and the
+            mean is taken over the images with a labelled pixel (theirs counts
+            the others as 0). Otherwise the batch is one large image. Defaults
+            to `False`, as theirs.
+        ignore_label: integer. Defaults to `255`.
+        reduction: as in `keras.losses.Loss`; `"none"` gives a vector by class
+            (by image with `per_image`) whose mean is the loss. Defaults to
+            `"sum_over_batch_size"`.
+        reducer: as in `PixelCrossentropy`, with `per_image` only: pixels of
+            several replicas cannot be sorted together.
+        name: string. Defaults to `"lovasz_softmax"`.
+        dtype: as in `PixelCrossentropy`.
+
+    Call arguments:
+        y_true, y_pred: as in `PixelCrossentropy`. A `sample_weight` is
+            refused.
+
+    Raises:
+        ValueError: for arguments out of range, a `reducer` without
+            `per_image`, or labels and logits that do not fit each other.
+
+    Example:
+
+    >>> loss = keras_danet.losses.LovaszSoftmax()
+    >>> labels = np.array([[[0, 255]]])
+    >>> logits = np.array([[[[0.0, 0.0], [0.0, 9.0]]]], "float32")
+    >>> round(float(loss(labels, logits)), 4)
+    0.5
+    """
+
+    def __init__(
+        self,
+        classes="present",
+        per_image=False,
+        ignore_label=255,
+        reduction="sum_over_batch_size",
+        reducer=None,
+        name="lovasz_softmax",
+        dtype=None,
+    ):
+        super().__init__(
+            classes,
+            ignore_label=ignore_label,
+            reduction=reduction,
+            reducer=reducer,
+            name=name,
+            dtype=dtype,
+        )
+        if type(per_image) is not bool:
+            raise ValueError(
+                f"`per_image` must be a boolean. Received: {per_image!r}"
+            )
+        if reducer is not None and not per_image:
+            raise ValueError(
+                "LovaszSoftmax sorts the pixels of the whole batch, which "
+                "several replicas do not hold together. Use per_image=True."
+            )
+        self.per_image = per_image
+
+    def call(self, y_true, y_pred):
+        num_classes = y_pred.shape[-1]
+        labels, valid, known = self.read_labels(y_true, num_classes)
+        batch = ops.shape(labels)[0] if self.per_image else 1
+        # (images, classes, pixels)
+        scores = ops.reshape(ops.softmax(y_pred), (batch, -1, num_classes))
+        scores = ops.transpose(scores, (0, 2, 1))
+        labels = ops.where(known, labels, -1)
+        labels = ops.reshape(labels, (batch, 1, -1))
+        classes = ops.reshape(ops.arange(num_classes), (1, -1, 1))
+        wanted = labels == ops.cast(classes, "int32")
+        errors = ops.where(wanted, 1 - scores, scores)
+        # Without error, what is ignored comes last and costs nothing.
+        errors = ops.where(labels >= 0, errors, 0.0)
+        losses = lovasz_losses(errors, wanted)
+        labelled = ops.any(labels >= 0, axis=2)
+        counted = ops.broadcast_to(labelled, ops.shape(losses))
+        if self.classes == "present":
+            counted = ops.any(wanted, axis=2)
+        counted = ops.cast(counted, losses.dtype)
+        num_counted = ops.maximum(ops.sum(counted, 1, keepdims=True), 1.0)
+        wrong = nan_if_any(valid != known, losses.dtype)
+        losses = losses * counted / num_counted + wrong
+        if not self.per_image:
+            return losses[0] * num_classes
+        losses = ops.sum(losses, axis=1)
+        num_labelled = ops.sum(ops.cast(labelled, losses.dtype))
+        num_images = ops.sum(ops.ones_like(losses))
+        return losses * (
+            self.reducer(num_images)
+            / ops.maximum(self.reducer(num_labelled), 1.0)
+        )
+
+    def get_config(self):
+        return {**super().get_config(), "per_image": self.per_image}
+
+
+def lovasz_losses(errors, wanted):
+    """The Lovász extension of 1 - IoU, along the last axis.
+
+    Args:
+        errors: float tensor in [0, 1].
+        wanted: boolean tensor of its shape, where the class is labelled.
+
+    Returns:
+        Tensor without the last axis.
+    """
+    order = ops.argsort(-ops.stop_gradient(errors), axis=-1)
+    errors = ops.take_along_axis(errors, order, axis=-1)
+    wanted = ops.take_along_axis(ops.cast(wanted, "int32"), order, axis=-1)
+    # As integers, and each growth of 1 - intersection / union in closed form:
+    # differences of the quotients would leave few digits among a million.
+    total = ops.sum(wanted, axis=-1, keepdims=True)
+    found = ops.cumsum(wanted, axis=-1)
+    place = ops.cumsum(ops.ones_like(wanted), axis=-1)
+    left, union = (
+        ops.cast(x, errors.dtype)
+        for x in (total - found, total + place - found)
+    )
+    growth = ops.where(
+        wanted > 0,
+        1 / ops.maximum(union, 1.0),
+        left / (union * ops.maximum(union - 1, 1.0)),
+    )
+    # Of a class that is absent, one wrong pixel is all of the loss.
+    return ops.where(
+        total[..., 0] > 0, ops.sum(errors * growth, axis=-1), errors[..., 0]
+    )
