@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_danet import tensorflow_strategies
 from keras_danet.tensorflow_strategies import first_devices
@@ -80,11 +81,11 @@ class Placement:
             )
 
     def distribute(self, batches):
-        """What `fit` is to be given for this process's share of the batches.
+        """What `fit` is to be given of batches that are this process's own.
 
         Args:
-            batches: `tf.data.Dataset` of the shares of this process
-                (`shard`), or a `keras.utils.PyDataset`.
+            batches: `tf.data.Dataset` or `keras.utils.PyDataset` of its share
+                (`shard`) of every batch.
 
         Returns:
             The same, but under several workers of TensorFlow, which would
@@ -101,23 +102,41 @@ class Placement:
                 "loader='tf.data' (or 'auto')."
             )
         local = self.num_replicas // self.shard[1]
-        # Handed out as they are: the workers' shares are ours.
+        batches = tensorflow_strategies.split_batches(batches, local)
         return self.strategy.distribute_datasets_from_function(
-            lambda _: _split(batches, local)
+            lambda _: batches
         )
 
+    def distribute_shared(self, batches):
+        """The same of batches that every process reads as a whole."""
+        if self.shard[1] == 1:
+            return batches
+        if isinstance(batches, keras.utils.PyDataset):
+            return self.distribute(_Share(batches, self.shard))
+        share = tensorflow_strategies.share_of_batches(batches, self.shard)
+        return self.distribute(share)
 
-def _split(batches, parts):
-    """Each batch as `parts` batches."""
-    if parts == 1:
-        return batches
 
-    def split(*batch):
-        tf = tensorflow_strategies.sys.modules["tensorflow"]
-        pieces = [tf.stack(tf.split(part, parts)) for part in batch]
-        return tf.data.Dataset.from_tensor_slices(tuple(pieces))
+class _Share(keras.utils.PyDataset):
+    """One of the equal shares of another's batches."""
 
-    return batches.flat_map(split)
+    def __init__(self, batches, shard):
+        super().__init__(
+            workers=batches.workers,
+            use_multiprocessing=batches.use_multiprocessing,
+            max_queue_size=batches.max_queue_size,
+        )
+        self.batches = batches
+        self.shard = shard
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        which, workers = self.shard
+        return tuple(
+            np.split(part, workers)[which] for part in self.batches[index]
+        )
 
 
 @contextlib.contextmanager

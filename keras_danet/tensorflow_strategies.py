@@ -66,6 +66,29 @@ def open_strategy(name, num_devices):
         yield strategy, shard
 
 
+def split_batches(batches, parts):
+    """A `tf.data.Dataset` with each batch as `parts` batches."""
+    if parts == 1:
+        return batches
+    import tensorflow as tf
+
+    return batches.flat_map(
+        lambda *batch: tf.data.Dataset.from_tensor_slices(
+            tuple(tf.stack(tf.split(part, parts)) for part in batch)
+        )
+    )
+
+
+def share_of_batches(batches, shard):
+    """A `tf.data.Dataset` with one of the equal shares of each batch."""
+    import tensorflow as tf
+
+    which, workers = shard
+    return batches.map(
+        lambda *batch: tuple(tf.split(part, workers)[which] for part in batch)
+    )
+
+
 def read_cluster():
     """(which, of how many) workers `TF_CONFIG` says; None without it.
 

@@ -4,6 +4,8 @@ import contextlib
 import importlib.util
 import math
 import os
+import pathlib
+import tempfile
 
 import keras
 
@@ -17,6 +19,7 @@ from keras_danet.data.files import find_pairs
 from keras_danet.data.loader import EvaluationBatches
 from keras_danet.data.loader import TrainingBatches
 from keras_danet.data.plan import steps_per_epoch
+from keras_danet.losses import PixelCrossentropy
 from keras_danet.memory import check_memory
 from keras_danet.models import DANet
 from keras_danet.models import DilatedResNet
@@ -59,6 +62,7 @@ def compile_model(model, config, total_steps, devices=1):
     )
     model.compile(
         SGD(schedule, config.momentum, config.weight_decay),
+        loss=PixelCrossentropy(reducer=distribution.sum_over_replicas),
         # XLA cannot compile what MirroredStrategy's replicas exchange.
         jit_compile=False
         if devices > 1 and keras.backend.backend() == "tensorflow"
@@ -74,6 +78,7 @@ def train(
     recipe=None,
     overwrite=False,
     verbose="auto",
+    model_devices=2,
 ):
     """Trains a model and leaves it in a run folder that explains itself.
 
@@ -82,7 +87,8 @@ def train(
         run: path of the run folder to make. It will hold `config.json`,
             `history.csv` and `model.keras`, the model of the epoch with the
             best mean IoU on whole validation images.
-        distribute, num_devices: those of `distribution.scope`.
+        distribute, num_devices, model_devices: those of
+            `distribution.scope`.
         recipe: string, where `config` came from, for `config.json`.
         overwrite: boolean, whether to replace an existing run folder.
             Defaults to `False`.
@@ -98,18 +104,30 @@ def train(
         FileExistsError: if `run` exists and `overwrite` is not set.
     """
     with (
-        runs.new_run_folder(run, overwrite) as run,
-        distribution.scope(distribute, num_devices) as devices,
+        distribution.scope(distribute, num_devices, model_devices) as placement,
+        _run_folder(run, overwrite, placement) as run,
     ):
-        return _train(config, run, distribute, devices, recipe, verbose)
+        return _train(config, run, placement, recipe, verbose)
 
 
-def _train(config, run, distribute, devices, recipe, verbose):
-    if config.batch_size % devices:
-        raise ValueError(
-            f"`batch_size` must divide among the {devices} devices. "
-            f"Received: batch_size={config.batch_size}"
-        )
+@contextlib.contextmanager
+def _run_folder(run, overwrite, placement):
+    """The run folder; for processes but the chief one that is thrown away.
+
+    They save what the chief saves: reading what is spread over processes
+    takes all of them.
+    """
+    if placement.is_chief:
+        with runs.new_run_folder(run, overwrite) as run:
+            yield run
+    else:
+        with tempfile.TemporaryDirectory(prefix="keras-danet-") as folder:
+            yield pathlib.Path(folder)
+
+
+def _train(config, run, placement, recipe, verbose):
+    placement.check_batch_size(config.batch_size)
+    devices = placement.num_replicas
     dataset, root = runs.find_data(config, run)
     train_files, val_files = (
         BadFiles(find_pairs(dataset, root, split), dataset, policy)
@@ -124,8 +142,13 @@ def _train(config, run, distribute, devices, recipe, verbose):
     keras.utils.set_random_seed(config.seed)
     model = build_model(config, dataset.num_classes)
     compile_model(model, config, config.epochs * steps, devices)
-    runs.write_run_config(run, config, root, distribute, devices, recipe)
-    with _batches(config, train_files, val_files, devices) as (crops, wholes):
+    runs.write_run_config(
+        run, config, root, placement.engine, placement.num_devices, recipe
+    )
+    with _batches(config, train_files, val_files, placement) as (
+        crops,
+        wholes,
+    ):
         # After the batches, which know what no size of crops is.
         check_memory(
             model,
@@ -162,8 +185,9 @@ def _train(config, run, distribute, devices, recipe, verbose):
 
 
 @contextlib.contextmanager
-def _batches(config, train_files, val_files, devices):
-    """Training crops and whole validation images, by tf.data or without."""
+def _batches(config, train_files, val_files, placement):
+    """This process's training crops and whole validation images."""
+    devices = placement.num_replicas
     loader = config.loader
     if loader == "auto":
         installed = importlib.util.find_spec("tensorflow") is not None
@@ -171,6 +195,7 @@ def _batches(config, train_files, val_files, devices):
     training = {
         "batch_size": config.batch_size,
         "seed": config.seed,
+        "shard": placement.shard,
         "bad_files": train_files,
     }
     validation = {
@@ -182,21 +207,19 @@ def _batches(config, train_files, val_files, devices):
     val = val_files.pairs, val_files.dataset
     if loader == "numpy":
         workers = {"workers": os.cpu_count() or 1}
-        yield (
-            TrainingBatches(*train, **training, **workers),
-            EvaluationBatches(*val, **validation, **workers),
-        )
+        crops = TrainingBatches(*train, **training, **workers)
+        wholes = EvaluationBatches(*val, **validation, **workers)
+        yield placement.distribute(crops), placement.distribute_shared(wholes)
         return
     # TensorFlow is imported for the pipeline, whatever the backend.
     from keras_danet.data import pipeline
 
     with pipeline.readable_errors(train_files, val_files):
-        yield (
-            pipeline.training_dataset(*train, **training),
-            pipeline.evaluation_dataset(
-                *val, bad_files=val_files, **validation
-            ),
+        crops = pipeline.training_dataset(*train, **training)
+        wholes = pipeline.evaluation_dataset(
+            *val, bad_files=val_files, **validation
         )
+        yield placement.distribute(crops), placement.distribute_shared(wholes)
 
 
 def _val_batch_size(config, devices):

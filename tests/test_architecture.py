@@ -27,6 +27,7 @@ ROWS = (
         "data.plan",
         "data.scenes",
         "layers",
+        "keras_mends",
     },
     {
         "data.files",
@@ -34,6 +35,7 @@ ROWS = (
         "data.folder",
         "data.decoding",
         "data.augment",
+        "tensorflow_strategies",
     },
     {"data.bad_files", "data.inspection", "data.class_weights"},
     {
@@ -60,7 +62,7 @@ ROWS = (
     {"__main__"},
 )
 TENSORFLOW = {"data/augment.py", "data/pipeline.py"}
-TENSORFLOW_LAZILY = {"export.py", "distribution.py"}
+TENSORFLOW_LAZILY = {"export.py", "tensorflow_strategies.py"}
 
 
 def modules():
