@@ -144,9 +144,20 @@ SEVERAL = {
     },
     "torch": {},
 }[BACKEND]
+SLOW = ("mirrored 4", "data_parallel 4")
 
 
-@pytest.mark.parametrize("settings", SEVERAL.values(), ids=SEVERAL)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(
+            settings,
+            id=name,
+            marks=[pytest.mark.slow] if name in SLOW else [],
+        )
+        for name, settings in SEVERAL.items()
+    ],
+)
 def test_several_devices_end_with_the_weights_of_one(tmp_path, alone, settings):
     path, model_path = tmp_path / "several.npz", tmp_path / "model.keras"
     several = results(path, start(path, save=str(model_path), **settings))
@@ -167,6 +178,7 @@ def assert_same_model(loaded, several):
             )
 
 
+@pytest.mark.slow
 @needs_engine
 def test_two_processes_end_with_the_weights_of_one(tmp_path, alone):
     path, model_path = tmp_path / "several.npz", tmp_path / "model.keras"
@@ -179,6 +191,7 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path, alone):
     assert_same_model(keras.saving.load_model(model_path), several)
 
 
+@pytest.mark.slow
 @needs_engine
 def test_gradients_are_clipped_once_they_are_summed(tmp_path, alone):
     clip = {"global_clipnorm": 0.05}
@@ -193,6 +206,7 @@ def test_gradients_are_clipped_once_they_are_summed(tmp_path, alone):
     assert np.abs(several[name] - alone()[name]).max() > 1e-4
 
 
+@pytest.mark.slow
 @on_tensorflow
 def test_keras_needs_the_mend_for_several_workers(tmp_path):
     """Once it does not, the mend can go."""
