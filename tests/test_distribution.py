@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ from keras_danet import cli
 from keras_danet import distribution
 from keras_danet import keras_mends
 from keras_danet import tensorflow_strategies
+from keras_danet.data.scenes import write_scenes
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / "training" / "launch"
@@ -189,6 +191,70 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path, alone):
     )
     assert_equal(several, alone())
     assert_same_model(keras.saving.load_model(model_path), several)
+
+
+RECIPE = """
+from keras_danet import TrainConfig
+
+config = TrainConfig(
+    dataset="scenes", epochs=2, batch_size=4, crop_size=(32, 48), depth=18,
+    filters=8, dropout=0.0, val_batch_size=1, loader=LOADER, jit_compile=JIT,
+)
+"""
+
+
+@pytest.mark.slow
+@needs_engine
+def test_two_processes_leave_the_run_folder_of_one(tmp_path):
+    root = tmp_path / "scenes"
+    # Three validation images: of the last batch one process has none.
+    write_scenes(root, splits={"train": 12, "val": 3}, size=(48, 64), seed=1)
+    # Without TensorFlow on JAX, whose processes take any data set.
+    loader = "tf.data" if BACKEND == "tensorflow" else "numpy"
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        RECIPE.replace("LOADER", repr(loader)).replace(
+            "JIT", str(BACKEND == "jax")
+        )
+    )
+
+    def train(run, environment):
+        command = [sys.executable, "-m", "keras_danet", "train", recipe]
+        command += ["--data", root, "--output", run]
+        return subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "TMPDIR": str(tmp_path), **environment},
+        )
+
+    histories = []
+    for name, environment in (("one", [{}]), ("two", environments(2))):
+        run = tmp_path / name
+        workers = [train(run, each) for each in environment]
+        for worker in workers:
+            said = worker.communicate(timeout=300)[0]
+            assert worker.returncode == 0, said[-3000:]
+        assert sorted(path.name for path in run.iterdir()) == [
+            "config.json",
+            "history.csv",
+            "model.keras",
+        ]
+        with open(run / "history.csv") as file:
+            histories.append(list(csv.DictReader(file)))
+    one, two = histories
+    for ours, theirs in zip(two, one, strict=True):
+        assert ours.keys() == theirs.keys()
+        for key, value in theirs.items():
+            # The last batch is filled up, and as a whole counts as much.
+            tolerance = 0.1 if key == "val_loss" else 2e-3
+            assert float(ours[key]) == pytest.approx(float(value), tolerance)
+    written = json.loads((tmp_path / "two" / "config.json").read_text())
+    assert written["devices"] == 2
+    # What the second process wrote is gone.
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"scenes", "recipe.py", "one", "two"}
 
 
 @pytest.mark.slow
