@@ -306,6 +306,9 @@ def _start_jax(processes, num_devices):
             jax.config.update("jax_num_cpu_devices", num_devices)
     if processes is None or jax.distributed.is_initialized():
         return
+    # On CPUs steps that wait for each other in two processes, in another
+    # order, would wait for ever. Accelerators have one order.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         keras.distribution.initialize(*processes)
     except (RuntimeError, ValueError) as error:

@@ -75,17 +75,23 @@ def main(path, settings):
     )
     if not settings.pop("mended", True):
         keras_mends.VERSIONS = ()
-    keras.config.set_floatx("float64")
     with distribution.scope(**settings) as placement:
         assert placement.num_replicas == (replicas or 1), placement
         keras.utils.set_random_seed(0)
-        model = DANet(CLASSES, DilatedResNet(18, filters=8), dropout=0)
+        model = DANet(
+            CLASSES,
+            DilatedResNet(18, filters=8, dtype="float64"),
+            dropout=0,
+            dtype="float64",
+        )
         model.get_layer("position_attention").gamma.assign(0.7)
         model.get_layer("channel_attention").gamma.assign(-0.6)
         metric = SegmentationMetrics(CLASSES, name="mean_iou")
         model.compile(
             SGD(0.01, weight_decay=1e-3, **(clip or {})),
-            loss=PixelCrossentropy(reducer=distribution.sum_over_replicas),
+            loss=PixelCrossentropy(
+                reducer=distribution.sum_over_replicas, dtype="float64"
+            ),
             # What MirroredStrategy's replicas exchange cannot be compiled;
             # JAX is nothing without.
             metrics=[metric],
