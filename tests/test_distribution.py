@@ -261,16 +261,20 @@ def test_two_processes_leave_the_run_folder_of_one(tmp_path):
 @pytest.mark.slow
 @needs_engine
 def test_gradients_are_clipped_once_they_are_summed(tmp_path, alone):
-    clip = {"global_clipnorm": 0.05}
+    clip = {"global_clipnorm": 0.01}
     path = tmp_path / "several.npz"
-    several = results(
-        path,
-        start(path, name=TWO, num_devices=2, replicas=2, optimizer=clip),
-    )
+    settings = {"name": TWO, "num_devices": 2, "replicas": 2}
+    several = results(path, start(path, optimizer=clip, **settings))
     assert_equal(several, alone(**clip))
-    # It was a clipping.
     name = "weight/stage4_block0_conv1/kernel"
-    assert np.abs(several[name] - alone()[name]).max() > 1e-4
+    others = [alone()[name]]  # it was a clipping
+    if BACKEND == "tensorflow":
+        # Once this is equal, the mend can go.
+        settings["mended"] = False
+        unmended = results(path, start(path, optimizer=clip, **settings))
+        others.append(unmended[name])
+    for other in others:
+        assert np.abs(several[name] - other).max() > 1e-6
 
 
 @pytest.mark.slow
