@@ -25,8 +25,8 @@ LAUNCH = ROOT / "training" / "launch"
 BACKEND = keras.backend.backend()
 TWO = {"tensorflow": "mirrored", "jax": "data_parallel"}.get(BACKEND)
 # Of the largest value of each tensor, after five steps in float64: sums are
-# taken in another order, which was seen to give 2e-14 on TensorFlow and 3e-6 on
-# JAX. Labelled pixels counted per replica, or batch norms of its own, give 1e-2.
+# taken in another order, which was seen to give 2e-14 on TensorFlow, 3e-6 on
+# JAX. Labelled pixels counted per replica, or its own batch norms, give 1e-2.
 TOLERANCE = {"tensorflow": 1e-10}.get(BACKEND, 1e-5)
 
 needs_engine = pytest.mark.skipif(
