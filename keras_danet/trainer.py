@@ -180,7 +180,7 @@ def _train(config, run, placement, recipe, verbose):
             ],
             # The plan has its own order; Keras would warn that it cannot.
             shuffle=False,
-            verbose=verbose,
+            verbose=verbose if placement.is_chief else 0,
         ).history
 
 

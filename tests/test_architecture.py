@@ -41,6 +41,7 @@ ROWS = (
     {
         "data.pipeline",
         "data.loader",
+        "keras_distributions",
         "losses",
         "metrics",
         "optimizers",

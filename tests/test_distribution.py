@@ -16,6 +16,7 @@ from conftest import one_backend
 
 from keras_danet import cli
 from keras_danet import distribution
+from keras_danet import keras_distributions
 from keras_danet import keras_mends
 from keras_danet import tensorflow_strategies
 from keras_danet.data.scenes import write_scenes
@@ -86,7 +87,7 @@ def environments(workers):
     return [
         dict(
             zip(
-                distribution.PROCESS_VARIABLES,
+                keras_distributions.PROCESS_VARIABLES,
                 (ports[0], str(workers), str(index)),
                 strict=True,
             )
@@ -450,25 +451,25 @@ def test_a_malformed_tf_config_is_explained(monkeypatch, text, message):
 
 @one_backend
 def test_the_processes_of_jax_are_read_from_the_environment(monkeypatch):
-    for name in (*distribution.PROCESS_VARIABLES, "SLURM_NTASKS"):
+    for name in (*keras_distributions.PROCESS_VARIABLES, "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)
-    address, count, index = distribution.PROCESS_VARIABLES
-    assert distribution._processes() is None
+    address, count, index = keras_distributions.PROCESS_VARIABLES
+    assert keras_distributions.read_processes() is None
     monkeypatch.setenv("SLURM_NTASKS", "4")
-    assert distribution._processes() is None
+    assert keras_distributions.read_processes() is None
     monkeypatch.setenv("SLURM_STEP_ID", "0")
-    assert distribution._processes() == (None, None, None)
+    assert keras_distributions.read_processes() == (None, None, None)
     monkeypatch.setenv(address, "head:1234")
     for wrong in ({}, {count: "2"}, {count: "2", index: "2"}, {count: "two"}):
         for name, value in wrong.items():
             monkeypatch.setenv(name, value)
         with pytest.raises(ValueError, match="Set all three"):
-            distribution._processes()
+            keras_distributions.read_processes()
     monkeypatch.setenv(count, "3")
-    assert distribution._processes() == ("head:1234", 3, 2)
+    assert keras_distributions.read_processes() == ("head:1234", 3, 2)
     monkeypatch.setenv(address, "head")
     with pytest.raises(ValueError, match="'host:port'.*'head'"):
-        distribution._processes()
+        keras_distributions.read_processes()
 
 
 @on_jax
@@ -489,7 +490,7 @@ def test_wide_kernels_are_most_of_the_weights():
         for variable in model.trainable_variables
         if any(
             re.fullmatch(pattern, variable.path)
-            for pattern in distribution.WIDE_KERNELS
+            for pattern in keras_distributions.WIDE_KERNELS
         )
     ]
     sizes = [np.prod(variable.shape) for variable in wide]
@@ -629,14 +630,14 @@ def check_processes(path, backend, seen):
     if path.name == "one_machine.sh":
         return
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("TF_CONFIG", *distribution.PROCESS_VARIABLES):
+        for name in ("TF_CONFIG", *keras_distributions.PROCESS_VARIABLES):
             patch.delenv(name, raising=False)
             if name in seen:
                 patch.setenv(name, seen[name])
         if backend == "tensorflow":
             assert tensorflow_strategies.read_cluster() == (1, 2)
         elif path.suffix == ".yaml":
-            found = distribution._processes()
+            found = keras_distributions.read_processes()
             assert found == ("danet-0.danet:22222", 2, 1)
         else:
-            assert not any(map(seen.get, distribution.PROCESS_VARIABLES))
+            assert not any(map(seen.get, keras_distributions.PROCESS_VARIABLES))
