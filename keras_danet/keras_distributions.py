@@ -14,7 +14,7 @@ PROCESS_VARIABLES = (
     "KERAS_DISTRIBUTION_PROCESS_ID",
 )
 # Kernels whose output channels are spread over the devices of a model: the
-# widest of the backbone and of the head, four fifths of a DANet's weights.
+# widest of the backbone and of the head, 96 % of a DANet-ResNet50.
 WIDE_KERNELS = (
     r"(.*/)?stage[34]_block\d+_(conv\d|shortcut)/kernel",
     r"(.*/)?(position|channel)_(in|out)/kernel",

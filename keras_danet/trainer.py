@@ -142,6 +142,7 @@ def _train(config, run, placement, recipe, verbose):
     keras.utils.set_random_seed(config.seed)
     model = build_model(config, dataset.num_classes)
     compile_model(model, config, config.epochs * steps, devices)
+    placement.check_optimizer(model.optimizer)
     runs.write_run_config(
         run, config, root, placement.engine, placement.num_devices, recipe
     )
