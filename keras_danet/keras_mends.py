@@ -17,15 +17,15 @@ VERSIONS = ("3.15.1",)
 def mended(strategy):
     """Mends Keras for training under a `tf.distribute` strategy.
 
-    In Keras 3.15.1, under `MultiWorkerMirroredStrategy`,
+    In Keras 3.15.1
 
-    - `_maybe_symbolic_build` averages a whole batch, a tuple, over replicas
-      to learn its shape, which TensorFlow refuses;
-    - `reduce_per_replica` averages the step's figures along the first axis
-      of scalars, which have none.
-
-    And under every strategy each replica clips its own gradients before they
-    are summed: the step then depends on the number of devices.
+    - `_maybe_symbolic_build` makes a batch to learn its shape, and under
+      `MultiWorkerMirroredStrategy` averages it over replicas, a tuple, which
+      TensorFlow refuses;
+    - `reduce_per_replica`, under `MultiWorkerMirroredStrategy`, averages the
+      step's figures along the first axis of scalars, which have none;
+    - each replica clips its own gradients before they are summed, so that the
+      step depends on the number of devices.
 
     Args:
         strategy: a `tf.distribute.Strategy`.
@@ -42,17 +42,14 @@ def mended(strategy):
         return
     with contextlib.ExitStack() as stack:
         for owner, name, replacement in (
-            *_multi_worker(strategy),
+            *_trainer(strategy),
             *_clipping(),
         ):
             stack.enter_context(_replaced(owner, name, replacement))
         yield
 
 
-def _multi_worker(strategy):
-    tf = sys.modules["tensorflow"]
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return
+def _trainer(strategy):
     trainer = next(
         kind
         for kind in keras.Model.__mro__
@@ -60,18 +57,20 @@ def _multi_worker(strategy):
     )
     build = trainer._maybe_symbolic_build
 
-    def build_from_local_values(self, iterator=None, data_batch=None):
-        if iterator is not None:
-            # Shapes and dtypes are all that is read of it.
-            _, _, batches = next(iter(iterator))
+    def build_from_specs(self, iterator=None, data_batch=None):
+        if iterator is not None and self._distribute_strategy is not None:
+            # Shapes and dtypes are all that is read of a batch.
             data_batch = keras.tree.map_structure(
-                lambda x: strategy.experimental_local_results(x)[0],
-                next(batches),
+                lambda spec: getattr(spec, "_value_specs", [spec])[0],
+                iterator._distributed_dataset.element_spec,
             )
         return build(self, data_batch=data_batch)
 
-    yield trainer, "_maybe_symbolic_build", build_from_local_values
+    yield trainer, "_maybe_symbolic_build", build_from_specs
 
+    tf = sys.modules["tensorflow"]
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return
     module = sys.modules[trainer.__module__]
     reduce = module.reduce_per_replica
 

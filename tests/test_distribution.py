@@ -176,9 +176,11 @@ def test_several_devices_end_with_the_weights_of_one(tmp_path, alone, settings):
 def assert_same_model(loaded, several):
     for variable in loaded.weights:
         if "seed" not in variable.path:
-            np.testing.assert_array_equal(
+            # Here JAX has no float64.
+            np.testing.assert_allclose(
                 keras.ops.convert_to_numpy(variable),
                 several[f"weight/{variable.path}"],
+                1e-6,
             )
 
 
