@@ -36,6 +36,10 @@ needs_engine = pytest.mark.skipif(
 on_tensorflow = pytest.mark.skipif(
     BACKEND != "tensorflow", reason="an engine of TensorFlow"
 )
+# This process of JAX reads what others computed.
+no_float64 = pytest.mark.filterwarnings(
+    "ignore:Explicitly requested dtype float64:UserWarning"
+)
 on_jax = pytest.mark.skipif(BACKEND != "jax", reason="an engine of JAX")
 
 
@@ -162,6 +166,7 @@ SLOW = ("mirrored 4", "data_parallel 4")
         for name, settings in SEVERAL.items()
     ],
 )
+@no_float64
 def test_several_devices_end_with_the_weights_of_one(tmp_path, alone, settings):
     path, model_path = tmp_path / "several.npz", tmp_path / "model.keras"
     several = results(path, start(path, save=str(model_path), **settings))
@@ -176,7 +181,6 @@ def test_several_devices_end_with_the_weights_of_one(tmp_path, alone, settings):
 def assert_same_model(loaded, several):
     for variable in loaded.weights:
         if "seed" not in variable.path:
-            # Here JAX has no float64.
             np.testing.assert_allclose(
                 keras.ops.convert_to_numpy(variable),
                 several[f"weight/{variable.path}"],
@@ -186,6 +190,7 @@ def assert_same_model(loaded, several):
 
 @pytest.mark.slow
 @needs_engine
+@no_float64
 def test_two_processes_end_with_the_weights_of_one(tmp_path, alone):
     path, model_path = tmp_path / "several.npz", tmp_path / "model.keras"
     settings = {"name": "auto", "replicas": 2, "save": str(model_path)}
