@@ -19,9 +19,10 @@ def mended(strategy):
 
     In Keras 3.15.1
 
-    - `_maybe_symbolic_build` makes a batch to learn its shape, and under
-      `MultiWorkerMirroredStrategy` averages it over replicas, a tuple, which
-      TensorFlow refuses;
+    - `_maybe_symbolic_build` takes a batch to learn its shape: an endless
+      `PyDataset` with several threads then begins some batches late. And
+      under `MultiWorkerMirroredStrategy` it averages that batch over
+      replicas, a tuple, which TensorFlow refuses;
     - `reduce_per_replica`, under `MultiWorkerMirroredStrategy`, averages the
       step's figures along the first axis of scalars, which have none;
     - each replica clips its own gradients before they are summed, so that the

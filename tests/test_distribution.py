@@ -318,6 +318,32 @@ def test_mends_are_gone_afterwards():
 
 
 @on_tensorflow
+def test_an_endless_data_set_begins_with_its_first_batch():
+    """Unmended, Keras begins with the fifth."""
+
+    class Counting(keras.utils.PyDataset):
+        num_batches = None
+
+        def __getitem__(self, index):
+            return np.full((2, 1), index, "float32"), np.zeros((2, 1))
+
+    with distribution.scope("mirrored", 1):
+        model = keras.Sequential(
+            [
+                keras.Input((1,)),
+                keras.layers.Dense(1, kernel_initializer="ones"),
+            ]
+        )
+        model.compile(
+            keras.optimizers.SGD(0.0), "mse", metrics=["mse"], jit_compile=False
+        )
+        history = model.fit(
+            Counting(workers=2), steps_per_epoch=3, shuffle=False, verbose=0
+        )
+    assert history.history["loss"] == [pytest.approx((0 + 1 + 4) / 3)]
+
+
+@on_tensorflow
 def test_another_keras_is_used_as_it_is(monkeypatch):
     monkeypatch.setattr(keras_mends, "VERSIONS", ("3.14.0",))
     clip = keras.optimizers.Optimizer._clip_gradients
