@@ -524,12 +524,11 @@ def test_a_mesh_that_cannot_be_arranged_is_refused():
             pass
 
 
-@on_jax
+@one_backend
 def test_wide_kernels_are_most_of_the_weights():
     from keras_danet import DANet
 
-    with keras.device("cpu"):
-        model = DANet(19, "resnet50")
+    model = DANet(19, "resnet50")
     wide = [
         variable
         for variable in model.trainable_variables
@@ -686,3 +685,30 @@ def check_processes(path, backend, seen):
             assert found == ("danet-0.danet:22222", 2, 1)
         else:
             assert not any(map(seen.get, keras_distributions.PROCESS_VARIABLES))
+
+
+# ---- docs/scaling.md --------------------------------------------------------
+
+
+@one_backend
+def test_the_page_says_what_the_arithmetic_gives():
+    command = [sys.executable, ROOT / "benchmarks" / "scaling.py", "arithmetic"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    rows = {row for row in done.stdout.splitlines() if row.startswith("|")}
+    assert len(rows) > 15
+    assert rows <= set((ROOT / "docs" / "scaling.md").read_text().splitlines())
+
+
+@one_backend
+def test_a_ring_is_as_fast_as_its_links_allow(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import scaling
+
+    monkeypatch.setattr(scaling, "LATENCY", 0.0)
+    # Two devices: each sends half and half again, the whole once.
+    assert scaling.ring(100, 2, 50.0) == pytest.approx(2.0)
+    # And never more than twice the whole.
+    assert scaling.ring(100, 1000, 50.0) == pytest.approx(4.0, rel=2e-3)
+    monkeypatch.setattr(scaling, "LATENCY", 1.0)
+    assert scaling.ring(0, 8, 50.0) == 14
+    assert [scaling.tree(n) for n in (2, 8, 9, 512)] == [2, 6, 8, 18]
