@@ -20,7 +20,7 @@ SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 help:
 	@echo "make demo    train, evaluate, predict and export on drawn scenes"
 	@echo "make test    the whole suite on TensorFlow, JAX and torch"
-	@echo "make test-slow  what takes minutes a test, on torch"
+	@echo "make test-slow  what takes minutes a test"
 	@echo "make lint    ruff: format and rules        make format  mend them"
 	@echo "make check   lint and test"
 	@echo "make bench   time and memory beside peers: hours. A part of it:"
@@ -92,6 +92,8 @@ test-alone: $(VENV)/dev.stamp
 
 test-slow: $(VENV)/dev.stamp
 	@KERAS_BACKEND=torch $(PYTEST) -m slow
+	@KERAS_BACKEND=tensorflow $(PYTEST) -m slow tests/test_distribution.py
+	@KERAS_BACKEND=jax $(PYTEST) -m slow tests/test_distribution.py
 
 lint: $(VENV)/dev.stamp
 	@$(BIN)/ruff format --check .

@@ -365,6 +365,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.newest = None
         self._saved = None
         self._sums = None
+        self._weights = None
         self._writer = None
 
     def restore(self, path, header):
@@ -410,12 +411,26 @@ class Checkpoints(keras.callbacks.Callback):
         # A validation costs more than what keeps its result; and where `fit`
         # ends it may put averages in the weights' place.
         ends = self.epoch == self.params["epochs"]
+        if ends:
+            self._weights = [
+                np.array(keras.ops.convert_to_numpy(variable))
+                for variable in self.model.trainable_variables
+            ]
         if "val_mean_iou" in (logs or {}) or ends or self.stop.requested:
             self.save()
         self.stop.check()
 
     def on_train_end(self, logs=None):
         self.finish()
+
+    def put_weights_back(self):
+        """Undoes what `fit` ends with: averages in the weights' place."""
+        if self._weights is not None:
+            for variable, value in zip(
+                self.model.trainable_variables, self._weights, strict=True
+            ):
+                variable.assign(value)
+            self._weights = None
 
     def save(self):
         """Writes a checkpoint of now, unless there is one already."""

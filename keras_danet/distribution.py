@@ -1,106 +1,250 @@
 """Where a training runs: one device, or several through existing engines."""
 
 import contextlib
+import dataclasses
+from typing import Any
 
 import keras
+import numpy as np
 
-DISTRIBUTIONS = ("none", "mirrored", "data_parallel")
+from keras_danet import keras_distributions
+from keras_danet import tensorflow_strategies
+from keras_danet.tensorflow_strategies import (
+    sum_over_replicas as sum_over_replicas,
+)
+
+# Engine -> the backends that have it.
+ENGINES = {
+    "none": ("tensorflow", "jax", "torch"),
+    "mirrored": ("tensorflow",),
+    "multiworker": ("tensorflow",),
+    "tpu": ("tensorflow",),
+    "data_parallel": ("jax", "torch"),
+    "model_parallel": ("jax",),
+}
+DISTRIBUTIONS = ("auto", *ENGINES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where a training runs.
+
+    Args:
+        engine: string, one of `DISTRIBUTIONS` but `"auto"`.
+        num_devices: integer, over all machines.
+        num_replicas: integer, the equal shares that a batch is cut into.
+        shard: (which, of how many) processes; each reads its share of every
+            batch.
+        strategy: the `tf.distribute` strategy, if there is one.
+    """
+
+    engine: str = "none"
+    num_devices: int = 1
+    num_replicas: int = 1
+    shard: tuple[int, int] = (0, 1)
+    strategy: Any = None
+
+    @property
+    def is_chief(self):
+        """Whether this process is the one that writes files."""
+        return self.shard[0] == 0
+
+    def check_batch_size(self, batch_size):
+        """Refuses a batch that does not divide among the replicas.
+
+        Raises:
+            ValueError: if it does not.
+        """
+        if batch_size % self.num_replicas:
+            less = batch_size // self.num_replicas * self.num_replicas
+            raise ValueError(
+                "`batch_size` is that of all devices together and must "
+                f"divide among the {self.num_replicas} of distribute="
+                f"{self.engine!r}. Received: batch_size={batch_size}. Take "
+                f"{less or self.num_replicas} or "
+                f"{less + self.num_replicas}, or fewer devices (--devices, "
+                "--distribute none)."
+            )
+
+    def check_optimizer(self, optimizer):
+        """Refuses what Keras's optimizers cannot do on several replicas.
+
+        Raises:
+            ValueError: for gradient accumulation under a strategy of
+                TensorFlow.
+        """
+        # A loss scale wraps the optimizer that it is for.
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        steps = inner.gradient_accumulation_steps
+        if self.strategy is not None and self.num_replicas > 1 and steps:
+            raise ValueError(
+                "Keras cannot accumulate gradients under a strategy of "
+                f"TensorFlow. Received: gradient_accumulation_steps={steps} "
+                f"with distribute={self.engine!r} on {self.num_replicas} "
+                "replicas. Take a larger batch on more devices, one device, "
+                "or KERAS_BACKEND=jax."
+            )
+
+    def distribute(self, batches):
+        """What `fit` is to be given of batches that are this process's own.
+
+        Args:
+            batches: `tf.data.Dataset` or `keras.utils.PyDataset` of its share
+                (`shard`) of every batch.
+
+        Returns:
+            The same, but under several workers of TensorFlow, which would
+            share it out again, a data set that they take as it is.
+
+        Raises:
+            ValueError: for a `PyDataset` under several workers of TensorFlow.
+        """
+        if self.strategy is None or self.shard[1] == 1:
+            return batches
+        if isinstance(batches, keras.utils.PyDataset):
+            raise ValueError(
+                "distribute='multiworker' reads data with tf.data alone. Set "
+                "loader='tf.data' (or 'auto')."
+            )
+        local = self.num_replicas // self.shard[1]
+        batches = tensorflow_strategies.split_batches(batches, local)
+        return self.strategy.distribute_datasets_from_function(
+            lambda _: batches
+        )
+
+    def distribute_shared(self, batches):
+        """The same of batches that every process reads as a whole."""
+        if self.shard[1] == 1:
+            return batches
+        if isinstance(batches, keras.utils.PyDataset):
+            return self.distribute(_Share(batches, self.shard))
+        share = tensorflow_strategies.share_of_batches(batches, self.shard)
+        return self.distribute(share)
+
+
+class _Share(keras.utils.PyDataset):
+    """One of the equal shares of another's batches."""
+
+    def __init__(self, batches, shard):
+        super().__init__(
+            workers=batches.workers,
+            use_multiprocessing=batches.use_multiprocessing,
+            max_queue_size=batches.max_queue_size,
+        )
+        self.batches = batches
+        self.shard = shard
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        which, workers = self.shard
+        return tuple(
+            np.split(part, workers)[which] for part in self.batches[index]
+        )
 
 
 @contextlib.contextmanager
-def scope(name="none", num_devices=None):
+def scope(name="auto", num_devices=None, model_devices=2):
     """Makes models built and fitted inside use several devices.
 
-    The batch given to `fit` is global: each device gets an equal share, so
-    it must divide. Batch-norm statistics are those of the global batch.
+    A batch is global: it must divide among the devices of all machines.
+    Batch-norm statistics are those of the global batch, and with
+    `PixelCrossentropy(reducer=sum_over_replicas)` so is the number of
+    labelled pixels: n devices end with the weights of one.
 
     Args:
-        name: `"none"`; `"mirrored"`, TensorFlow's `MirroredStrategy`; or
-            `"data_parallel"`, `keras.distribution.DataParallel` on JAX.
-        num_devices: integer. On a machine without accelerators the CPU is
-            split into that many logical devices, which must happen before
-            the backend has touched them. Defaults to `None`: all there are.
+        name: `"none"`; on TensorFlow `"mirrored"`, several GPUs,
+            `"multiworker"`, the machines in `TF_CONFIG`, or `"tpu"`; on JAX
+            `"data_parallel"`, all devices of all processes, or
+            `"model_parallel"`, the widest kernels spread over
+            `model_devices`; or `"auto"`: several processes if the environment
+            names them, else all accelerators, else one device. Defaults to
+            `"auto"`.
+        num_devices: integer, in each process. On a machine without
+            accelerators the CPU is split into that many logical devices,
+            which must happen before the backend has touched them. Defaults
+            to `None`: all there are.
+        model_devices: integer, over how many devices `"model_parallel"`
+            spreads a kernel; the batch is shared by as many replicas as are
+            left. Defaults to `2`.
 
     Yields:
-        The number of devices.
+        A `Placement`.
 
     Raises:
         ValueError: for another name, an engine that the backend does not
-            have, or fewer devices than asked for.
+            have, fewer devices than asked for, or an environment that does
+            not describe the processes.
     """
     if name not in DISTRIBUTIONS:
         raise ValueError(
-            f"`distribute` must be one of {DISTRIBUTIONS}. Received: {name!r}"
+            f"`distribute` must be one of {', '.join(DISTRIBUTIONS)}. "
+            f"Received: {name!r}"
         )
-    if num_devices is not None and num_devices < 1:
-        raise ValueError(
-            "`num_devices` (--devices) must be at least 1. "
-            f"Received: {num_devices}"
-        )
+    for argument, value in (
+        ("num_devices` (--devices)", num_devices),
+        ("model_devices` (--model-devices)", model_devices),
+    ):
+        if value is not None and value < 1:
+            raise ValueError(
+                f"`{argument} must be at least 1. Received: {value}"
+            )
+    if name == "auto":
+        name = _choose(num_devices)
+    _check_backend(name)
     if name == "none":
         if num_devices not in (None, 1):
             raise ValueError(
-                f"{num_devices} devices need --distribute mirrored or "
-                "data_parallel; distribute='none' uses one."
+                f"{num_devices} devices need --distribute mirrored "
+                "(TensorFlow), data_parallel or model_parallel (JAX); "
+                "distribute='none' uses one. Received: "
+                f"num_devices={num_devices} on {keras.backend.backend()}."
             )
-        yield 1
-        return
+        yield Placement()
+    elif keras.backend.backend() == "tensorflow":
+        with tensorflow_strategies.open_strategy(name, num_devices) as opened:
+            strategy, shard = opened
+            count = strategy.num_replicas_in_sync
+            yield Placement(name, count, count, shard, strategy)
+    else:
+        with keras_distributions.open_distribution(
+            name, num_devices, model_devices
+        ) as placed:
+            yield Placement(name, *placed)
+
+
+def _choose(num_devices):
+    """What `"auto"` is here."""
     backend = keras.backend.backend()
-    needed = {"mirrored": "tensorflow", "data_parallel": "jax"}[name]
-    if backend != needed:
+    if backend == "tensorflow":
+        return tensorflow_strategies.choose(num_devices)
+    if backend == "torch" and not keras_distributions.is_available():
+        return "none"
+    if keras_distributions.read_processes() is not None:
+        return "data_parallel"
+    if num_devices is None:
+        num_devices = len(keras.distribution.list_devices())
+    return "data_parallel" if num_devices > 1 else "none"
+
+
+def _check_backend(name):
+    backend = keras.backend.backend()
+    if backend not in ENGINES[name]:
+        needed = ENGINES[name][0]
         raise ValueError(
             f"distribute={name!r} needs the {needed} backend; this is "
-            f"{backend}. Set KERAS_BACKEND={needed}, or distribute='none'."
+            f"{backend}. Set KERAS_BACKEND={needed}, or distribute='auto'."
         )
-    engine = _mirrored if name == "mirrored" else _data_parallel
-    with engine(num_devices) as count:
-        yield count
-
-
-@contextlib.contextmanager
-def _mirrored(num_devices):
-    # Imported here: this module is imported where there is no TensorFlow.
-    import tensorflow as tf
-
-    kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
-    if kind == "CPU" and num_devices:
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        logical = [tf.config.LogicalDeviceConfiguration()] * num_devices
-        try:
-            tf.config.set_logical_device_configuration(cpu, logical)
-        except RuntimeError:
-            # Too late to split; enough of them may exist already.
-            pass
-    devices = tf.config.list_logical_devices(kind)
-    names = [device.name for device in _first(devices, num_devices, kind)]
-    with tf.distribute.MirroredStrategy(names).scope():
-        yield len(names)
-
-
-@contextlib.contextmanager
-def _data_parallel(num_devices):
-    import jax
-
-    if num_devices:
-        # Without effect where there are accelerators.
-        with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", num_devices)
-    devices = _first(keras.distribution.list_devices(), num_devices, "jax")
-    previous = keras.distribution.distribution()
-    keras.distribution.set_distribution(
-        keras.distribution.DataParallel(devices=devices)
-    )
-    try:
-        yield len(devices)
-    finally:
-        keras.distribution.set_distribution(previous)
-
-
-def _first(devices, num_devices, kind):
-    if num_devices and len(devices) < num_devices:
+    if (
+        backend == "torch"
+        and name != "none"
+        and not keras_distributions.is_available()
+    ):
         raise ValueError(
-            f"{num_devices} devices were asked for, but there are "
-            f"{len(devices)} ({kind}). Ask for fewer, or split the CPU in a "
-            "fresh process."
+            f"distribute={name!r} needs keras.distribution, which Keras "
+            f"{keras.__version__} does not have on torch: a release after "
+            "3.15.1 brings its DataParallel. Upgrade Keras, train on one "
+            "device (distribute='none'), or set KERAS_BACKEND=jax or "
+            "tensorflow."
         )
-    return devices[:num_devices]

@@ -63,7 +63,9 @@ class Predictor:
         """The logits, `(height, width, num_classes)` float array."""
         image = self.as_array(image)
         self.check_size(*image.shape[:2])
-        return self.model.predict_on_batch(image[np.newaxis])[0]
+        # Devices that share a batch equally get an image each: the same.
+        batch = np.repeat(image[np.newaxis], _num_replicas(), axis=0)
+        return self.model.predict_on_batch(batch)[0]
 
     def check_size(self, height, width):
         """Raises a ValueError if images of this size need too much memory."""
@@ -101,6 +103,14 @@ class Predictor:
                 f"{image.min()} to {image.max()}"
             )
         return image
+
+
+def _num_replicas():
+    placed = keras.distribution.distribution()
+    if placed is None:
+        return 1
+    mesh = placed.device_mesh
+    return mesh.shape[mesh.axis_names.index(placed.batch_dim_name)]
 
 
 def _gives_logits(model):

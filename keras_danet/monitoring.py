@@ -139,6 +139,13 @@ class Validation(keras.callbacks.Callback):
         self.best = -math.inf
         self.waited = 0
 
+    def on_test_batch_end(self, batch, logs=None):
+        self._check_stop()
+
+    def _check_stop(self):
+        if self.stop:
+            self.stop.check()
+
     @property
     def is_over(self):
         return self.patience is not None and self.waited > self.patience
@@ -155,19 +162,20 @@ class Validation(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if epoch + 1 not in self.epochs:
             return
+        logs = {} if logs is None else logs
         with averaged_weights(self.model):
-            report = evaluate(
-                self.predictor,
-                *self.data,
-                lambda *_: self.stop and self.stop.check(),
-            )
-            if logs is not None:
+            # Several processes have measured it together, in `fit`.
+            if "val_mean_iou" not in logs:
+                report = evaluate(
+                    self.predictor, *self.data, lambda *_: self._check_stop()
+                )
                 logs["val_mean_iou"] = report.mean_iou
                 logs["val_pixel_accuracy"] = report.pixel_accuracy
-            if report.mean_iou > self.best or not self.path.exists():
+            found = logs["val_mean_iou"]
+            if found > self.best or not self.path.exists():
                 save_model(self.model, self.path)
-        if report.mean_iou > self.best:
-            self.best = report.mean_iou
+        if found > self.best:
+            self.best = found
             self.waited = 0
         else:
             self.waited += 1

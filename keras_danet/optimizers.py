@@ -2,7 +2,6 @@
 
 import math
 import re
-import sys
 import warnings
 
 import keras
@@ -190,20 +189,6 @@ class SGD(keras.optimizers.SGD):
             self.assign(velocity, update)
         learning_rate = learning_rate * self._variable_multipliers[index]
         self.assign_sub(variable, learning_rate * update)
-
-    def _clip_gradients(self, grads):
-        clips = self.clipnorm or self.global_clipnorm or self.clipvalue
-        if not clips or keras.backend.backend() != "tensorflow":
-            return super()._clip_gradients(grads)
-        # Keras 3.15 would clip each replica's share; the sum of what is
-        # returned is the clipped sum.
-        distribute = sys.modules["tensorflow"].distribute
-        replicas = distribute.get_strategy().num_replicas_in_sync
-        context = distribute.get_replica_context()
-        if replicas == 1 or context is None:
-            return super()._clip_gradients(grads)
-        grads = context.all_reduce(distribute.ReduceOp.SUM, list(grads))
-        return [grad / replicas for grad in super()._clip_gradients(grads)]
 
     def _get_current_learning_rate(self):
         # Keras 3.15 asks a schedule for the rate of the batch, not of the

@@ -7,7 +7,9 @@ import json
 import logging
 import math
 import os
+import pathlib
 import sys
+import tempfile
 
 import keras
 
@@ -20,6 +22,7 @@ from keras_danet.checkpointing import remove_leftovers
 from keras_danet.data.bad_files import BadFiles
 from keras_danet.data.decoding import read_size
 from keras_danet.data.files import find_pairs
+from keras_danet.data.loader import EvaluationBatches
 from keras_danet.data.loader import TrainingBatches
 from keras_danet.data.plan import check_integer
 from keras_danet.data.plan import draw_plan
@@ -43,6 +46,7 @@ from keras_danet.monitoring import Progress
 from keras_danet.monitoring import StopAtDivergence
 from keras_danet.monitoring import Throughput
 from keras_danet.monitoring import Validation
+from keras_danet.monitoring import averaged_weights
 from keras_danet.optimizers import SGD
 from keras_danet.optimizers import PolySchedule
 from keras_danet.tracking import tracking
@@ -158,7 +162,7 @@ def compile_model(model, config, total_steps, devices=1):
     """Compiles `model` with the optimizer and loss of `config`."""
     model.compile(
         build_optimizer(model, config, total_steps),
-        loss=build_loss(config),
+        loss=build_loss(config, distribution.sum_over_replicas),
         # XLA cannot compile what MirroredStrategy's replicas exchange.
         jit_compile=False
         if devices > 1 and keras.backend.backend() == "tensorflow"
@@ -179,6 +183,7 @@ def train(
     background=False,
     track=(),
     verbose="auto",
+    model_devices=2,
 ):
     """Trains a model and leaves it in a run folder that explains itself.
 
@@ -192,7 +197,8 @@ def train(
         run: path of the run folder to make. It will hold `config.json`,
             `history.csv`, `checkpoints/` and `model.keras`, the model of the
             epoch with the best mean IoU on whole validation images.
-        distribute, num_devices: those of `distribution.scope`.
+        distribute, num_devices, model_devices: those of
+            `distribution.scope`.
         recipe: string, where `config` came from, for `config.json`.
         overwrite: boolean, whether to replace an existing run folder.
             Defaults to `False`.
@@ -229,31 +235,50 @@ def train(
     ):
         check_integer(name, value, least=1)
     with (
+        distribution.scope(distribute, num_devices, model_devices) as placement,
         StopSignal().listening() as stop,
-        runs.open_run_folder(run, config, overwrite, resume) as run,
-        distribution.scope(distribute, num_devices) as devices,
+        _run_folder(run, config, overwrite, resume, placement) as folder,
     ):
         keras.utils.set_random_seed(config.seed)
-        training = _Training(config, run, devices, stop)
+        training = _Training(config, folder, placement, stop)
         runs.write_run_config(
-            run,
+            folder,
             config,
             training.root,
-            distribute,
-            devices,
+            placement.engine,
+            placement.num_devices,
             recipe,
             training.data_digest(),
         )
         checkpoints = Checkpoints(
-            run / "checkpoints",
+            folder / "checkpoints",
             training.steps,
             every=checkpoint_every,
             keep=keep_checkpoints,
             stop=stop,
             background=background,
         )
+        if resume:
+            training.restore(checkpoints, pathlib.Path(run) / "checkpoints")
+        if not placement.is_chief:
+            track, verbose = (), 0
         with training.tracking(track) as trackers:
             return training.fit(checkpoints, trackers, _verbosity(verbose))
+
+
+@contextlib.contextmanager
+def _run_folder(run, config, overwrite, resume, placement):
+    """The run folder; for processes but the chief one that is thrown away.
+
+    They save what the chief saves: reading what is spread over processes
+    takes all of them.
+    """
+    if placement.is_chief:
+        with runs.open_run_folder(run, config, overwrite, resume) as run:
+            yield run
+    else:
+        with tempfile.TemporaryDirectory(prefix="keras-danet-") as folder:
+            yield pathlib.Path(folder)
 
 
 def _verbosity(verbose):
@@ -263,14 +288,11 @@ def _verbosity(verbose):
 class _Training:
     """A model, its data and what watches over both."""
 
-    def __init__(self, config, run, devices, stop):
-        if config.batch_size % devices:
-            raise ValueError(
-                f"`batch_size` must divide among the {devices} devices. "
-                f"Received: batch_size={config.batch_size}"
-            )
+    def __init__(self, config, run, placement, stop):
+        placement.check_batch_size(config.batch_size)
         self.config = config
         self.run = run
+        self.placement = placement
         self.stop = stop
         self.dataset, self.root = runs.find_data(config, run)
         self.train_files, self.val_files = (
@@ -289,7 +311,10 @@ class _Training:
             len(self.train_files.pairs), config.batch_size
         )
         self.model = build_model(config, self.dataset.num_classes)
+        devices = placement.num_replicas
         compile_model(self.model, config, config.epochs * self.steps, devices)
+        placement.check_optimizer(self.model.optimizer)
+        self.model.build_optimizer()
         self.predictor = Predictor(self.model)
         self._check_memory(devices)
 
@@ -336,15 +361,21 @@ class _Training:
             self.steps,
         )
 
+    def restore(self, checkpoints, folder):
+        """Goes on from the newest whole checkpoint of a folder, if any."""
+        checkpoints.set_model(self.model)
+        path, header = newest_checkpoint(folder, _LOGGER.warning)
+        if path:
+            checkpoints.restore(path, header)
+
     def fit(self, checkpoints, trackers, verbose):
-        """Goes on from the newest checkpoint to the end; gives the history."""
+        """Goes on from where it is to the end; gives the history."""
         checkpoints.set_model(self.model)
         watchers = self._watchers(checkpoints, trackers, verbose)
-        self.model.build_optimizer()
         remove_leftovers(self.run)
         remove_leftovers(checkpoints.folder)
         try:
-            while self._restore(checkpoints) < self.config.epochs:
+            while checkpoints.epoch < self.config.epochs:
                 if checkpoints.parts["validation"].is_over:
                     break
                 if checkpoints.step == self.steps:
@@ -358,15 +389,15 @@ class _Training:
             checkpoints.finish()
         return checkpoints.parts["history"].history
 
-    def _restore(self, checkpoints):
-        path, header = newest_checkpoint(checkpoints.folder, _LOGGER.warning)
-        if path:
-            checkpoints.restore(path, header)
-        return checkpoints.epoch
-
     def _end_epoch(self, watchers, checkpoints):
         """What was left of an epoch whose steps are all done."""
         epoch, logs = checkpoints.epoch, dict(checkpoints.logs)
+        if epoch + 1 in validation_epochs(self.config):
+            with self._wholes() as wholes, averaged_weights(self.model):
+                found = wholes and self.model.evaluate(
+                    wholes, return_dict=True, verbose=0
+                )
+            logs |= {f"val_{k}": v for k, v in (found or {}).items()}
         for watcher in watchers:
             watcher.set_model(self.model)
             watcher.set_params({"epochs": epoch + 1})
@@ -374,18 +405,81 @@ class _Training:
 
     def _fit_on(self, watchers, checkpoints):
         epoch, step = checkpoints.epoch, checkpoints.step
-        with _batches(self.config, self.train_files, epoch, step) as batches:
+        with (
+            self._crops(epoch, step) as crops,
+            self._wholes() as wholes,
+        ):
             self.model.fit(
-                batches,
+                crops,
                 steps_per_epoch=self.steps - step,
                 initial_epoch=epoch,
                 # The rest of an epoch is one call, and what follows another.
                 epochs=epoch + 1 if step else self.config.epochs,
+                validation_data=wholes,
+                validation_freq=validation_epochs(self.config),
                 callbacks=watchers,
                 # The plan has its own order; Keras would warn that it cannot.
                 shuffle=False,
                 verbose=0,
             )
+        checkpoints.put_weights_back()
+
+    @contextlib.contextmanager
+    def _crops(self, epoch, step):
+        """Training crops from a place in the plan, by tf.data or without."""
+        config, files = self.config, self.train_files
+        data = files.pairs, files.dataset, config.augmentation()
+        options = {
+            "batch_size": config.batch_size,
+            "seed": config.seed,
+            "start_epoch": epoch,
+            "start_step": step,
+            "shard": self.placement.shard,
+            "bad_files": files,
+        }
+        if not self._uses_tensorflow():
+            batches = TrainingBatches(*data, **options, workers=_num_cores())
+            yield self.placement.distribute(batches)
+            return
+        # TensorFlow is imported for the pipeline, whatever the backend.
+        from keras_danet.data import pipeline
+
+        with pipeline.readable_errors(files):
+            batches = pipeline.training_dataset(*data, **options)
+            yield self.placement.distribute(batches)
+
+    @contextlib.contextmanager
+    def _wholes(self):
+        """Whole validation images, where several processes share them.
+
+        A single process measures them by the predictor: `None`.
+        """
+        if self.placement.shard[1] == 1:
+            yield None
+            return
+        files = self.val_files
+        data = files.pairs, files.dataset
+        # Every device gets as many images, the last time as well.
+        options = {
+            "batch_size": self.placement.num_replicas,
+            "pad_last_batch": True,
+        }
+        if not self._uses_tensorflow():
+            batches = EvaluationBatches(*data, **options, workers=_num_cores())
+            yield self.placement.distribute_shared(batches)
+            return
+        from keras_danet.data import pipeline
+
+        with pipeline.readable_errors(files):
+            batches = pipeline.evaluation_dataset(
+                *data, bad_files=files, **options
+            )
+            yield self.placement.distribute_shared(batches)
+
+    def _uses_tensorflow(self):
+        if self.config.loader != "auto":
+            return self.config.loader == "tf.data"
+        return importlib.util.find_spec("tensorflow") is not None
 
     def _watchers(self, checkpoints, trackers, verbose):
         config = self.config
@@ -411,7 +505,10 @@ class _Training:
         progress = Progress(
             throughput, checkpoints, config.epochs, redraw=verbose == 1
         )
+        # `fit` measures where several processes do, and then of the averages.
+        averages = _averages(self.model) and self.placement.shard[1] > 1
         return [
+            *([keras.callbacks.SwapEMAWeights()] if averages else []),
             throughput,
             divergence,
             checkpoints.parts["bad_files"],
@@ -424,26 +521,10 @@ class _Training:
         ]
 
 
-@contextlib.contextmanager
-def _batches(config, files, epoch, step):
-    """Training crops from a place in the plan, by tf.data or without."""
-    loader = config.loader
-    if loader == "auto":
-        installed = importlib.util.find_spec("tensorflow") is not None
-        loader = "tf.data" if installed else "numpy"
-    data = files.pairs, files.dataset, config.augmentation()
-    options = {
-        "batch_size": config.batch_size,
-        "seed": config.seed,
-        "start_epoch": epoch,
-        "start_step": step,
-        "bad_files": files,
-    }
-    if loader == "numpy":
-        yield TrainingBatches(*data, **options, workers=os.cpu_count() or 1)
-        return
-    # TensorFlow is imported for the pipeline, whatever the backend.
-    from keras_danet.data import pipeline
+def _averages(model):
+    optimizer = model.optimizer
+    return getattr(optimizer, "inner_optimizer", optimizer).use_ema
 
-    with pipeline.readable_errors(files):
-        yield pipeline.training_dataset(*data, **options)
+
+def _num_cores():
+    return os.cpu_count() or 1

@@ -28,6 +28,7 @@ ROWS = (
         "data.png",
         "data.scenes",
         "layers",
+        "keras_mends",
     },
     {
         "data.files",
@@ -35,6 +36,7 @@ ROWS = (
         "data.folder",
         "data.decoding",
         "data.augment",
+        "tensorflow_strategies",
     },
     {
         "data.bad_files",
@@ -45,6 +47,7 @@ ROWS = (
     {
         "data.pipeline",
         "data.loader",
+        "keras_distributions",
         "losses",
         "metrics",
         "optimizers",
@@ -69,7 +72,7 @@ ROWS = (
     {"__main__"},
 )
 TENSORFLOW = {"data/augment.py", "data/pipeline.py"}
-TENSORFLOW_LAZILY = {"export.py", "distribution.py"}
+TENSORFLOW_LAZILY = {"export.py", "tensorflow_strategies.py"}
 
 
 def modules():

@@ -142,7 +142,7 @@ def test_mistakes_are_explained(workshop, tmp_path, capsys):
     assert "no recipe" in fails(capsys, "train", tmp_path / "none.py")
     assert "must be one of" in train("--distribute", "horovod")
     assert "at least 1" in train("--devices", 0)
-    assert "need --distribute" in train("--devices", 2)
+    assert "need --distribute" in train("--distribute", "none", "--devices", 2)
     (tmp_path / "scenes").mkdir()
     assert "train.txt" in train("--data", tmp_path / "scenes")
     assert not run.exists()

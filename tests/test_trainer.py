@@ -23,6 +23,7 @@ from keras_danet.checkpointing import read_header
 from keras_danet.checkpointing import training_state
 from keras_danet.data.files import find_pairs
 from keras_danet.data.scenes import write_scenes
+from keras_danet.distribution import Placement
 from keras_danet.evaluation import evaluate
 from keras_danet.inference import Predictor
 from keras_danet.optimizers import SGD
@@ -156,7 +157,7 @@ def test_nan_ends_training_and_leaves_nothing(root, tmp_path):
     assert not run.exists()
     # The batch whose update spoilt it, and the one that showed it.
     assert "none yet" in str(caught.value)
-    training = trainer._Training(config, tmp_path, 1, None)
+    training = trainer._Training(config, tmp_path, Placement(), None)
     for step in range(2):
         (names,) = re.findall(f"step {step + 1}: ([^;]*png)", str(caught.value))
         assert names.split(", ") == training.files(0, step)
@@ -164,8 +165,8 @@ def test_nan_ends_training_and_leaves_nothing(root, tmp_path):
 
 def test_the_files_of_a_batch_are_those_that_are_read(root, tmp_path):
     config = tiny(root, flip=0.0, scale_range=(1.0, 1.0), crop_size=(48, 64))
-    training = trainer._Training(config, tmp_path, 1, None)
-    with trainer._batches(config, training.train_files, 1, 2) as batches:
+    training = trainer._Training(config, tmp_path, Placement(), None)
+    with training._crops(1, 2) as batches:
         images, _ = next(iter(batches))
     images = keras.ops.convert_to_numpy(images)
     for name, image in zip(training.files(1, 2), images, strict=True):
@@ -287,7 +288,7 @@ def test_averages_survive_as_well(root, tmp_path, monkeypatch):
     trainer.train(config, tmp_path / "b", resume=True, verbose=0)
     assert same_weights(tmp_path / "a", tmp_path / "b")
     # What is kept are the averages, not the weights that go on.
-    training = trainer._Training(config, tmp_path / "a", 1, None)
+    training = trainer._Training(config, tmp_path / "a", Placement(), None)
     place = Checkpoints(tmp_path / "a" / "checkpoints", training.steps)
     place.set_model(training.model)
     training.model.build_optimizer()

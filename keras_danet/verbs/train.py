@@ -69,16 +69,25 @@ def add(verbs):
     )
     verb.add_argument(
         "--distribute",
-        default="none",
+        default="auto",
         metavar="ENGINE",
-        help="none, mirrored (TensorFlow) or data_parallel (JAX); "
-        "default: none",
+        help="none; mirrored, multiworker or tpu (TensorFlow); data_parallel "
+        "or model_parallel (JAX); or auto, the default: the processes that "
+        "the environment names, else all accelerators, else one device",
     )
     verb.add_argument(
         "--devices",
         type=int,
         metavar="N",
         help="devices to use; a CPU is split (default: all there are)",
+    )
+    verb.add_argument(
+        "--model-devices",
+        type=int,
+        default=2,
+        metavar="N",
+        help="devices that share the widest kernels with model_parallel "
+        "(default: 2)",
     )
     verb.set_defaults(run_verb=run)
 
@@ -98,6 +107,7 @@ def run(arguments):
         run,
         distribute=arguments.distribute,
         num_devices=arguments.devices,
+        model_devices=arguments.model_devices,
         recipe=arguments.recipe,
         overwrite=arguments.overwrite,
         resume=arguments.resume,

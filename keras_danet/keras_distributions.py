@@ -1,0 +1,169 @@
+"""Keras's own distributions: data and model parallelism, on JAX."""
+
+import contextlib
+import os
+
+import keras
+
+from keras_danet.tensorflow_strategies import first_devices
+
+# What `keras.distribution.initialize` reads.
+PROCESS_VARIABLES = (
+    "KERAS_DISTRIBUTION_JOB_ADDRESSES",
+    "KERAS_DISTRIBUTION_NUM_PROCESSES",
+    "KERAS_DISTRIBUTION_PROCESS_ID",
+)
+# Kernels whose output channels are spread over the devices of a model: the
+# widest of the backbone and of the head, 96 % of a DANet-ResNet50.
+WIDE_KERNELS = (
+    r"(.*/)?stage[34]_block\d+_(conv\d|shortcut)/kernel",
+    r"(.*/)?(position|channel)_(in|out)/kernel",
+    r"(.*/)?fcn/kernel",
+)
+
+
+def is_available():
+    """Whether this Keras has `keras.distribution` on this backend."""
+    try:
+        keras.distribution.list_devices()
+    # It fails where the backend's part of it is missing, as a None.
+    except (AttributeError, NotImplementedError, ImportError):
+        return False
+    return True
+
+
+def read_processes():
+    """Arguments of `keras.distribution.initialize`; None for one process.
+
+    From Keras's environment variables, or, inside of a SLURM step of several
+    tasks, left to JAX, which asks SLURM.
+    """
+    given = [os.environ.get(name) for name in PROCESS_VARIABLES]
+    if any(given):
+        try:
+            addresses, count, index = given[0], int(given[1]), int(given[2])
+        except (TypeError, ValueError):
+            count = index = -1
+        if not given[0] or not 0 <= index < count or ":" not in given[0]:
+            shown = ", ".join(
+                f"{name}={value!r}"
+                for name, value in zip(PROCESS_VARIABLES, given, strict=True)
+            )
+            raise ValueError(
+                "The environment does not describe the processes of this "
+                "training. Expected the first one's 'host:port', their "
+                f"number, and which this is, from 0. Received: {shown}. Set "
+                "all three (see training/launch/), or none for one process."
+            )
+        return (addresses, count, index) if count > 1 else None
+    tasks = os.environ.get("SLURM_NTASKS", "1")
+    # Without a step (`srun`) there is one process, whatever was asked for.
+    if "SLURM_STEP_ID" in os.environ and tasks.isdigit() and int(tasks) > 1:
+        return None, None, None
+    return None
+
+
+@contextlib.contextmanager
+def open_distribution(name, num_devices, model_devices):
+    """Puts a distribution of Keras in force.
+
+    Args:
+        name: `"data_parallel"` or `"model_parallel"`.
+        num_devices, model_devices: those of `distribution.scope`.
+
+    Yields:
+        (number of devices, number of replicas, (which, of how many)
+        processes).
+    """
+    processes = read_processes()
+    if keras.backend.backend() == "jax":
+        _start_jax(processes, num_devices)
+    elif processes is not None:
+        keras.distribution.initialize(*processes)
+    layout = _data_parallel if name == "data_parallel" else _model_parallel
+    distribution, *placed = layout(num_devices, model_devices)
+    previous = keras.distribution.distribution()
+    keras.distribution.set_distribution(distribution)
+    try:
+        yield placed
+    finally:
+        keras.distribution.set_distribution(previous)
+
+
+def _start_jax(processes, num_devices):
+    import jax
+
+    if num_devices:
+        # Without effect where there are accelerators.
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", num_devices)
+    if processes is None or jax.distributed.is_initialized():
+        return
+    # On CPUs steps that wait for each other in two processes, in another
+    # order, would wait for ever. Accelerators have one order.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    try:
+        keras.distribution.initialize(*processes)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"The processes of this training did not meet ({error}). They "
+            "must all be started, reach the first one's address, and be set "
+            "up before JAX has computed anything. Received: "
+            f"{processes}."
+        ) from error
+
+
+def _devices(num_devices):
+    """All devices, where this process has `num_devices` of them."""
+    devices = keras.distribution.list_devices()
+    if keras.backend.backend() != "jax":
+        return first_devices(devices, num_devices, "torch"), (0, 1)
+    import jax
+
+    count = jax.process_count()
+    if count == 1:
+        return first_devices(devices, num_devices, "jax"), (0, 1)
+    if num_devices not in (None, jax.local_device_count()):
+        raise ValueError(
+            "With several processes each uses all of its devices. Expected "
+            f"num_devices={jax.local_device_count()} or None. Received: "
+            f"{num_devices}. Choose with CUDA_VISIBLE_DEVICES."
+        )
+    return devices, (jax.process_index(), count)
+
+
+def _data_parallel(num_devices, model_devices):
+    devices, shard = _devices(num_devices)
+    # Each process reads its own share: the plan's, not Keras's.
+    distribution = keras.distribution.DataParallel(
+        devices=devices, auto_shard_dataset=False
+    )
+    count = len(devices)
+    return distribution, count, count, shard
+
+
+def _model_parallel(num_devices, model_devices):
+    devices, shard = _devices(num_devices)
+    if shard[1] > 1:
+        raise ValueError(
+            "distribute='model_parallel' is for the devices of one process: "
+            "no other could save the model. Received: "
+            f"{shard[1]} processes. Use data_parallel."
+        )
+    count = len(devices)
+    if count % model_devices:
+        raise ValueError(
+            f"distribute='model_parallel' cannot arrange {count} devices in "
+            f"groups of model_devices={model_devices}. Expected a number "
+            "that divides them. Change --model-devices or --devices."
+        )
+    mesh = keras.distribution.DeviceMesh(
+        (count // model_devices, model_devices), ("batch", "model"), devices
+    )
+    layout_map = keras.distribution.LayoutMap(mesh)
+    for pattern in WIDE_KERNELS:
+        layout_map[pattern] = (None, None, None, "model")
+    distribution = keras.distribution.ModelParallel(
+        layout_map=layout_map, batch_dim_name="batch", auto_shard_dataset=False
+    )
+    return distribution, count, count // model_devices, shard

@@ -1,0 +1,124 @@
+"""What Keras's TensorFlow trainer needs before several replicas are right.
+
+Each mend is for the Keras it was made for; with another one training is tried
+without it, and says so. They hold while `mended` is open and are gone after.
+"""
+
+import contextlib
+import sys
+import warnings
+
+import keras
+
+VERSIONS = ("3.15.1",)
+
+
+@contextlib.contextmanager
+def mended(strategy):
+    """Mends Keras for training under a `tf.distribute` strategy.
+
+    In Keras 3.15.1
+
+    - `_maybe_symbolic_build` takes a batch to learn its shape: an endless
+      `PyDataset` with several threads then begins some batches late. And
+      under `MultiWorkerMirroredStrategy` it averages that batch over
+      replicas, a tuple, which TensorFlow refuses;
+    - `reduce_per_replica`, under `MultiWorkerMirroredStrategy`, averages the
+      step's figures along the first axis of scalars, which have none;
+    - each replica clips its own gradients before they are summed, so that the
+      step depends on the number of devices.
+
+    Args:
+        strategy: a `tf.distribute.Strategy`.
+    """
+    if keras.__version__ not in VERSIONS:
+        warnings.warn(
+            "Training on several replicas was made right for Keras "
+            f"{', '.join(VERSIONS)}; this is {keras.__version__}, which is "
+            "used as it is. Compare a few steps with those of one device, "
+            "above all with several workers or clipped gradients.",
+            stacklevel=2,
+        )
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        for owner, name, replacement in (
+            *_trainer(strategy),
+            *_clipping(),
+        ):
+            stack.enter_context(_replaced(owner, name, replacement))
+        yield
+
+
+def _trainer(strategy):
+    trainer = next(
+        kind
+        for kind in keras.Model.__mro__
+        if kind.__name__ == "TensorFlowTrainer"
+    )
+    build = trainer._maybe_symbolic_build
+
+    def build_from_specs(self, iterator=None, data_batch=None):
+        if iterator is not None and self._distribute_strategy is not None:
+            # Shapes and dtypes are all that is read of a batch.
+            data_batch = keras.tree.map_structure(
+                lambda spec: getattr(spec, "_value_specs", [spec])[0],
+                iterator._distributed_dataset.element_spec,
+            )
+        return build(self, data_batch=data_batch)
+
+    yield trainer, "_maybe_symbolic_build", build_from_specs
+
+    tf = sys.modules["tensorflow"]
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return
+    module = sys.modules[trainer.__module__]
+    reduce = module.reduce_per_replica
+
+    def reduce_scalars(values, strategy, reduction):
+        if reduction != "auto":
+            return reduce(values, strategy, reduction)
+        return keras.tree.map_structure(
+            lambda x: strategy.reduce("MEAN", x, axis=None), values
+        )
+
+    yield module, "reduce_per_replica", reduce_scalars
+
+
+def _clipping():
+    optimizer = keras.optimizers.Optimizer
+    clip = optimizer._clip_gradients
+    all_reduce = optimizer._all_reduce_sum_gradients
+
+    def clips(self):
+        return self.clipnorm or self.global_clipnorm or self.clipvalue
+
+    def clip_the_sum(self, grads):
+        if clips(self):
+            pairs = all_reduce(self, [(grad, None) for grad in grads])
+            grads = [grad for grad, _ in pairs]
+        return clip(self, grads)
+
+    def all_reduce_once(self, grads_and_vars):
+        return (
+            list(grads_and_vars)
+            if clips(self)
+            else all_reduce(self, grads_and_vars)
+        )
+
+    yield optimizer, "_clip_gradients", clip_the_sum
+    yield optimizer, "_all_reduce_sum_gradients", all_reduce_once
+
+
+@contextlib.contextmanager
+def _replaced(owner, name, replacement):
+    # Of a class only what it defines itself: the rest is its parents'.
+    own = vars(owner).get(name)
+    setattr(owner, name, replacement)
+    try:
+        yield
+    finally:
+        if own is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, own)

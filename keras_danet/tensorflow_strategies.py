@@ -1,0 +1,227 @@
+"""TensorFlow's strategies: several GPUs, several workers, a TPU."""
+
+import contextlib
+import json
+import os
+import sys
+
+import keras
+
+from keras_danet.keras_mends import mended
+
+# What `MultiWorkerMirroredStrategy` is told by.
+CLUSTER_VARIABLE = "TF_CONFIG"
+EXAMPLE = (
+    'TF_CONFIG=\'{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
+    '"task": {"type": "worker", "index": 0}}\''
+)
+
+
+def sum_over_replicas(total):
+    """The sum of a scalar over the replicas of the strategy in force.
+
+    Args:
+        total: scalar tensor, each replica's own.
+
+    Returns:
+        Scalar tensor; `total` itself outside of replicas, and on other
+        backends: JAX's devices see the global batch.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return total
+    context = sys.modules["tensorflow"].distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return total
+    return context.all_reduce("SUM", total)
+
+
+def choose(num_devices):
+    """The strategy that this machine and its environment call for."""
+    import tensorflow as tf
+
+    cluster = read_cluster()
+    if cluster and cluster[1] > 1:
+        return "multiworker"
+    if _tpu_address() or tf.config.list_physical_devices("TPU"):
+        return "tpu"
+    if num_devices is None:
+        num_devices = len(tf.config.list_physical_devices("GPU"))
+    return "mirrored" if num_devices > 1 else "none"
+
+
+@contextlib.contextmanager
+def open_strategy(name, num_devices):
+    """Puts a strategy in force, and Keras's trainer in order.
+
+    Args:
+        name: `"mirrored"`, `"multiworker"` or `"tpu"`.
+        num_devices: integer or `None`, those of `distribution.scope`.
+
+    Yields:
+        (strategy, (which, of how many) workers).
+    """
+    make = {"mirrored": _mirrored, "multiworker": _workers, "tpu": _tpu}[name]
+    strategy, shard = make(num_devices)
+    with mended(strategy), strategy.scope():
+        yield strategy, shard
+
+
+def split_batches(batches, parts):
+    """A `tf.data.Dataset` with each batch as `parts` batches."""
+    if parts == 1:
+        return batches
+    import tensorflow as tf
+
+    return batches.flat_map(
+        lambda *batch: tf.data.Dataset.from_tensor_slices(
+            tuple(tf.stack(tf.split(part, parts)) for part in batch)
+        )
+    )
+
+
+def share_of_batches(batches, shard):
+    """A `tf.data.Dataset` with one of the equal shares of each batch."""
+    import tensorflow as tf
+
+    which, workers = shard
+    return batches.map(
+        lambda *batch: tuple(tf.split(part, workers)[which] for part in batch)
+    )
+
+
+def read_cluster():
+    """(which, of how many) workers `TF_CONFIG` says; None without it.
+
+    Raises:
+        ValueError: if it does not describe a cluster of workers.
+    """
+    text = os.environ.get(CLUSTER_VARIABLE)
+    if not text:
+        return None
+    try:
+        content = json.loads(text)
+        jobs, task = content["cluster"], content["task"]
+        sizes = {job: len(hosts) for job, hosts in jobs.items()}
+        index = int(task["index"])
+        kind = task["type"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _malformed(
+            f"it cannot be read ({type(error).__name__}: {error})", text
+        ) from error
+    if not sizes.get("worker") or set(sizes) - {"chief", "worker"}:
+        raise _malformed(
+            "`cluster` must list a worker or more, and beside them a chief "
+            "at most",
+            text,
+        )
+    if not all(
+        isinstance(hosts, list)
+        and all(isinstance(host, str) and ":" in host for host in hosts)
+        for hosts in jobs.values()
+    ):
+        raise _malformed("each worker must be a 'host:port'", text)
+    if sizes.get("chief", 0) > 1:
+        raise _malformed("there can be one chief only", text)
+    if kind not in sizes or not 0 <= index < sizes[kind]:
+        raise _malformed("`task` must be one of those in `cluster`", text)
+    chiefs = sizes.get("chief", 0)
+    place = 0 if kind == "chief" else chiefs + index
+    return place, sum(sizes.values())
+
+
+def _malformed(what, text):
+    return ValueError(
+        f"{CLUSTER_VARIABLE} does not describe this worker: {what}. Expected "
+        f"something like {EXAMPLE}. Received: {text!r}. Mend it (see "
+        "training/launch/), or unset it to train on this machine alone."
+    )
+
+
+def _mirrored(num_devices):
+    import tensorflow as tf
+
+    kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    if kind == "CPU" and num_devices:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        logical = [tf.config.LogicalDeviceConfiguration()] * num_devices
+        try:
+            tf.config.set_logical_device_configuration(cpu, logical)
+        except RuntimeError:
+            # Too late to split; enough of them may exist already.
+            pass
+    devices = tf.config.list_logical_devices(kind)
+    names = [d.name for d in first_devices(devices, num_devices, kind)]
+    return tf.distribute.MirroredStrategy(names), (0, 1)
+
+
+def _workers(num_devices):
+    import tensorflow as tf
+
+    shard = read_cluster()
+    if shard is None:
+        raise ValueError(
+            f"distribute='multiworker' needs {CLUSTER_VARIABLE}, which is not "
+            f"set. Expected something like {EXAMPLE}; training/launch/ has "
+            "scripts that set it. For one machine: distribute='mirrored'."
+        )
+    if num_devices is not None:
+        raise ValueError(
+            "distribute='multiworker' takes every GPU that its workers see, "
+            "or one CPU each, so that it takes no number of devices. "
+            f"Received: num_devices={num_devices}. Choose with "
+            "CUDA_VISIBLE_DEVICES."
+        )
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy(), shard
+    except RuntimeError as error:
+        raise ValueError(
+            "Several workers must be set up before TensorFlow has computed "
+            f"anything ({error}). Begin with it in a fresh process."
+        ) from error
+
+
+def _tpu_address():
+    return os.environ.get("TPU_NAME") or os.environ.get("TPU_ADDRESS")
+
+
+def _tpu(num_devices):
+    import tensorflow as tf
+
+    if num_devices is not None:
+        raise ValueError(
+            "distribute='tpu' takes all cores of the TPU, so that it takes "
+            f"no number of devices. Received: num_devices={num_devices}."
+        )
+    address = _tpu_address()
+    if not address and tf.config.list_physical_devices("TPU"):
+        address = "local"
+    try:
+        if not address:
+            raise ValueError("neither a TPU here nor TPU_NAME")
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(address)
+        if address != "local":
+            tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        return tf.distribute.TPUStrategy(resolver), (0, 1)
+    except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
+        raise ValueError(
+            f"distribute='tpu' found no TPU ({error}). Expected one of this "
+            "machine (a TPU VM with TensorFlow's build for TPUs) or its name "
+            f"or address in TPU_NAME. Received: TPU_NAME={address!r}. "
+            "distribute='auto' takes what is there."
+        ) from error
+
+
+def first_devices(devices, num_devices, kind):
+    """The first `num_devices`, or all with `None`; refused if there are fewer.
+
+    Raises:
+        ValueError: if there are fewer.
+    """
+    if num_devices and len(devices) < num_devices:
+        raise ValueError(
+            f"{num_devices} devices were asked for, but there are "
+            f"{len(devices)} ({kind}). Ask for fewer, or split the CPU in a "
+            "fresh process."
+        )
+    return devices[:num_devices]

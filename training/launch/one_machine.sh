@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Every GPU of this machine: MirroredStrategy on TensorFlow, DataParallel on
+# JAX. Arguments are handed on, such as --set batch_size=16.
+#
+#   KERAS_BACKEND=jax training/launch/one_machine.sh --overwrite
+set -euo pipefail
+
+export KERAS_BACKEND="${KERAS_BACKEND:-tensorflow}"
+RECIPE="${RECIPE:-training/camvid_danet_resnet18.py}"
+DATA="${DATA:-CamVid}"
+RUN="${RUN:-saved_models/run}"
+
+exec keras-danet train "$RECIPE" --data "$DATA" --output "$RUN" \
+    --distribute auto "$@"
