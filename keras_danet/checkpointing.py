@@ -382,7 +382,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.newest = path
         self._saved = self.epoch, self.step
         # `fit` begins an epoch with empty metrics.
-        self._sums = path if self.step else None
+        self._sums = path if 0 < self.step < self.steps else None
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
