@@ -208,20 +208,21 @@ def _first_good(candidates, load, bad_files):
     In a data set of its own: only a data set outlives an error in a graph,
     and can tell whose it was.
     """
-    numbered = tf.data.Dataset.from_tensor_slices(candidates).enumerate()
-
-    def give_up(number, index):
-        text = f"{_BAD_EXAMPLE} {{}} of {id(bad_files)}"
-        check = tf.debugging.Assert(False, [tf.strings.format(text, index)])
-        with tf.control_dependencies([check]):
-            return number, load(index)
-
+    number = tf.range(tf.size(candidates, tf.int64))
+    numbered = tf.data.Dataset.from_tensor_slices((number, candidates))
+    tried = numbered.map(lambda number, index: (number, load(index)))
+    nothing = tf.nest.map_structure(
+        lambda spec: tf.zeros([size or 0 for size in spec.shape], spec.dtype),
+        tried.element_spec[1],
+    )
+    none = tf.data.Dataset.from_tensors((tf.size(number, tf.int64), nothing))
     number, loaded = (
-        numbered.map(lambda number, index: (number, load(index)))
-        .ignore_errors()
-        .concatenate(numbered.take(1).map(give_up))
-        .take(1)
-        .get_single_element()
+        tried.ignore_errors().concatenate(none).take(1).get_single_element()
+    )
+    text = f"{_BAD_EXAMPLE} {{}} of {id(bad_files)}"
+    check = tf.debugging.Assert(
+        number < tf.size(candidates, tf.int64),
+        [tf.strings.format(text, candidates[0])],
     )
 
     def log(indices):
@@ -229,11 +230,12 @@ def _first_good(candidates, load, bad_files):
             bad_files.skip(int(index))
         return np.int64(len(indices))
 
-    skipped = tf.cond(
-        number > 0,
-        lambda: tf.numpy_function(log, [candidates[:number]], tf.int64),
-        lambda: tf.constant(0, tf.int64),
-    )
+    with tf.control_dependencies([check]):
+        skipped = tf.cond(
+            number > 0,
+            lambda: tf.numpy_function(log, [candidates[:number]], tf.int64),
+            lambda: tf.constant(0, tf.int64),
+        )
     with tf.control_dependencies([skipped]):
         return tf.nest.map_structure(tf.identity, loaded)
 
