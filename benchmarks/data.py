@@ -35,8 +35,6 @@ COLOURS = {"brightness": 32, "contrast": 0.5, "saturation": 0.5, "hue": 36}
 # Of drawn classes and of the hood, Cityscapes' labelIds.
 CITYSCAPES_IDS = (23, 11, 7, 8, 21, 17, 26, 24)
 EGO_VEHICLE = 1
-# Numbers of processes or threads, of which the best counts.
-WORKERS = (1, 2, 3)
 COCO_IMAGES = 118_287
 
 START = """
@@ -76,8 +74,7 @@ def run(command):
     """A process's answer: its last line, of JSON."""
     done = subprocess.run(
         [sys.executable, *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         env=os.environ
         | {
@@ -95,18 +92,18 @@ def ask(task):
     return run([FOLDER / "data_contestants.py", json.dumps(task)])
 
 
-def measure_speed(title, rounds, **task):
+def measure_speed(title, rounds, workers, **task):
     """Images per second of each reader, and its ratio to the peer's best."""
     readers = [
         ("tf.data", 0),
-        *(("PyDataset", workers) for workers in WORKERS),
-        *(("albumentations", workers) for workers in WORKERS),
+        ("PyDataset", os.cpu_count()),
+        *(("albumentations", number) for number in workers),
     ]
     rates = {reader: [] for reader in readers}
     for _ in range(rounds):
-        for reader, workers in readers:
-            warm, end = ask({**task, "reader": reader, "workers": workers})
-            rates[reader, workers].append(
+        for reader, number in readers:
+            warm, end = ask({**task, "reader": reader, "workers": number})
+            rates[reader, number].append(
                 (end["examples"] - warm["examples"])
                 / (end["seconds"] - warm["seconds"])
             )
@@ -117,13 +114,13 @@ def measure_speed(title, rounds, **task):
     )
     print(f"\n**{title}**, {rounds} rounds\n")
     print("| | images/s | / the peer's best |\n|---|---|---|")
-    for reader, workers in readers:
-        of = rates[reader, workers]
+    for reader, number in readers:
+        of = rates[reader, number]
         ratio = statistics.median(
             ours / theirs for ours, theirs in zip(of, rates[best], strict=True)
         )
         print(
-            f"| {describe(reader, workers)} | {statistics.median(of):.1f} "
+            f"| {describe(reader, number)} | {statistics.median(of):.1f} "
             f"({min(of):.1f} to {max(of):.1f}) | {ratio:.2f} |",
             flush=True,
         )
@@ -136,7 +133,7 @@ def describe(reader, workers):
     return f"**keras_danet, {reader}{threads}**"
 
 
-def measure_speeds(places, rounds):
+def measure_speeds(places, rounds, workers):
     for name, crop_size, batch_size, marks in (
         ("cityscapes", (768, 768), 4, (16, 112)),
         ("camvid", (360, 360), 8, (160, 1440)),
@@ -146,6 +143,7 @@ def measure_speeds(places, rounds):
             measure_speed(
                 f"{name}: crops of {crop_size[0]}x{crop_size[1]}{title}",
                 rounds,
+                workers,
                 dataset=dataset,
                 root=str(root),
                 batch_size=batch_size,
@@ -223,7 +221,8 @@ def measure_start(folder, rounds):
             forget_files()
             answers.append(run(["-c", START, str(root), make]))
         count, *seconds = map(statistics.median, zip(*answers, strict=True))
-        assert count == COCO_IMAGES
+        if count != COCO_IMAGES:
+            raise SystemExit(f"{count} pairs were found")
         cells = " | ".join(f"{value:.2f}" for value in seconds)
         print(f"| **keras_danet, {title}** | {cells} |", flush=True)
 
@@ -249,7 +248,10 @@ def measure_agreement(places, folder):
     print("\n**One plan, applied by tf.data and by PyDataset**\n")
     print("| | differing labels | pixels within a level, % | most |")
     print("|---|---|---|---|")
-    for kind, found in (("PNG", pairs), ("JPEG", as_jpegs(pairs, folder / "j"))):
+    for kind, found in (
+        ("PNG", pairs),
+        ("JPEG", as_jpegs(pairs, folder / "j")),
+    ):
         for title, colours in (("", {}), (", colours", {**COLOURS, "blur": 1})):
             augmentation = Augmentation(
                 (360, 360), max_class_share=0.75, **colours
@@ -278,7 +280,13 @@ def main():
     parser.add_argument(
         "--camvid", default=os.environ.get("KERAS_DANET_CAMVID")
     )
+    parser.add_argument(
+        "--workers",
+        default="1,2,3",
+        help="of the peer, of which the best counts",
+    )
     args = parser.parse_args()
+    workers = [int(number) for number in args.workers.split(",")]
     parts = args.parts.split(",")
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
@@ -291,7 +299,7 @@ def main():
         if "speed" in parts:
             draw_cityscapes(folder / "cityscapes", 32)
             places["cityscapes"] = ("cityscapes", folder / "cityscapes")
-            measure_speeds(places, args.rounds)
+            measure_speeds(places, args.rounds, workers)
         if "memory" in parts:
             measure_memory(folder)
         if "start" in parts:

@@ -91,7 +91,6 @@ def read(task):
     for mark in task["marks"]:
         while done < mark:
             images, labels = next(batches)
-            assert str(images.dtype).endswith(("float32", "float32'>"))
             done += len(labels)
         answers.append(
             {

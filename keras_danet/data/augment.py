@@ -6,6 +6,7 @@
 import math
 import zlib
 
+import numpy as np
 import tensorflow as tf
 
 from keras_danet.data.datasets import IGNORE_LABEL
@@ -180,7 +181,37 @@ def to_train_ids(raw, label_table):
         return tf.identity(label)
 
 
-def apply_plan(image, label, decisions, augmentation):
+def check_values(raw, label_table):
+    """Refuses a label with a value that its table does not have.
+
+    `to_train_ids` does as well, and maps each pixel: ten times the work.
+
+    Args:
+        raw: uint8 tensor (height, width).
+        label_table: uint8 array (256,).
+
+    Returns:
+        `raw`.
+    """
+    known = label_table != INVALID_LABEL
+    # Usual labels have one range of values, if 0 follows 255.
+    starts = np.flatnonzero(known & ~np.roll(known, 1))
+    ends = np.flatnonzero(known & ~np.roll(known, -1))
+    if len(starts) and ends[0] < starts[0]:
+        ends = np.roll(ends, -1)
+    is_known = known.all()
+    for start, end in zip(starts, ends, strict=True):
+        length = np.uint8((end - start) % 256)
+        is_known |= raw - np.uint8(start) <= length
+    check = tf.debugging.Assert(
+        tf.reduce_all(is_known),
+        ["A label value that the data set does not have."],
+    )
+    with tf.control_dependencies([check]):
+        return tf.identity(raw)
+
+
+def apply_plan(image, label, decisions, augmentation, label_table=None):
     """Does to an image and its label what the plan decided.
 
     Only the crop is resampled, coloured and blurred, not the whole scaled
@@ -194,6 +225,8 @@ def apply_plan(image, label, decisions, augmentation):
         label: uint8 tensor (height, width), train ids.
         decisions: A `Plan` whose fields have lost their first axis.
         augmentation: An `Augmentation`.
+        label_table: uint8 tensor (256,), the train ids of a label of raw
+            values, which are mapped in the crop alone. Defaults to `None`.
 
     Returns:
         float32 (crop_height, crop_width, 3) in 0-255, padded with the mean
@@ -217,8 +250,10 @@ def apply_plan(image, label, decisions, augmentation):
         return tf.gather(tf.gather(label, rows), columns, axis=1)
 
     offset, crop = _choose_crop(
-        offsets, crop_label, augmentation.max_class_share
+        offsets, crop_label, augmentation.max_class_share, label_table
     )
+    if label_table is not None:
+        crop = tf.gather(label_table, tf.cast(crop, tf.int32))
     image = _resample(image, offset, inside, size, scaled)
     image = _distort(image, decisions, augmentation)
     image, crop = _pad(image, crop, augmentation)
@@ -255,13 +290,17 @@ def _nearest(offset, length, size, scaled):
     return tf.minimum((2 * position + 1) * size // (2 * scaled), size - 1)
 
 
-def _choose_crop(offsets, crop_label, max_class_share):
+def _choose_crop(offsets, crop_label, max_class_share, label_table):
     """The first candidate that keeps to the class share, else the last."""
     if max_class_share == 1:
         return offsets[0], crop_label(offsets[0])
 
     def is_unbalanced(label):
         counts = tf.math.bincount(tf.cast(label, tf.int32), minlength=256)
+        if label_table is not None:
+            counts = tf.math.unsorted_segment_sum(
+                counts, tf.cast(label_table, tf.int32), 256
+            )
         counts = tf.cast(counts[:IGNORE_LABEL], tf.float64)
         most = tf.constant(max_class_share, tf.float64) * tf.reduce_sum(counts)
         return tf.reduce_max(counts) >= most

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_danet.data.augment import apply_plan
+from keras_danet.data.augment import check_values
 from keras_danet.data.augment import decode_color_label
 from keras_danet.data.augment import decode_image
 from keras_danet.data.augment import decode_label
@@ -112,14 +113,20 @@ def training_dataset(
         )
 
     read = _reader(pairs, dataset)
+    table = label_table(dataset)
+
+    def load(index, *fields):
+        image, label = read(index)
+        decisions = Plan(index, *fields)
+        if dataset.label_colors:
+            label = to_train_ids(label, table)
+            return apply_plan(image, label, decisions, augmentation)
+        label = check_values(label, table)
+        return apply_plan(image, label, decisions, augmentation, table)
 
     def augmented(candidates, *fields):
         return _first_good(
-            candidates,
-            lambda index: apply_plan(
-                *read(index), Plan(index, *fields), augmentation
-            ),
-            bad_files,
+            candidates, lambda index: load(index, *fields), bad_files
         )
 
     return (
@@ -163,11 +170,17 @@ def evaluation_dataset(
     """
     check_batches(pairs, batch_size)
     read = _reader(pairs, dataset)
+    table = label_table(dataset)
+
+    def load(index):
+        image, label = read(index)
+        return image, to_train_ids(label, table)
+
     bad_files = bad_files or BadFiles(pairs, dataset)
     batches = (
         tf.data.Dataset.range(len(pairs))
         .map(
-            lambda index: _first_good(index[tf.newaxis], read, bad_files),
+            lambda index: _first_good(index[tf.newaxis], load, bad_files),
             tf.data.AUTOTUNE,
             deterministic=True,
         )
@@ -241,32 +254,30 @@ def _first_good(candidates, load, bad_files):
 
 
 def _reader(pairs, dataset):
-    """A graph function from a pair's index to its image and train ids."""
-    table = tf.constant(label_table(dataset))
+    """A graph function from a pair's index to its image and raw label."""
     paths = tf.constant([tuple(pair) for pair in pairs])
     decode = decode_color_label if dataset.label_colors else decode_label
 
-    def read_file(path):
-        path = tf.numpy_function(_checked, [path], tf.string)
-        return tf.io.read_file(tf.ensure_shape(path, []))
-
     def read(index):
-        image = decode_image(read_file(paths[index, 0]))
-        raw_label = decode(read_file(paths[index, 1]))
+        checked = tf.numpy_function(_checked, [paths[index]], tf.string)
+        image_path, label_path = tf.unstack(tf.ensure_shape(checked, [2]))
+        image = decode_image(tf.io.read_file(image_path))
+        label = decode(tf.io.read_file(label_path))
         check = tf.debugging.Assert(
-            tf.reduce_all(tf.shape(image)[:2] == tf.shape(raw_label)[:2]),
+            tf.reduce_all(tf.shape(image)[:2] == tf.shape(label)[:2]),
             ["Image and label differ in size."],
         )
         with tf.control_dependencies([check]):
-            return tf.identity(image), to_train_ids(raw_label, table)
+            return tf.identity(image), tf.identity(label)
 
     return read
 
 
-def _checked(path):
+def _checked(paths):
     # TensorFlow would wait for a pipe, and read a file of any size.
-    check_file(path)
-    return path
+    for path in paths:
+        check_file(path)
+    return paths
 
 
 def _pad_batch(image, label, batch_size):
