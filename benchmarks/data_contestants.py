@@ -90,7 +90,7 @@ def read(task):
     answers, done, start = [], 0, time.perf_counter()
     for mark in task["marks"]:
         while done < mark:
-            images, labels = next(batches)
+            _, labels = next(batches)
             done += len(labels)
         answers.append(
             {
