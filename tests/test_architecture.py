@@ -24,6 +24,7 @@ ROWS = (
         "data.datasets",
         "data.class_tables",
         "data.plan",
+        "data.graph_images",
         "data.scenes",
         "layers",
     },
@@ -58,7 +59,11 @@ ROWS = (
     {"cli"},
     {"__main__"},
 )
-TENSORFLOW = {"data/augment.py", "data/pipeline.py"}
+TENSORFLOW = {
+    "data/augment.py",
+    "data/graph_images.py",
+    "data/pipeline.py",
+}
 TENSORFLOW_LAZILY = {"export.py", "distribution.py"}
 
 
