@@ -2,8 +2,9 @@
 
 The same work on the same files, as one would write it: OpenCV reads, a table
 maps the label's numbers, albumentations scales, pads, crops and mirrors.
-Less is done in one respect, and it is not made up for: an image that shrinks
-is not smoothed first, nor is a label checked for values it must not have.
+Less is done in two respects, and they are not made up for: an image that
+shrinks is not smoothed first, and no label is checked for values it must not
+have.
 """
 
 import albumentations as A
