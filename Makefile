@@ -15,7 +15,8 @@ PYTEST := $(BIN)/python -m pytest -q --durations=10 -p no:cacheprovider \
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 .PHONY: help demo test test-tensorflow test-jax test-torch test-alone \
-	test-slow lint format check bench bench-metrics clean
+	test-slow lint format check bench bench-metrics \
+	bench-data clean
 
 help:
 	@echo "make demo    train, evaluate, predict and export on drawn scenes"
@@ -25,6 +26,7 @@ help:
 	@echo "make check   lint and test"
 	@echo "make bench   time and memory beside peers: hours. A part of it:"
 	@echo "             make bench ROWS=attention,training RUNS=3"
+	@echo "make bench-data  reading data, beside albumentations: half an hour"
 
 # Stamps: set up once, and again when what is needed changes.
 $(VENV)/demo.stamp: pyproject.toml constraints.txt
@@ -115,6 +117,10 @@ bench-metrics: $(VENV)/dev.stamp
 	@for backend in tensorflow jax torch; do \
 		KERAS_BACKEND=$$backend $(BIN)/python benchmarks/metrics.py; \
 	done
+
+# Reading training data beside a torch DataLoader with albumentations.
+bench-data: $(VENV)/bench.stamp
+	@$(BIN)/python benchmarks/data.py $(if $(PARTS),--parts $(PARTS))
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

@@ -26,6 +26,7 @@ ROWS = (
         "data.label_values",
         "data.plan",
         "data.png",
+        "data.graph_images",
         "data.scenes",
         "layers",
         "keras_mends",
@@ -71,7 +72,11 @@ ROWS = (
     {"cli"},
     {"__main__"},
 )
-TENSORFLOW = {"data/augment.py", "data/pipeline.py"}
+TENSORFLOW = {
+    "data/augment.py",
+    "data/graph_images.py",
+    "data/pipeline.py",
+}
 TENSORFLOW_LAZILY = {"export.py", "tensorflow_strategies.py"}
 
 

@@ -386,7 +386,7 @@ def test_what_is_no_run_is_not_gone_on_with(root, tmp_path):
 
 
 def test_patience_ends_a_training(root, tmp_path, monkeypatch):
-    scores = iter([0.2, 0.3, 0.3, 0.1, 0.9])
+    scores = iter([0.2, 0.3, 0.3, 0.1, 0.9, 0.9, 0.9, 0.9, 0.9])
     monkeypatch.setattr(
         monitoring,
         "evaluate",

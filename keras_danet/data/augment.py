@@ -3,9 +3,9 @@
 `loader.py` is the same with NumPy and Pillow; tests hold the two together.
 """
 
-import math
 import zlib
 
+import numpy as np
 import tensorflow as tf
 
 from keras_danet.data.datasets import IGNORE_LABEL
@@ -14,6 +14,8 @@ from keras_danet.data.decoding import COLOR
 from keras_danet.data.decoding import GREY
 from keras_danet.data.decoding import MAX_PIXELS
 from keras_danet.data.decoding import PALETTE
+from keras_danet.data.graph_images import distort
+from keras_danet.data.graph_images import resample
 from keras_danet.data.plan import NUM_CROPS
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -180,7 +182,37 @@ def to_train_ids(raw, label_table):
         return tf.identity(label)
 
 
-def apply_plan(image, label, decisions, augmentation):
+def check_values(raw, label_table):
+    """Refuses a label with a value that its table does not have.
+
+    `to_train_ids` does as well, and maps each pixel: ten times the work.
+
+    Args:
+        raw: uint8 tensor (height, width).
+        label_table: uint8 array (256,).
+
+    Returns:
+        `raw`.
+    """
+    known = label_table != INVALID_LABEL
+    # Usual labels have one range of values, if 0 follows 255.
+    starts = np.flatnonzero(known & ~np.roll(known, 1))
+    ends = np.flatnonzero(known & ~np.roll(known, -1))
+    if len(starts) and ends[0] < starts[0]:
+        ends = np.roll(ends, -1)
+    is_known = known.all()
+    for start, end in zip(starts, ends, strict=True):
+        length = np.uint8((end - start) % 256)
+        is_known |= raw - np.uint8(start) <= length
+    check = tf.debugging.Assert(
+        tf.reduce_all(is_known),
+        ["A label value that the data set does not have."],
+    )
+    with tf.control_dependencies([check]):
+        return tf.identity(raw)
+
+
+def apply_plan(image, label, decisions, augmentation, label_table=None):
     """Does to an image and its label what the plan decided.
 
     Only the crop is resampled, coloured and blurred, not the whole scaled
@@ -194,6 +226,8 @@ def apply_plan(image, label, decisions, augmentation):
         label: uint8 tensor (height, width), train ids.
         decisions: A `Plan` whose fields have lost their first axis.
         augmentation: An `Augmentation`.
+        label_table: uint8 tensor (256,), the train ids of a label of raw
+            values, which are mapped in the crop alone. Defaults to `None`.
 
     Returns:
         float32 (crop_height, crop_width, 3) in 0-255, padded with the mean
@@ -217,10 +251,12 @@ def apply_plan(image, label, decisions, augmentation):
         return tf.gather(tf.gather(label, rows), columns, axis=1)
 
     offset, crop = _choose_crop(
-        offsets, crop_label, augmentation.max_class_share
+        offsets, crop_label, augmentation.max_class_share, label_table
     )
-    image = _resample(image, offset, inside, size, scaled)
-    image = _distort(image, decisions, augmentation)
+    if label_table is not None:
+        crop = tf.gather(label_table, tf.cast(crop, tf.int32))
+    image = resample(image, offset, inside, size, scaled)
+    image = distort(image, decisions, augmentation)
     image, crop = _pad(image, crop, augmentation)
     return tf.cond(
         decisions.flip,
@@ -255,13 +291,17 @@ def _nearest(offset, length, size, scaled):
     return tf.minimum((2 * position + 1) * size // (2 * scaled), size - 1)
 
 
-def _choose_crop(offsets, crop_label, max_class_share):
+def _choose_crop(offsets, crop_label, max_class_share, label_table):
     """The first candidate that keeps to the class share, else the last."""
     if max_class_share == 1:
         return offsets[0], crop_label(offsets[0])
 
     def is_unbalanced(label):
         counts = tf.math.bincount(tf.cast(label, tf.int32), minlength=256)
+        if label_table is not None:
+            counts = tf.math.unsorted_segment_sum(
+                counts, tf.cast(label_table, tf.int32), 256
+            )
         counts = tf.cast(counts[:IGNORE_LABEL], tf.float64)
         most = tf.constant(max_class_share, tf.float64) * tf.reduce_sum(counts)
         return tf.reduce_max(counts) >= most
@@ -273,97 +313,6 @@ def _choose_crop(offsets, crop_label, max_class_share):
         parallel_iterations=1,
     )
     return offsets[number], label
-
-
-def _resample(image, offset, inside, size, scaled):
-    """The crop's part of the scaled image, from what of the image it needs."""
-    ratio = tf.cast(scaled, tf.float64) / tf.cast(size, tf.float64)
-    # As far as the filter reaches, and a pixel for rounding.
-    reach = tf.maximum(1 / ratio, 1) + 1
-    start = tf.cast(offset, tf.float64) / ratio
-    end = tf.cast(offset + inside, tf.float64) / ratio
-    first = tf.maximum(tf.cast(tf.floor(start - reach), tf.int64), 0)
-    last = tf.minimum(tf.cast(tf.math.ceil(end + reach), tf.int64), size)
-    moved = tf.cast(first, tf.float64) * ratio - tf.cast(offset, tf.float64)
-    part = image[first[0] : last[0], first[1] : last[1]]
-    return tf.raw_ops.ScaleAndTranslate(
-        images=part[tf.newaxis],
-        size=tf.cast(inside, tf.int32),
-        scale=tf.cast(ratio, tf.float32),
-        translation=tf.cast(moved, tf.float32),
-        kernel_type="triangle",
-    )[0]
-
-
-def _distort(image, decisions, augmentation):
-    """Brightness, contrast, saturation, hue and blur, each where decided."""
-    if augmentation.brightness:
-        image = _clip(image + decisions.brightness)
-    if augmentation.contrast:
-        factor = tf.where(decisions.contrast_last, 1.0, decisions.contrast)
-        image = _clip(image * factor)
-    if augmentation.saturation or augmentation.hue:
-        image = tf.cond(
-            (decisions.saturation != 1) | (decisions.hue != 0),
-            lambda: _turn(image, decisions.saturation, decisions.hue),
-            lambda: image,
-        )
-    if augmentation.contrast:
-        factor = tf.where(decisions.contrast_last, decisions.contrast, 1.0)
-        image = _clip(image * factor)
-    if augmentation.blur:
-        radius = math.ceil(3 * augmentation.blur)
-        image = tf.cond(
-            decisions.blur > 0,
-            lambda: _blur(image, decisions.blur, radius),
-            lambda: image,
-        )
-    return image
-
-
-def _clip(image):
-    return tf.clip_by_value(image, 0.0, 255.0)
-
-
-def _turn(image, saturation, hue):
-    """Multiplies the saturation and turns the hue of HSV colours."""
-    red, green, blue = tf.unstack(image, axis=-1)
-    value = tf.maximum(tf.maximum(red, green), blue)
-    chroma = value - tf.minimum(tf.minimum(red, green), blue)
-    # `tf.image.rgb_to_hsv` computes this more slowly.
-    h = tf.where(
-        red == value,
-        green - blue,
-        tf.where(
-            green == value,
-            blue - red + 2 * chroma,
-            red - green + 4 * chroma,
-        ),
-    )
-    h = tf.math.divide_no_nan(h, 6 * chroma) + hue
-    h -= tf.floor(h)
-    s = tf.minimum(tf.math.divide_no_nan(chroma, value) * saturation, 1.0)
-    return _clip(tf.image.hsv_to_rgb(tf.stack([h, s, value], axis=-1)))
-
-
-def _blur(image, deviation, radius):
-    """A Gaussian cut off at `radius`; pixels at the edge are repeated."""
-    taps = tf.cast(tf.range(-radius, radius + 1), tf.float32)
-    weights = tf.exp(-0.5 * tf.square(taps / deviation))
-    weights /= tf.reduce_sum(weights)
-    weights = tf.tile(
-        weights[:, tf.newaxis, tf.newaxis, tf.newaxis], [1, 1, 3, 1]
-    )
-    for axis in (0, 1):
-        length = tf.shape(image)[axis]
-        index = tf.range(-radius, length + radius)
-        image = tf.gather(
-            image, tf.clip_by_value(index, 0, length - 1), axis=axis
-        )
-    image = image[tf.newaxis]
-    for kernel in (weights, tf.transpose(weights, [1, 0, 2, 3])):
-        image = tf.nn.depthwise_conv2d(image, kernel, [1, 1, 1, 1], "VALID")
-    return image[0]
 
 
 def _pad(image, label, augmentation):

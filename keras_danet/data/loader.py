@@ -195,10 +195,14 @@ def apply_plan(image, label, decisions, augmentation):
     offset, crop = _choose_crop(
         label, scaled, inside, decisions, augmentation.max_class_share
     )
-    for axis in (0, 1):
-        image = _resample(
-            image, axis, offset[axis], inside[axis], size[axis], scaled[axis]
-        )
+    rows, columns = (
+        _taps(offset[axis], inside[axis], size[axis], scaled[axis])
+        for axis in (0, 1)
+    )
+    # Columns that no pixel of the crop needs are not worth their rows.
+    first, last = columns[0].min(), columns[0].max()
+    image = _resample(image[:, first : last + 1], 0, *rows)
+    image = _resample(image, 1, columns[0] - first, columns[1])
     image = _distort(image, decisions, augmentation)
     pixels = np.empty((*augmentation.crop_size, 3), np.float32)
     pixels[:] = augmentation.mean_pixel
@@ -247,8 +251,8 @@ def _choose_crop(label, scaled, inside, decisions, max_class_share):
     return offset, crop
 
 
-def _resample(image, axis, offset, length, size, scaled):
-    """One axis of the crop's part of the scaled image, as float32.
+def _taps(offset, length, size, scaled):
+    """Which pixels of the image make up each of the crop's, along an axis.
 
     A triangle over the pixels of the coarser side, centred on each pixel's
     place in the source, and cut off where the image ends.
@@ -263,14 +267,16 @@ def _resample(image, axis, offset, length, size, scaled):
     weights *= (sources >= 0) & (sources < size)
     weights /= weights.sum(axis=1, keepdims=True)
     weights = np.float32(weights)
-    sources = np.clip(sources, 0, size - 1)
+    return np.clip(sources, 0, size - 1), weights
+
+
+def _resample(image, axis, sources, weights):
+    """One axis of the crop's part of the scaled image, as float32."""
     result = 0
-    for tap in taps:
-        weight = np.expand_dims(
-            weights[:, tap], [1, 2] if axis == 0 else [0, 2]
-        )
+    for source, weight in zip(sources.T, weights.T, strict=True):
         if weight.any():
-            result = result + weight * np.take(image, sources[:, tap], axis)
+            weight = np.expand_dims(weight, [1, 2] if axis == 0 else [0, 2])
+            result = result + weight * np.take(image, source, axis)
     return result
 
 
@@ -296,8 +302,9 @@ def _clip(image):
 def _turn(image, saturation, hue):
     """Multiplies the saturation and turns the hue of HSV colours."""
     red, green, blue = np.moveaxis(image, -1, 0)
-    value = image.max(axis=-1)
-    chroma = value - image.min(axis=-1)
+    # Faster than along an axis of three.
+    value = np.maximum(np.maximum(red, green), blue)
+    chroma = value - np.minimum(np.minimum(red, green), blue)
     grey = chroma == 0
     h = np.where(
         red == value,
@@ -312,7 +319,7 @@ def _turn(image, saturation, hue):
     # hue is away.
     channels = [
         value - value * s * np.clip(np.minimum(k, 4 - k), 0, 1)
-        for k in ((n + h) % 6 for n in (5, 3, 1))
+        for k in (n + h - 6 * np.floor((n + h) / 6) for n in (5, 3, 1))
     ]
     return _clip(np.stack(channels, axis=-1))
 

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_danet.data.augment import apply_plan
+from keras_danet.data.augment import check_values
 from keras_danet.data.augment import decode_color_label
 from keras_danet.data.augment import decode_image
 from keras_danet.data.augment import decode_label
@@ -113,14 +114,20 @@ def training_dataset(
         )
 
     read = _reader(pairs, dataset)
+    table = label_table(dataset)
+
+    def load(index, *fields):
+        image, label = read(index)
+        decisions = Plan(index, *fields)
+        if dataset.label_colors:
+            label = to_train_ids(label, table)
+            return apply_plan(image, label, decisions, augmentation)
+        label = check_values(label, table)
+        return apply_plan(image, label, decisions, augmentation, table)
 
     def augmented(candidates, *fields):
         return _first_good(
-            candidates,
-            lambda index: apply_plan(
-                *read(index), Plan(index, *fields), augmentation
-            ),
-            bad_files,
+            candidates, lambda index: load(index, *fields), bad_files
         )
 
     return (
@@ -164,11 +171,17 @@ def evaluation_dataset(
     """
     check_batches(pairs, batch_size)
     read = _reader(pairs, dataset)
+    table = label_table(dataset)
+
+    def load(index):
+        image, label = read(index)
+        return image, to_train_ids(label, table)
+
     bad_files = bad_files or BadFiles(pairs, dataset)
     batches = (
         tf.data.Dataset.range(len(pairs))
         .map(
-            lambda index: _first_good(index[tf.newaxis], read, bad_files),
+            lambda index: _first_good(index[tf.newaxis], load, bad_files),
             tf.data.AUTOTUNE,
             deterministic=True,
         )
@@ -209,20 +222,21 @@ def _first_good(candidates, load, bad_files):
     In a data set of its own: only a data set outlives an error in a graph,
     and can tell whose it was.
     """
-    numbered = tf.data.Dataset.from_tensor_slices(candidates).enumerate()
-
-    def give_up(number, index):
-        text = f"{_BAD_EXAMPLE} {{}} of {id(bad_files)}"
-        check = tf.debugging.Assert(False, [tf.strings.format(text, index)])
-        with tf.control_dependencies([check]):
-            return number, load(index)
-
+    number = tf.range(tf.size(candidates, tf.int64))
+    numbered = tf.data.Dataset.from_tensor_slices((number, candidates))
+    tried = numbered.map(lambda number, index: (number, load(index)))
+    nothing = tf.nest.map_structure(
+        lambda spec: tf.zeros([size or 0 for size in spec.shape], spec.dtype),
+        tried.element_spec[1],
+    )
+    none = tf.data.Dataset.from_tensors((tf.size(number, tf.int64), nothing))
     number, loaded = (
-        numbered.map(lambda number, index: (number, load(index)))
-        .ignore_errors()
-        .concatenate(numbered.take(1).map(give_up))
-        .take(1)
-        .get_single_element()
+        tried.ignore_errors().concatenate(none).take(1).get_single_element()
+    )
+    text = f"{_BAD_EXAMPLE} {{}} of {id(bad_files)}"
+    check = tf.debugging.Assert(
+        number < tf.size(candidates, tf.int64),
+        [tf.strings.format(text, candidates[0])],
     )
 
     def log(indices):
@@ -230,43 +244,42 @@ def _first_good(candidates, load, bad_files):
             bad_files.skip(int(index))
         return np.int64(len(indices))
 
-    skipped = tf.cond(
-        number > 0,
-        lambda: tf.numpy_function(log, [candidates[:number]], tf.int64),
-        lambda: tf.constant(0, tf.int64),
-    )
+    with tf.control_dependencies([check]):
+        skipped = tf.cond(
+            number > 0,
+            lambda: tf.numpy_function(log, [candidates[:number]], tf.int64),
+            lambda: tf.constant(0, tf.int64),
+        )
     with tf.control_dependencies([skipped]):
         return tf.nest.map_structure(tf.identity, loaded)
 
 
 def _reader(pairs, dataset):
-    """A graph function from a pair's index to its image and train ids."""
-    table = tf.constant(label_table(dataset))
+    """A graph function from a pair's index to its image and raw label."""
     # Bytes, for a name may be no text.
     paths = tf.constant([tuple(map(os.fsencode, pair)) for pair in pairs])
     decode = decode_color_label if dataset.label_colors else decode_label
 
-    def read_file(path):
-        path = tf.numpy_function(_checked, [path], tf.string)
-        return tf.io.read_file(tf.ensure_shape(path, []))
-
     def read(index):
-        image = decode_image(read_file(paths[index, 0]))
-        raw_label = decode(read_file(paths[index, 1]))
+        checked = tf.numpy_function(_checked, [paths[index]], tf.string)
+        image_path, label_path = tf.unstack(tf.ensure_shape(checked, [2]))
+        image = decode_image(tf.io.read_file(image_path))
+        label = decode(tf.io.read_file(label_path))
         check = tf.debugging.Assert(
-            tf.reduce_all(tf.shape(image)[:2] == tf.shape(raw_label)[:2]),
+            tf.reduce_all(tf.shape(image)[:2] == tf.shape(label)[:2]),
             ["Image and label differ in size."],
         )
         with tf.control_dependencies([check]):
-            return tf.identity(image), to_train_ids(raw_label, table)
+            return tf.identity(image), tf.identity(label)
 
     return read
 
 
-def _checked(path):
+def _checked(paths):
     # TensorFlow would wait for a pipe, and read a file of any size.
-    check_file(path)
-    return path
+    for path in paths:
+        check_file(path)
+    return paths
 
 
 def _pad_batch(image, label, batch_size):

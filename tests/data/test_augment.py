@@ -151,6 +151,50 @@ def test_colours_become_train_ids():
         augment.decode_color_label(encode(photo(mode="RGBA")))
 
 
+@pytest.mark.parametrize(
+    "known",
+    [
+        range(12),
+        [*range(34), 255],
+        [1, 2, 3, 7, 90, 91, 200],
+        [0, 2, 254],
+        range(256),
+        [255],
+        [],
+    ],
+    ids=str,
+)
+def test_a_value_is_refused_wherever_it_lies(known):
+    table = np.full(256, augment.INVALID_LABEL, np.uint8)
+    table[list(known)] = 0
+    check = tf.function(lambda raw: augment.check_values(raw, table))
+    for value in range(256):
+        label = np.full((3, 5), known[0] if len(known) else 0, np.uint8)
+        label[value % 3, value % 5] = value
+        if value in known:
+            np.testing.assert_array_equal(check(label), label)
+        else:
+            with pytest.raises(
+                tf.errors.InvalidArgumentError, match="not have"
+            ):
+                check(label)
+
+
+def test_raw_labels_are_mapped_in_the_crop():
+    image, label = example()
+    table = np.roll(np.arange(256, dtype=np.uint8), 100)
+    # Two raw values of one class count together.
+    table[[3, 4]] = 7
+    augmentation = Augmentation((24, 24), max_class_share=0.3)
+    for seed in range(5):
+        plan = decisions(augmentation, seed)
+        mapped = augment.apply_plan(
+            tf.constant(image), tf.constant(label), plan, augmentation, table
+        )
+        expected = references.augment(image, table[label], plan, augmentation)
+        np.testing.assert_array_equal(mapped[1], expected[1])
+
+
 def damaged(contents, draw):
     """A file that was cut, or lost, gained or changed a few bytes."""
     start, end = sorted(draw.integers(0, len(contents), 2))
