@@ -15,6 +15,7 @@ from keras_danet.models import DilatedResNet as DilatedResNet
 from keras_danet.models import dilate as dilate
 from keras_danet.models import freeze as freeze
 from keras_danet.models import optimize_for_inference as optimize_for_inference
+from keras_danet.models import unfreeze as unfreeze
 from keras_danet.optimizers import SGD as SGD
 from keras_danet.optimizers import PolySchedule as PolySchedule
 from keras_danet.recipes import TrainConfig as TrainConfig

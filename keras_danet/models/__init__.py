@@ -6,4 +6,5 @@ from keras_danet.models.folding import (
     optimize_for_inference as optimize_for_inference,
 )
 from keras_danet.models.parts import freeze as freeze
+from keras_danet.models.parts import unfreeze as unfreeze
 from keras_danet.models.resnet import DilatedResNet as DilatedResNet

@@ -22,6 +22,7 @@ from keras_danet.models.parts import frozen_config
 from keras_danet.models.parts import head_pattern
 from keras_danet.models.parts import restore_frozen
 from keras_danet.models.parts import split_frozen
+from keras_danet.models.parts import unfreeze
 from keras_danet.models.resnet import STAGE_BLOCKS
 from keras_danet.models.resnet import DilatedResNet
 from keras_danet.models.resnet import as_tuple
@@ -620,8 +621,7 @@ class DANet(FunctionalModel):
             overrides["num_classes"] = num_classes
         # Not blank: what the source lacks starts as in any other model.
         config, _ = split_frozen(source.get_config())
-        model = cls.from_config({**config, **overrides})
-        model.trainable = True
+        model = unfreeze(cls.from_config({**config, **overrides}))
         _copy_and_name_the_rest(source, model)
         return model
 

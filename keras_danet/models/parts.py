@@ -14,8 +14,8 @@ def freeze(model, part):
     Frozen layers have no gradient, decay or momentum, and frozen batch norms
     normalise with their moving statistics, which stay (as Keras has it, their
     gamma and beta stay, too; MMSegmentation's `norm_eval` trains those).
-    Call it before `compile`. It is saved with the model; `model.trainable =
-    True` takes it back.
+    Call it before `compile`. It is saved with the model; `unfreeze` takes it
+    back.
 
         keras_danet.freeze(model, "backbone")
         model.compile(total_steps=10_000)
@@ -54,6 +54,14 @@ def freeze(model, part):
         raise ValueError(f"{of.name!r} has no batch norms to freeze.")
     for layer in found:
         layer.trainable = False
+    return model
+
+
+def unfreeze(model):
+    """Makes all of a model trainable, and returns it; `compile` it anew."""
+    # On TensorFlow setting what a model has already reaches no layer.
+    model.trainable = False
+    model.trainable = True
     return model
 
 

@@ -10,8 +10,6 @@ from keras_danet import DilatedResNet
 from keras_danet import dilate
 from keras_danet import freeze
 
-pytestmark = one_backend
-
 CLASSIFIERS = ["fusion_classifier", "position_classifier", "channel_classifier"]
 
 
@@ -66,6 +64,7 @@ def test_the_classifiers_start_anew(kind, tmp_path):
     assert logits.shape == (1, 32, 32, 7)
 
 
+@one_backend
 def test_the_same_classes_keep_everything():
     source = trained()
     with warnings.catch_warnings():
@@ -75,6 +74,7 @@ def test_the_same_classes_keep_everything():
     check(new, source)
 
 
+@one_backend
 def test_an_auxiliary_head_may_come_and_go():
     source = trained(auxiliary=True)
     with pytest.warns(UserWarning, match="anew: none. .* out: auxiliary_in, "):
@@ -90,6 +90,7 @@ def test_an_auxiliary_head_may_come_and_go():
     assert values(back)["auxiliary_in/kernel"].std() > 0
 
 
+@one_backend
 def test_any_backbone(tmp_path):
     backbone = keras.applications.MobileNetV2(
         include_top=False, weights=None, alpha=0.35, input_shape=(64, 64, 3)
@@ -104,6 +105,7 @@ def test_any_backbone(tmp_path):
             np.testing.assert_array_equal(value, theirs[path], err_msg=path)
 
 
+@one_backend
 def test_what_is_no_danet_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="model.keras does not exist"):
         DANet.from_model(tmp_path)

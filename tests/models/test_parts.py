@@ -10,6 +10,7 @@ from keras_danet import DANet
 from keras_danet import DilatedResNet
 from keras_danet import dilate
 from keras_danet import freeze
+from keras_danet import unfreeze
 from keras_danet.models.parts import backbone_of
 from keras_danet.models.resnet import blank_kernels
 
@@ -135,7 +136,7 @@ def test_frozen_batch_norms_normalise_by_their_moving_statistics():
     assert difference() > 1e-3
     freeze(model, "batch_norm")
     assert difference() < 1e-4
-    model.trainable = True
+    assert unfreeze(model) is model
     assert len(model.trainable_variables) == count
 
 
