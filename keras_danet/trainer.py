@@ -88,16 +88,26 @@ def build_backbone(config):
         "dtype": config.dtype,
     }
     source = config.backbone_weights
+    drawn = {
+        "depth": config.depth,
+        "filters": config.filters,
+        "stem_filters": config.stem_filters,
+    }
+    if not source:
+        return DilatedResNet(**drawn, **shape)
     if source in DilatedResNet.presets:
-        return DilatedResNet.from_preset(source, **shape)
-    if source:
-        return DilatedResNet.from_checkpoint(source, **shape)
-    return DilatedResNet(
-        config.depth,
-        stem_filters=config.stem_filters,
-        filters=config.filters,
-        **shape,
-    )
+        backbone = DilatedResNet.from_preset(source, **shape)
+    else:
+        backbone = DilatedResNet.from_checkpoint(source, **shape)
+    found = backbone.get_config()
+    for name, value in drawn.items():
+        if found[name] != value:
+            raise ValueError(
+                f"`backbone_weights` {source!r} are those of {name}="
+                f"{found[name]!r}. Received: {name}={value!r}. Change one of "
+                "the two."
+            )
+    return backbone
 
 
 def validation_epochs(config):
@@ -258,12 +268,16 @@ def train(
             stop=stop,
             background=background,
         )
-        if resume:
-            training.restore(checkpoints, pathlib.Path(run) / "checkpoints")
         if not placement.is_chief:
             track, verbose = (), 0
         with training.tracking(track) as trackers:
-            return training.fit(checkpoints, trackers, _verbosity(verbose))
+            watchers = training.watchers(
+                checkpoints, trackers, _verbosity(verbose)
+            )
+            if resume:
+                # Of the chief's folder, whoever this process is.
+                restore(checkpoints, pathlib.Path(run) / "checkpoints")
+            return training.fit(checkpoints, watchers)
 
 
 @contextlib.contextmanager
@@ -279,6 +293,13 @@ def _run_folder(run, config, overwrite, resume, placement):
     else:
         with tempfile.TemporaryDirectory(prefix="keras-danet-") as folder:
             yield pathlib.Path(folder)
+
+
+def restore(checkpoints, folder):
+    """Goes on from the newest whole checkpoint of a folder, if any."""
+    path, header = newest_checkpoint(folder, _LOGGER.warning)
+    if path:
+        checkpoints.restore(path, header)
 
 
 def _verbosity(verbose):
@@ -361,17 +382,8 @@ class _Training:
             self.steps,
         )
 
-    def restore(self, checkpoints, folder):
-        """Goes on from the newest whole checkpoint of a folder, if any."""
-        checkpoints.set_model(self.model)
-        path, header = newest_checkpoint(folder, _LOGGER.warning)
-        if path:
-            checkpoints.restore(path, header)
-
-    def fit(self, checkpoints, trackers, verbose):
+    def fit(self, checkpoints, watchers):
         """Goes on from where it is to the end; gives the history."""
-        checkpoints.set_model(self.model)
-        watchers = self._watchers(checkpoints, trackers, verbose)
         remove_leftovers(self.run)
         remove_leftovers(checkpoints.folder)
         try:
@@ -481,8 +493,10 @@ class _Training:
             return self.config.loader == "tf.data"
         return importlib.util.find_spec("tensorflow") is not None
 
-    def _watchers(self, checkpoints, trackers, verbose):
+    def watchers(self, checkpoints, trackers, verbose):
+        """The callbacks of the training, of which `checkpoints` is the last."""
         config = self.config
+        checkpoints.set_model(self.model)
         throughput = Throughput(config.batch_size)
         divergence = StopAtDivergence(self.steps, self.files, checkpoints)
         validation = Validation(
