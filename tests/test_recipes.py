@@ -151,6 +151,15 @@ def test_recipes_expect_what_was_published(capsys):
     assert not any(published.values())
 
 
+def test_the_readme_has_every_recipe():
+    readme = (TRAINING / "README.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+_danet_\w+)` \| (.*?) \|", readme, re.M))
+    assert list(rows) == [path.stem for path in RECIPES]
+    for path in RECIPES:
+        said = f"Expected mean IoU: {rows[path.stem]}"
+        assert re.search(rf"^{said}( \(|$)", path.read_text(), re.M), path
+
+
 @pytest.mark.parametrize(
     "name, iterations",
     [
