@@ -122,7 +122,6 @@ def fabricate(root, config):
 )
 def test_a_recipe_takes_a_step_on_data_of_its_layout(path, tmp_path):
     root = tmp_path / "data"
-    root.mkdir()
     config = without_download(path).replace(
         {
             "data_root": str(root),
