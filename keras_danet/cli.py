@@ -11,6 +11,7 @@ from keras_danet.verbs import convert
 from keras_danet.verbs import evaluate
 from keras_danet.verbs import export
 from keras_danet.verbs import predict
+from keras_danet.verbs import recipes
 from keras_danet.verbs import train
 
 DESCRIPTION = """\
@@ -23,6 +24,7 @@ EXAMPLES = """\
 examples:
   keras-danet check-data camvid CamVid --sheet samples.png
   keras-danet class-weights camvid CamVid --method enet
+  keras-danet recipes training
   keras-danet train training/scenes_danet_resnet18.py --output saved_models/run
   keras-danet train training/camvid_danet_resnet18.py --data CamVid \\
       --set epochs=10 --set batch_size=4
@@ -106,6 +108,7 @@ def _parser():
     for verb in (
         check_data,
         class_weights,
+        recipes,
         train,
         evaluate,
         predict,

@@ -66,12 +66,10 @@ LAYOUTS = {
         "VOC2012",
         "trainaug",
         [
-            (
-                "JPEGImages/2008_000008.jpg",
-                "SegmentationClassAug/2008_000008.png",
-            )
+            (f"JPEGImages/{n}.jpg", f"SegmentationClassAug/{n}.png")
+            for n in ("2008_000008", "2008_000015")
         ],
-        {"ImageSets/Segmentation/trainaug.txt": "2008_000008"},
+        {"ImageSets/Segmentation/trainaug.txt": "2008_000008\n2008_000015"},
     ),
     "pascal_context": (
         "VOCdevkit/VOC2010",
@@ -119,6 +117,66 @@ LAYOUTS = {
 }
 
 LAYOUTS["pascal_context60"] = LAYOUTS["pascal_context"]
+LAYOUTS["pascal_context60 train"] = (
+    "VOCdevkit/VOC2010",
+    "train",
+    [
+        (f"JPEGImages/{n}.jpg", f"SegmentationClassContext/{n}.png")
+        for n in ("2008_000008", "2008_000015")
+    ],
+    {"ImageSets/SegmentationContext/train.txt": "2008_000008\n2008_000015\n"},
+)
+LAYOUTS["camvid"] = (
+    "CamVid",
+    "train",
+    [
+        (f"train/{n}.png", f"trainannot/{n}.png")
+        for n in ("0001TP_006690", "0001TP_006720")
+    ],
+    {
+        "train.txt": "".join(
+            f"/SegNet/CamVid/train/{n}.png /SegNet/CamVid/trainannot/{n}.png\n"
+            for n in ("0001TP_006690", "0001TP_006720")
+        ),
+    },
+)
+
+
+def _other_split(name, split, *changes):
+    """A layout of another split: the same paths and lists with `changes`."""
+    folder, _, pairs, others = LAYOUTS[name]
+
+    def changed(text):
+        for old, new in changes:
+            text = text.replace(old, new)
+        return text
+
+    return (
+        folder,
+        split,
+        [tuple(map(changed, pair)) for pair in pairs],
+        {changed(path): changed(text) for path, text in others.items()},
+    )
+
+
+LAYOUTS |= {
+    "cityscapes train": _other_split(
+        *("cityscapes", "train", ("/val/", "/train/"))
+    ),
+    "voc2012 val": _other_split(
+        *("voc2012 trainaug", "val", ("trainaug", "val"), ("ClassAug", "Class"))
+    ),
+    "coco_stuff10k train": _other_split(
+        *("coco_stuff10k", "train", ("test.txt", "train.txt"))
+    ),
+    "coco_stuff164k train": _other_split(
+        *("coco_stuff164k", "train", ("val2017", "train2017"))
+    ),
+    "ade20k val": _other_split(
+        *("ade20k", "val", ("training", "validation"), ("train", "val"))
+    ),
+    "camvid val": _other_split("camvid", "val", ("train", "val")),
+}
 
 
 def lay_out(root, name):

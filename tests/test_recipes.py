@@ -1,14 +1,24 @@
-import pathlib
+import ast
+import dataclasses
+import json
+import re
 
 import pytest
+from conftest import ROOT
 from conftest import one_backend
 
+from keras_danet import DANet
+from keras_danet import DilatedResNet
+from keras_danet.cli import main
+from keras_danet.data.datasets import get_dataset
+from keras_danet.data.plan import steps_per_epoch
 from keras_danet.recipes import TrainConfig
 from keras_danet.recipes import load_recipe
 
 pytestmark = one_backend
 
-TRAINING = pathlib.Path(__file__).resolve().parents[1] / "training"
+TRAINING = ROOT / "training"
+RECIPES = sorted(TRAINING.glob("*_danet_*.py"))
 CONFIG = TrainConfig(
     dataset="scenes", epochs=2, batch_size=4, crop_size=(32, 48)
 )
@@ -47,11 +57,168 @@ def test_bad_settings_are_refused(settings, message):
         CONFIG.replace(settings)
 
 
-@pytest.mark.parametrize("path", sorted(TRAINING.glob("*_danet_*.py")))
-def test_recipes_load(path):
+each_recipe = pytest.mark.parametrize(
+    "path", RECIPES, ids=lambda path: path.stem
+)
+
+
+@each_recipe
+def test_recipes_load_from_any_folder(path, tmp_path, monkeypatch):
     config = load_recipe(path)
-    assert isinstance(config, TrainConfig)
-    assert path.stem.startswith(config.dataset)
+    assert path.stem.startswith(f"{config.dataset}_danet_resnet{config.depth}")
+    # Alone, with nothing beside it.
+    alone = tmp_path / path.name
+    alone.write_bytes(path.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe(alone) == config
+
+
+@each_recipe
+def test_recipes_explain_themselves(path):
+    docstring = ast.get_docstring(ast.parse(path.read_bytes()))
+    fields = re.findall(r"^(\w[\w ]*): ", docstring, re.MULTILINE)
+    needed = ["Data", "Command", "Hardware", "Expected mean IoU", "Measured"]
+    if "resnet18" not in path.stem:
+        needed = ["Paper", "Source", *needed]
+    assert fields == needed
+    assert f"keras-danet train training/{path.name}" in docstring
+
+
+@each_recipe
+def test_recipes_name_what_exists(path):
+    config = load_recipe(path)
+    splits = get_dataset(config.dataset).splits
+    assert config.train_split in splits
+    assert config.val_split in splits
+    if made_by := splits[config.train_split].made_by:
+        assert (ROOT / made_by).is_file()
+        assert made_by in path.read_text()
+    if "resnet18" in path.stem:
+        return
+    preset = DilatedResNet.presets[config.backbone_weights]["arguments"]
+    assert preset == {
+        "depth": config.depth,
+        "stem_filters": config.stem_filters,
+    }
+
+
+# The paper's tables and the authors' repository, by ResNet-50 and 101.
+PUBLISHED = {
+    "cityscapes_danet_resnet{}_fcn": (70.03, 72.54),
+    "cityscapes_danet_resnet{}_pam": (75.74, 77.03),
+    "cityscapes_danet_resnet{}_cam": (74.28, 76.55),
+    "cityscapes_danet_resnet{}_pam_cam": (76.34, 77.57),
+    "cityscapes_danet_resnet{}_scales": (None, 78.83),
+    "cityscapes_danet_resnet{}": (None, 79.93),
+    "pascal_context60_danet_resnet{}": (50.1, 52.6),
+    "coco_stuff10k_danet_resnet{}": (37.2, 39.7),
+    "coco_stuff164k_danet_resnet{}_mmseg": (None, None),
+}
+# Presets of MMSegmentation's model zoo whose training ours follows.
+ZOO = {
+    "cityscapes": (
+        "danet_resnet50_cityscapes",
+        "danet_resnet101_cityscapes_80k",
+    ),
+    "voc2012": ("danet_resnet50_voc2012", "danet_resnet101_voc2012"),
+    "ade20k": ("danet_resnet50_ade20k", "danet_resnet101_ade20k"),
+}
+
+
+def test_recipes_expect_what_was_published(capsys):
+    assert main(["recipes", str(TRAINING), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["recipe"] for row in rows] == [path.name for path in RECIPES]
+    published = {
+        "camvid_danet_resnet18": 50.58,
+        "scenes_danet_resnet18": 77.05,
+    }
+    for name, values in PUBLISHED.items():
+        published |= {
+            name.format(depth): value
+            for depth, value in zip((50, 101), values, strict=True)
+        }
+    for dataset, presets in ZOO.items():
+        for depth, preset in zip((50, 101), presets, strict=True):
+            published[f"{dataset}_danet_resnet{depth}_mmseg"] = DANet.presets[
+                preset
+            ]["mean_iou"]
+    for row in rows:
+        expected = published.pop(row["recipe"].removesuffix(".py"))
+        share = row["expected_mean_iou"]
+        assert share == (expected and pytest.approx(expected / 100)), row
+    # What has no figure may have no recipe.
+    assert not any(published.values())
+
+
+def test_the_readme_has_every_recipe():
+    readme = (TRAINING / "README.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+_danet_\w+)` \| (.*?) \|", readme, re.M))
+    assert list(rows) == [path.stem for path in RECIPES]
+    for path in RECIPES:
+        said = f"Expected mean IoU: {rows[path.stem]}"
+        assert re.search(rf"^{said}( \(|$)", path.read_text(), re.M), path
+
+
+@pytest.mark.parametrize(
+    "name, iterations",
+    [
+        ("cityscapes_danet_resnet50_mmseg", 80_000),
+        ("cityscapes_danet_resnet101_mmseg", 80_000),
+        ("voc2012_danet_resnet50_mmseg", 40_000),
+        ("voc2012_danet_resnet101_mmseg", 40_000),
+        ("ade20k_danet_resnet50_mmseg", 160_000),
+        ("ade20k_danet_resnet101_mmseg", 160_000),
+        ("coco_stuff164k_danet_resnet50_mmseg", 80_000),
+    ],
+)
+def test_epochs_are_the_published_iterations(name, iterations):
+    config = load_recipe(TRAINING / f"{name}.py")
+    split = get_dataset(config.dataset).splits[config.train_split]
+    steps = steps_per_epoch(split.count, config.batch_size)
+    assert (config.epochs - 1) * steps < iterations <= config.epochs * steps
+
+
+def differences(first, second):
+    """The settings in which two recipes differ, as those of the second."""
+    before, after = (
+        dataclasses.asdict(load_recipe(TRAINING / f"{name}.py"))
+        for name in (first, second)
+    )
+    return {k: value for k, value in after.items() if before[k] != value}
+
+
+def test_an_ablation_changes_what_it_is_about():
+    base = "cityscapes_danet_resnet101"
+    assert differences(base, f"{base}_scales") == {"multi_grid": None}
+    assert differences(f"{base}_scales", f"{base}_pam_cam") == {
+        "scale_range": (1.0, 1.0),
+        "epochs": 180,
+    }
+    for kind, attention in (
+        ("fcn", ()),
+        ("pam", ("position",)),
+        ("cam", ("channel",)),
+    ):
+        assert differences(f"{base}_pam_cam", f"{base}_{kind}") == {
+            "attention": attention,
+            # The authors: one loss, a larger rate.
+            "learning_rate": 0.01,
+        }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        path.stem
+        for path in RECIPES
+        if path.with_name(path.name.replace("50", "101")).is_file()
+        and "resnet50" in path.stem
+    ],
+)
+def test_depths_differ_in_the_backbone_alone(name):
+    changed = differences(name, name.replace("resnet50", "resnet101"))
+    assert set(changed) == {"depth", "backbone_weights"}
 
 
 def test_bad_recipes_are_refused(tmp_path):
@@ -76,3 +243,86 @@ def test_bad_recipes_are_refused(tmp_path):
     path.write_text("config = (")
     with pytest.raises(ValueError, match="broken.py"):
         load_recipe(path)
+
+
+def listed(capsys, *arguments):
+    """Exit code, output and errors of `keras-danet recipes`."""
+    code = main(["recipes", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+GOOD = """\"\"\"A recipe.
+
+Expected mean IoU: 8.5 % (a guess)
+\"\"\"
+from keras_danet import TrainConfig
+
+print("while it is loaded")
+config = TrainConfig("camvid", 3, 16, (64, 96), backbone_weights="mine.npz")
+"""
+
+
+def test_recipes_are_listed(tmp_path, capsys):
+    (tmp_path / "b.py").write_text(GOOD)
+    (tmp_path / "a.py").write_text(
+        "import keras_danet as k\n"
+        "config: object = k.TrainConfig('scenes', 1, 2, (8, 8), depth=34)"
+    )
+    # Neither is executed.
+    (tmp_path / "prepare.py").write_text("raise SystemExit(3)")
+    (tmp_path / "notes.txt").write_text("config = 1 // 0")
+    code, output, errors = listed(capsys, tmp_path)
+    assert code == 0
+    assert errors == "while it is loaded\n"
+    assert [line.split() for line in output.splitlines()] == [
+        "recipe data set backbone crop batch epochs mean IoU".split(),
+        ["a.py", "scenes", "resnet34", "8x8", "2", "1", "-"],
+        ["b.py", "camvid", "mine.npz", "64x96", "16", "3", "8.5", "%"],
+    ]
+    code, output, _ = listed(capsys, tmp_path, "--json")
+    assert code == 0
+    assert json.loads(output)[1] == {
+        "recipe": "b.py",
+        "dataset": "camvid",
+        "backbone": "mine.npz",
+        "crop_size": [64, 96],
+        "batch_size": 16,
+        "epochs": 3,
+        "expected_mean_iou": 0.085,
+        "expected": "8.5 % (a guess)",
+    }
+
+
+@pytest.mark.parametrize(
+    "contents, message",
+    [
+        (b"config = (", "broken.py cannot be read: SyntaxError"),
+        (b"config = '\xff'", "broken.py cannot be read: SyntaxError"),
+        (b"config = 1 // 0", "broken.py cannot be run: ZeroDivisionError"),
+        (b"import siblings\nconfig = 1", "broken.py cannot be run: Module"),
+        (b"config = 3", "broken.py must define `config"),
+    ],
+)
+def test_a_broken_recipe_is_named(tmp_path, capsys, contents, message):
+    (tmp_path / "good.py").write_text(GOOD)
+    (tmp_path / "broken.py").write_bytes(contents)
+    code, output, errors = listed(capsys, tmp_path)
+    assert code == 1
+    assert message in errors
+    assert "good.py" in output
+    assert "broken.py" not in output
+    code, output, _ = listed(capsys, tmp_path, "--json")
+    assert code == 1
+    broken, good = json.loads(output)
+    assert message in broken["error"]
+    assert good["epochs"] == 3
+
+
+def test_a_folder_without_recipes(tmp_path, capsys):
+    code, output, errors = listed(capsys, tmp_path, "--json")
+    assert (code, json.loads(output)) == (0, [])
+    assert "no recipe lies in" in errors
+    code, _, errors = listed(capsys, tmp_path / "none")
+    assert code == 2
+    assert re.match("keras-danet: error: There is no folder .*none", errors)

