@@ -10,5 +10,5 @@ RECIPE="${RECIPE:-training/camvid_danet_resnet18.py}"
 DATA="${DATA:-CamVid}"
 RUN="${RUN:-saved_models/run}"
 
-exec keras-danet train "$RECIPE" --data "$DATA" --output "$RUN" \
+exec keras-danet train "$RECIPE" --data "$DATA" --output "$RUN" --resume \
     --distribute auto "$@"
