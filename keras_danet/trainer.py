@@ -275,6 +275,7 @@ def train(
                 checkpoints, trackers, _verbosity(verbose)
             )
             if resume:
+                training.build_metrics()
                 # Of the chief's folder, whoever this process is.
                 restore(checkpoints, pathlib.Path(run) / "checkpoints")
             return training.fit(checkpoints, watchers)
@@ -352,6 +353,19 @@ class _Training:
             key=math.prod,
         )
         check_memory(self.model, 1, *largest)
+
+    def build_metrics(self):
+        """Makes the metrics' variables, for a checkpoint to be put into.
+
+        Keras's trainer of TensorFlow makes them within the first step.
+        """
+        size = self.config.batch_size, *self.config.crop_size
+        self.model._symbolic_build(
+            data_batch=(
+                keras.KerasTensor((*size, 3), "float32"),
+                keras.KerasTensor(size, "uint8"),
+            )
+        )
 
     def data_digest(self):
         """What the plan of augmentation is drawn for: files, in order."""
