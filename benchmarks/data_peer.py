@@ -33,7 +33,9 @@ class Examples(torch.utils.data.Dataset):
         height, width = augmentation.crop_size
         self.scale = A.Compose(
             [
-                A.RandomScale((low - 1, high - 1), p=1),
+                A.RandomScale(
+                    (low - 1, high - 1), area_for_downscale="image", p=1
+                ),
                 A.PadIfNeeded(
                     height,
                     width,

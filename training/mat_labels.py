@@ -290,6 +290,8 @@ def parser(description, example):
 
 def run(main):
     """Runs a script's `main` and exits; users see errors, no traceback."""
+    # As an error does, so that no process of a pool stays behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         sys.exit(main())
     except ImportError as error:

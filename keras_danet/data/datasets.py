@@ -34,6 +34,11 @@ class Split:
             Defaults to `"ids"`.
         made_by: String, the script that makes what the download lacks, or
             `None`. Defaults to `None`.
+        labelled: Boolean, whether its labels have labelled pixels; those of
+            some test splits are given to nobody. Defaults to `True`.
+        beside: Strings, ends of names (without suffix) of label files that
+            other tools make beside the official ones; they are passed over.
+            Defaults to `()`.
     """
 
     image: str
@@ -42,6 +47,8 @@ class Split:
     list_path: str | None = None
     list_holds: str = "ids"
     made_by: str | None = None
+    labelled: bool = True
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,12 +124,13 @@ def make_label_map(values, ignored):
     return tuple(label_map)
 
 
-def _cityscapes_split(images, labels, count):
+def _cityscapes_split(images, labels, count, labelled=True):
     kind = labels.split("/")[0]
     return Split(
         image=f"leftImg8bit/{images}/{{city}}/{{id}}_leftImg8bit.png",
         label=f"{labels}/{{city}}/{{id}}_{kind}_labelIds.png",
         count=count,
+        labelled=labelled,
     )
 
 
@@ -161,6 +169,8 @@ def _folder_split(name, count):
         image=f"images/{name}/{{id}}.jpg",
         label=f"annotations/{name}/{{id}}.png",
         count=count,
+        # MMSegmentation's converter of COCO-Stuff leaves them there.
+        beside=("_labelTrainIds",),
     )
 
 
@@ -190,7 +200,7 @@ CITYSCAPES = Dataset(
         "train": _cityscapes_split("train", "gtFine/train", 2975),
         "val": _cityscapes_split("val", "gtFine/val", 500),
         # Its labels are void: the true ones stay with the authors' server.
-        "test": _cityscapes_split("test", "gtFine/test", 1525),
+        "test": _cityscapes_split("test", "gtFine/test", 1525, labelled=False),
         "train_coarse": _cityscapes_split("train", "gtCoarse/train", 2975),
         "val_coarse": _cityscapes_split("val", "gtCoarse/val", 500),
         "train_extra": _cityscapes_split(

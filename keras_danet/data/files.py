@@ -8,6 +8,8 @@ from keras_danet.data.datasets import did_you_mean
 from keras_danet.data.lists import read_list
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+# Images as well, which training does not read.
+OTHER_SUFFIXES = (".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".jp2")
 
 
 class Pair(NamedTuple):
@@ -46,18 +48,44 @@ def find_pairs(dataset, root, split):
             name of a file, or the list is malformed, names a file twice or
             leads out of `root`.
     """
+    pairs, _, error = search_pairs(dataset, root, split)
+    if error:
+        raise error
+    return pairs
+
+
+def search_pairs(dataset, root, split):
+    """Finds the pairs of one split, and all that keeps it from being whole.
+
+    Args:
+        dataset: A `Dataset`.
+        root: String or path, as for `find_pairs`.
+        split: String, one of `dataset.splits`.
+
+    Returns:
+        (pairs, problems, error): the list of `Pair` that are there; a
+        sentence for each file that is missing, alone or odd; and the
+        exception that `find_pairs` raises over them, or `None`.
+
+    Raises:
+        FileNotFoundError: if there is no folder or list to search.
+        ValueError: if the data set has no such split, the split is empty or
+            its list malformed.
+    """
     _check_split(dataset, split)
     facts = dataset.splits[split]
     root = _find_root(dataset, Path(root), split)
     if facts.list_path is None:
-        return _pairs_in_folders(dataset, root, split)
+        return _search_folders(dataset, root, split)
     pairs = [Pair(*paths) for paths in read_list(facts, root, split)]
-    _check_listed(dataset, root / facts.list_path, pairs, split)
-    return pairs
+    return _search_listed(dataset, root / facts.list_path, pairs, split)
 
 
 def find_splits(dataset, root, splits=None):
     """The splits of a data set that are there, complete or not.
+
+    One is there if there are its list, or the folder of its images, and the
+    folder of its labels.
 
     Args:
         dataset: A `Dataset`.
@@ -95,7 +123,10 @@ def _present_splits(dataset, root):
     return [
         split
         for split, facts in dataset.splits.items()
-        if any(_is_in(place, facts) for place in _places(dataset, root))
+        if any(
+            _is_in(place, facts) and (place / _folder_of(facts.label)).is_dir()
+            for place in _places(dataset, root)
+        )
     ]
 
 
@@ -153,7 +184,7 @@ def _folder_of(template):
     return template.partition("{")[0].rpartition("/")[0]
 
 
-def _pairs_in_folders(dataset, root, split):
+def _search_folders(dataset, root, split):
     facts = dataset.splits[split]
     label_folder = root / _folder_of(facts.label)
     if not label_folder.is_dir():
@@ -162,29 +193,46 @@ def _pairs_in_folders(dataset, root, split):
             f"{split!r} of {dataset.title}. Unpack them there (see "
             f"{dataset.url})."
         )
-    images = _scan(root, facts.image)
-    labels = _scan(root, facts.label)
-    if not images and not labels:
+    odd = []
+    images = _scan(root, facts.image, odd)
+    labels = {
+        key: path
+        for key, path in _scan(root, facts.label, odd).items()
+        if not key[1].endswith(facts.beside)
+    }
+    if not images and not labels and not odd:
         raise ValueError(
             f"Split {split!r} of {dataset.title} is empty: no file is called "
             f"{root / facts.image}. Put the images there (see {dataset.url})."
         )
-    problems = [
-        f"{len(alone)} {these} have no {those}, the first is "
-        f"{files[min(alone)]} (expected {_fill(root, template, min(alone))})"
-        for these, files, those, alone, template in (
-            ("images", images, "label", images.keys() - labels, facts.label),
-            ("labels", labels, "image", labels.keys() - images, facts.image),
-        )
-        if alone
-    ]
-    if problems:
-        raise ValueError(
+    problems, summary = list(odd), []
+    for these, files, those, alone, template in (
+        ("images", images, "label", images.keys() - labels, facts.label),
+        ("labels", labels, "image", labels.keys() - images, facts.image),
+    ):
+        alone = sorted(alone)
+        problems += [
+            f"{files[key]} has no {those} {_fill(root, template, key)}. Add "
+            "it, or move the file without a partner away."
+            for key in alone
+        ]
+        if alone:
+            summary.append(
+                f"{len(alone)} {these} have no {those}, the first is "
+                f"{files[alone[0]]} (expected "
+                f"{_fill(root, template, alone[0])})"
+            )
+    error = None
+    if odd:
+        error = ValueError(odd[0])
+    elif summary:
+        error = ValueError(
             f"Split {split!r} of {dataset.title} is incomplete: "
-            f"{'; '.join(problems)}. Add what is missing (unpack the archives "
+            f"{'; '.join(summary)}. Add what is missing (unpack the archives "
             "again), or move the files without a partner away."
         )
-    return [Pair(images[name], labels[name]) for name in sorted(images)]
+    both = sorted(images.keys() & labels)
+    return [Pair(images[key], labels[key]) for key in both], problems, error
 
 
 def _fill(root, template, key):
@@ -192,11 +240,12 @@ def _fill(root, template, key):
     return os.path.join(root, template.format(city=city, id=name))
 
 
-def _scan(root, template):
+def _scan(root, template, odd):
     """Maps (city, name) to paths, of the files that a template describes.
 
-    Links to folders are followed one level deep and no further, so that no
-    loop of links can hold it up.
+    What bears such a name and cannot be used is described in `odd`. Links to
+    folders are followed one level deep and no further, so that no loop of
+    links can hold it up.
     """
     folder = os.path.join(root, _folder_of(template))
     cities = [""]
@@ -211,12 +260,12 @@ def _scan(root, template):
         (city, name): path
         for city in cities
         for name, path in _scan_folder(
-            os.path.join(folder, city), template
+            os.path.join(folder, city), template, odd
         ).items()
     }
 
 
-def _scan_folder(folder, template):
+def _scan_folder(folder, template, odd):
     before, after = template.rpartition("/")[2].split("{id}")
     start, end = len(before), -len(after)
     found = {}
@@ -225,6 +274,11 @@ def _scan_folder(folder, template):
             file = entry.name
             if after == ".*":
                 name, suffix = os.path.splitext(file)
+                if suffix.lower() in OTHER_SUFFIXES and file[0] != ".":
+                    odd.append(
+                        f"{entry.path} is no PNG or JPEG. Convert it, or move "
+                        "it away."
+                    )
                 if suffix.lower() not in IMAGE_SUFFIXES:
                     continue
             elif file.endswith(after) and file.startswith(before):
@@ -235,16 +289,17 @@ def _scan_folder(folder, template):
             if file[0] == ".":
                 continue
             if not _is(entry.is_file):
-                raise ValueError(
+                odd.append(
                     f"{entry.path} bears an image's name, but is "
                     f"{_describe(entry.path)}. Rename it or move it away."
                 )
-            if name in found:
-                raise ValueError(
+            elif name in found:
+                odd.append(
                     f"Both {found[name]} and {entry.path} are called {name!r}. "
                     "Expected one file of that name; move the other away."
                 )
-            found[name] = entry.path
+            else:
+                found[name] = entry.path
     return found
 
 
@@ -264,8 +319,8 @@ def _describe(path):
     return "no file" if os.path.exists(path) else "not there"
 
 
-def _check_listed(dataset, list_path, pairs, split):
-    """Checks that listed files exist, and reads each folder only once."""
+def _search_listed(dataset, list_path, pairs, split):
+    """Looks whether listed files exist, and reads each folder only once."""
     names = {}
     missing = []
     for path in (path for pair in pairs for path in pair):
@@ -275,14 +330,22 @@ def _check_listed(dataset, list_path, pairs, split):
         # Some file systems know a name in another spelling.
         if name not in names[folder] and not os.path.isfile(path):
             missing.append(path)
-    if missing:
-        only_labels = {pair.label for pair in pairs}.issuperset(missing)
-        remedy = _how_made(dataset, split) if only_labels else ""
-        raise FileNotFoundError(
-            f"{list_path} lists {2 * len(pairs)} files and {len(missing)} of "
-            f"them are not there, the first is {missing[0]} (it is "
-            f"{_describe(missing[0])}). {remedy}Add them or remove their lines."
-        )
+    if not missing:
+        return pairs, [], None
+    only_labels = {pair.label for pair in pairs}.issuperset(missing)
+    made = _how_made(dataset, split) if only_labels else ""
+    error = FileNotFoundError(
+        f"{list_path} lists {2 * len(pairs)} files and {len(missing)} of "
+        f"them are not there, the first is {missing[0]} (it is "
+        f"{_describe(missing[0])}). {made}Add them or remove their lines."
+    )
+    problems = [
+        f"{list_path} lists {path}, which is {_describe(path)}. {made}Add it "
+        "or remove its line."
+        for path in missing
+    ]
+    gone = set(missing)
+    return [pair for pair in pairs if not gone & {*pair}], problems, error
 
 
 def _file_names(folder):

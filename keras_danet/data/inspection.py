@@ -13,12 +13,14 @@ from keras_danet.data.datasets import IGNORE_LABEL
 from keras_danet.data.datasets import Dataset
 from keras_danet.data.decoding import read_raw_label
 from keras_danet.data.decoding import read_raw_pair
-from keras_danet.data.files import find_pairs
+from keras_danet.data.files import find_splits
+from keras_danet.data.files import search_pairs
 from keras_danet.data.label_values import guess_mapping
 from keras_danet.data.label_values import to_train_ids
 
 # A label that is a photograph has millions of colours; so many are kept.
 MAX_VALUES = 2**12
+_PIECE = 2**20
 # In the table; JSON has all.
 MAX_SHOWN = 10
 
@@ -187,6 +189,7 @@ def inspect_split(
         A `SplitReport`.
 
     Raises:
+        FileNotFoundError: if the split is not there.
         ValueError: for an impossible argument. What is wrong with the data
             set is reported, not raised.
     """
@@ -195,12 +198,13 @@ def inspect_split(
         raise ValueError(
             f"Expected one worker or more. Received: workers={workers}."
         )
-    problems = []
+    # Raises for a split that there is not.
+    find_splits(dataset, root, [split])
     try:
-        pairs = find_pairs(dataset, root, split)
+        pairs, found, _ = search_pairs(dataset, root, split)
     except (ValueError, OSError) as error:
-        problems.append(Problem("layout", str(error)))
-        pairs = []
+        pairs, found = [], [str(error)]
+    problems = [Problem("layout", message) for message in found]
     official = dataset.splits[split].count
     if pairs and official not in (None, len(pairs)):
         problems.append(
@@ -223,10 +227,19 @@ def inspect_split(
         totals.add(*seen)
         if progress:
             progress(done, len(pairs))
+    facts = dataset.splits[split]
+    place = os.path.join(root, os.path.dirname(facts.label))
     guess = guess_mapping(totals.values, dataset)
     if guess:
-        place = os.path.join(root, dataset.splits[split].label)
         problems.append(Problem("mapping", f"{place}: {guess}"))
+    if totals.sizes and not totals.has_labels() and facts.labelled:
+        problems.append(
+            Problem(
+                "values",
+                f"{place} has no labelled pixel: all are ignored. Expected "
+                "labels of at least one class.",
+            )
+        )
     return totals.report(split, len(pairs), (*problems, *totals.problems))
 
 
@@ -263,13 +276,21 @@ def _inspect_pair(pair, dataset, labels_only):
         label = to_train_ids(raw, dataset, pair.label)
     except ValueError as error:
         return None, None, values, Problem("values", str(error), *pair)
-    pixels = np.bincount(label.ravel(), minlength=256)
-    return label.shape, pixels, values, None
+    return label.shape, _count_bytes(label), values, None
+
+
+def _count_bytes(array):
+    # In pieces: `bincount` makes eight bytes of each.
+    flat = array.ravel()
+    return sum(
+        np.bincount(flat[start : start + _PIECE], minlength=256)
+        for start in range(0, flat.size, _PIECE)
+    )
 
 
 def _count_values(raw):
     if raw.dtype == np.uint8:
-        counts = np.bincount(raw.ravel(), minlength=256)
+        counts = _count_bytes(raw)
         values = np.flatnonzero(counts)
         return dict(zip(values.tolist(), counts[values].tolist(), strict=True))
     found = zip(*np.unique(raw, return_counts=True), strict=True)
@@ -302,6 +323,9 @@ class _Totals:
         self.pixels += pixels
         self.images += pixels > 0
         self.image_pixels += np.where(pixels > 0, pixels.sum(), 0)
+
+    def has_labels(self):
+        return self.pixels[: self.dataset.num_classes].any()
 
     def report(self, split, num_pairs, problems):
         count = self.dataset.num_classes

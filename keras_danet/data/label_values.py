@@ -1,6 +1,7 @@
 """What the numbers in label files mean, and what others probably mean."""
 
 import functools
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from keras_danet.data.datasets import INVALID_LABEL
 _NEAR = 40
 # As many classes that never occur are no accident of a small data set.
 _MANY_CLASSES = 5
+# A smaller share of all pixels is a slip of the pen, and no mapping.
+_STRAY = 1e-3
 # Fewer values are near those of some palette by chance.
 _FEW_VALUES = 4
 
@@ -56,7 +59,10 @@ def to_train_ids(raw, dataset, path):
     wrong = label == INVALID_LABEL
     if wrong.any():
         first, *others = np.unique(raw[wrong]).tolist()
-        guess = guess_mapping(np.unique(raw).tolist(), dataset)
+        counts = zip(*np.unique(raw, return_counts=True), strict=True)
+        guess = guess_mapping(
+            {int(value): int(count) for value, count in counts}, dataset
+        )
         raise ValueError(
             f"Label value {describe_value(first, dataset)} in {path} "
             f"({np.count_nonzero(raw == first)} pixels; {len(others) + 1} "
@@ -103,17 +109,22 @@ def guess_mapping(values, dataset):
     """Which mapping was probably forgotten, judged by the values seen.
 
     Args:
-        values: Iterable of raw values that occur in label files, the wrong
-            ones and the right ones.
+        values: Raw values that occur in label files, the wrong ones and the
+            right ones, an iterable, or a mapping from each to its number of
+            pixels. Of a few stray pixels nothing is guessed.
         dataset: The `Dataset` that they were read as.
 
     Returns:
         A sentence or two with the remedy; `None` where all values are in the
         map and look like what they should be, or nothing fits.
     """
-    values = set(values)
+    pixels = values if isinstance(values, Mapping) else dict.fromkeys(values, 1)
+    values = set(pixels)
     table = label_table(dataset)
     wrong = {value for value in values if table[value] == INVALID_LABEL}
+    share = sum(pixels[value] for value in wrong) / max(sum(pixels.values()), 1)
+    if wrong and share < _STRAY:
+        return None
     if dataset.label_colors:
         return _guess_colors(wrong, dataset) if wrong else None
     guesses = _guesses if wrong else _suspicions
@@ -151,15 +162,17 @@ def _guesses(values, dataset):
     if own == ids:
         yield (
             values - {IGNORE_LABEL} <= ids | {count} and count in values,
-            f"The values seem to count classes from 1 to {count}, "
+            f"The values go up to {count}, where {count} classes count from "
+            "0: they seem to count from 1"
             + (
-                "with 0 for pixels without a class (elsewhere called "
-                "`reduce_zero_label`): "
+                ", with 0 for pixels without a class (elsewhere called "
+                "`reduce_zero_label`), or a class is missing from the list. "
+                "In the first case take 1 away from them, so that 0 becomes "
+                "255, or say so with `value` and `ignore` in classes.json."
                 if 0 in values
-                else "not from 0: "
-            )
-            + "take 1 away from them, and 0 becomes 255; or say so with "
-            "`value` and `ignore` in classes.json.",
+                else ". Take 1 away from them, or say so with `value` in "
+                "classes.json."
+            ),
         )
     else:
         yield (
@@ -203,7 +216,9 @@ def _suspicions(values, dataset):
     higher = own - ids
     yield _mask_guess(values, dataset)
     yield (
-        bool(higher)
+        # One's own numbers are what one says they are.
+        dataset.name in DATASETS
+        and bool(higher)
         and values <= ids | {IGNORE_LABEL}
         and len(values) > dataset.num_classes / 2
         and (

@@ -71,6 +71,11 @@ def _check_sheet(path):
         raise ValueError(
             f"--sheet expects a name that ends in '.png'. Received: {path}"
         )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder {path.parent} for --sheet. Make it, or choose "
+            "another."
+        )
     if path.exists():
         raise FileExistsError(
             f"{path} exists. Choose another name for --sheet, or remove it."
@@ -80,7 +85,7 @@ def _check_sheet(path):
 def _draw_samples(reports, root, path):
     from keras_danet import visualization
     from keras_danet.data.decoding import read_pair
-    from keras_danet.data.files import find_pairs
+    from keras_danet.data.files import search_pairs
 
     dataset = reports[0].dataset
     titled = []
@@ -90,7 +95,7 @@ def _draw_samples(reports, root, path):
         bad = {problem.label for problem in report.problems}
         titled += [
             (f"{report.split}: {pathlib.Path(pair.image).stem[-30:]}", pair)
-            for pair in find_pairs(dataset, root, report.split)
+            for pair in search_pairs(dataset, root, report.split)[0]
             if pair.label not in bad
         ]
     # Evenly over all that there is.

@@ -47,13 +47,17 @@ def run(arguments):
         labels_only=True,
         progress=show_progress,
     )
-    broken = [p.message for p in report.problems if p.kind != "layout"]
+    broken = [
+        p.message for p in report.problems if p.kind in ("file", "values")
+    ]
     if broken or not report.num_pairs:
         raise ValueError(
             f"{(broken or [report.problems[0].message])[0]} Weights of half a "
             "data set would be wrong; `keras-danet check-data` tells all that "
             "is."
         )
+    for problem in report.problems:
+        print(f"keras-danet: {problem.message}", file=sys.stderr)
     if not report.class_pixels.any():
         raise ValueError(
             f"The labels of {arguments.split!r} in {arguments.root} have no "

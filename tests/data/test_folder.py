@@ -401,3 +401,11 @@ def test_a_run_is_held_to_its_classes(workshop, tmp_path):
         runs.find_data(config, run)
     config = dataclasses.replace(config, dataset="camvid")
     assert runs.find_data(config, run)[0] is CAMVID
+
+
+def test_images_that_training_does_not_read_are_named(tmp_path):
+    write_classes(tmp_path, TWO)
+    touch(tmp_path, "images/a.png", "masks/a.png", "images/b.tif")
+    dataset = open_dataset("folder", tmp_path)
+    with pytest.raises(ValueError, match=r"b\.tif is no PNG or JPEG. Convert"):
+        find_pairs(dataset, tmp_path, "all")

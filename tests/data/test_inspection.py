@@ -2,6 +2,7 @@
 
 import json
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from keras_danet.data.datasets import CAMVID
 from keras_danet.data.datasets import CITYSCAPES
 from keras_danet.data.decoding import read_pair
 from keras_danet.data.files import find_pairs
+from keras_danet.data.files import find_splits
 from keras_danet.data.inspection import inspect_split
 from keras_danet.verbs import check_data
 
@@ -159,9 +161,83 @@ def test_values_outside_the_map_are_named_with_a_guess(tmp_path):
 def test_a_layout_that_is_incomplete_is_found(tmp_path):
     paths = write(tmp_path, random_labels())
     paths[3].unlink()
+    paths[5].unlink()
+    paths[5].symlink_to("nowhere")
+    paths[6].write_bytes(b"")
     report = inspect_split(CAMVID, tmp_path, "train")
-    assert kinds(report) == ["layout"] and report.num_pairs == 0
-    assert str(paths[3]) in report.problems[0].message
+    # Each is named, and the others are counted none the less.
+    assert report.num_pairs == 5 and sum(report.sizes.values()) == 4
+    found = [(p.kind, p.message) for p in uncounted(report)]
+    for (kind, message), path in zip(
+        found, (paths[3], paths[5], paths[6]), strict=True
+    ):
+        assert str(path) in message
+        assert kind == ("file" if path == paths[6] else "layout")
+
+
+def test_a_folder_that_is_incomplete_is_found(tmp_path):
+    dataset, split, pairs = lay_out(tmp_path, "cityscapes")
+    alone = tmp_path / "leftImg8bit/val/lindau/lindau_x_leftImg8bit.png"
+    alone.touch()
+    (tmp_path / "gtFine/val/lindau/lindau_y_gtFine_labelIds.png").mkdir()
+    for pair in pairs:
+        Image.new("RGB", (8, 4)).save(pair.image)
+        Image.fromarray(np.full((4, 8), 7, "uint8")).save(pair.label)
+    report = inspect_split(dataset, tmp_path, split)
+    assert report.num_pairs == 2 and report.class_pixels[0] == 64
+    messages = [problem.message for problem in uncounted(report)]
+    assert any(f"{alone} has no label" in message for message in messages)
+    assert any("lindau_y" in m and "is a folder" in m for m in messages)
+    assert len(messages) == 2
+
+
+def test_splits_without_labels_are_not_there(tmp_path, capsys):
+    """A usual download of Cityscapes has no gtCoarse."""
+    dataset, *_ = lay_out(tmp_path, "cityscapes")
+    train = tmp_path / "leftImg8bit/train/ulm"
+    train.mkdir(parents=True)
+    assert find_splits(dataset, tmp_path) == ["val"]
+    (tmp_path / "gtFine/train").mkdir()
+    assert find_splits(dataset, tmp_path) == ["train", "val"]
+    with pytest.raises(ValueError, match="Did you mean 'val'"):
+        inspect_split(dataset, tmp_path, "vall")
+    with pytest.raises(FileNotFoundError, match="'test'"):
+        inspect_split(dataset, tmp_path, "test")
+    for verb in ("check-data", "class-weights"):
+        assert main([verb, "cityscapes", str(tmp_path), "--split", "x"]) == 2
+        assert "no split of that name" in capsys.readouterr().err
+
+
+def test_labels_that_other_tools_leave_are_passed_over(tmp_path):
+    dataset, split, pairs = lay_out(tmp_path, "coco_stuff164k")
+    for pair in pairs:
+        Path(pair.label.replace(".png", "_labelTrainIds.png")).touch()
+    assert find_pairs(dataset, tmp_path, split) == pairs
+
+
+def test_a_stray_pixel_is_no_mapping(tmp_path):
+    labels = [np.zeros((40, 40)) for _ in range(3)]
+    labels[0][1] = 10
+    labels[1][0, 0] = 12
+    write(tmp_path, labels)
+    report = inspect_split(CAMVID, tmp_path, "train")
+    assert [p.kind for p in uncounted(report)] == ["values"]
+    assert "reduce_zero" not in report.problems[-1].message
+
+
+def test_nothing_labelled_is_wrong(tmp_path):
+    write(tmp_path, [np.full((4, 4), 11)])
+    (problem,) = uncounted(inspect_split(CAMVID, tmp_path, "train"))
+    assert "no labelled pixel" in problem.message
+
+
+def test_large_files_are_counted_in_pieces(monkeypatch):
+    monkeypatch.setattr(inspection, "_PIECE", 7)
+    array = np.random.default_rng(0).integers(0, 256, (9, 11), "uint8")
+    np.testing.assert_array_equal(
+        inspection._count_bytes(array),
+        np.bincount(array.ravel(), minlength=256),
+    )
 
 
 def test_what_is_kept_is_bounded(tmp_path, monkeypatch):
@@ -242,6 +318,7 @@ def test_check_data_is_content_with_what_is_right(tmp_path, capsys):
         (["camvid", ".", "--split", "trian"], "Did you mean 'train'"),
         (["camvid", ".", "--split", "test"], "for split 'test'"),
         (["camvid", ".", "--sheet", "sheet.jpg"], "ends in '.png'"),
+        (["camvid", ".", "--sheet", "no/sheet.png"], "no folder no for"),
         (["folder", "."], "There is no classes.json"),
     ],
 )
@@ -298,10 +375,12 @@ def test_class_weights_of_nothing(tmp_path, capsys):
 
 def test_cityscapes_without_a_label_is_no_mistake(tmp_path):
     """The labels of its test split are all ignored."""
-    _, split, pairs = lay_out(tmp_path, "cityscapes")
-    for pair in pairs:
-        Image.new("RGB", (8, 4)).save(pair.image)
-        Image.fromarray(np.full((4, 8), 3, "uint8")).save(pair.label)
-    report = inspect_split(CITYSCAPES, tmp_path, split)
+    image = tmp_path / "leftImg8bit/test/ulm/ulm_1_leftImg8bit.png"
+    label = tmp_path / "gtFine/test/ulm/ulm_1_gtFine_labelIds.png"
+    for path in (image, label):
+        path.parent.mkdir(parents=True)
+    Image.new("RGB", (8, 4)).save(image)
+    Image.fromarray(np.full((4, 8), 3, "uint8")).save(label)
+    report = inspect_split(CITYSCAPES, tmp_path, "test")
     assert kinds(report) == ["layout"]
-    assert report.ignored_pixels == 64 and len(report.never_seen) == 19
+    assert report.ignored_pixels == 32 and len(report.never_seen) == 19

@@ -53,7 +53,7 @@ def codes(colors):
             dataclasses.replace(TWO, label_map=make_label_map(range(2), ())),
             "mask of black and white",
         ),
-        ([*range(1, 22), 255], VOC, "from 1 to 21, not from 0"),
+        ([*range(1, 22), 255], VOC, "seem to count from 1. Take 1 away"),
         ([*range(22)], VOC, "reduce_zero_label"),
         ([*range(19), 255], CITYSCAPES, "train ids already"),
         ([*range(19)], CITYSCAPES, "train ids already"),
@@ -98,6 +98,13 @@ def test_what_is_right_is_not_suspected(name):
 
 
 def test_a_guess_needs_a_ground():
+    # Of one's own classes the last may be absent.
+    own = dataclasses.replace(
+        ADE20K, name="folder", label_map=make_label_map(range(1, 12), (0, 255))
+    )
+    own = dataclasses.replace(own, class_names=tuple("abcdefghijk"))
+    assert guess_mapping([*range(11), 255], own) is None
+    assert guess_mapping({0: 10**6, 5: 10**6, 21: 3}, VOC) is None
     assert guess_mapping([3, 77], VOC) is None
     assert guess_mapping(codes([(1, 255, 3)]), COLORS) is None
     # A small part of ADE20K without a flag is no mistake.
