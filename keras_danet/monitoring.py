@@ -116,6 +116,9 @@ class Validation(keras.callbacks.Callback):
 
     Attributes:
         best: float, the best mean IoU so far.
+
+    Raises:
+        ValueError: at the end of an epoch, if nothing is labelled.
     """
 
     def __init__(
@@ -172,6 +175,12 @@ class Validation(keras.callbacks.Callback):
                 logs["val_mean_iou"] = report.mean_iou
                 logs["val_pixel_accuracy"] = report.pixel_accuracy
             found = logs["val_mean_iou"]
+            if math.isnan(found):
+                raise ValueError(
+                    f"Split {self.data[2]!r} has no labelled pixel to measure "
+                    "on: all are ignored. Expected labels; `keras-danet "
+                    "check-data` tells what is in them."
+                )
             if found > self.best or not self.path.exists():
                 save_model(self.model, self.path)
         if found > self.best:

@@ -411,6 +411,15 @@ def test_patience_ends_a_training(root, tmp_path, monkeypatch):
     assert again == history
 
 
+def test_nothing_to_measure_on_is_told(root, tmp_path):
+    bare = tmp_path / "scenes"
+    shutil.copytree(root, bare)
+    for path in (bare / "valannot").glob("*.png"):
+        Image.new("L", (64, 48), 255).save(path)
+    with pytest.raises(ValueError, match="'val' has no labelled pixel"):
+        trainer.train(tiny(bare, epochs=1), tmp_path / "run", verbose=0)
+
+
 def test_validation_is_what_evaluate_tells(unbroken):
     config, run, history = unbroken
     dataset, root = runs.find_data(config, run)
