@@ -375,10 +375,17 @@ class Checkpoints(keras.callbacks.Callback):
         load_checkpoint(
             path, {name: state[name] for name in state if name not in sums}
         )
-        for name, part in self.parts.items():
-            part.set_state(header["parts"][name])
-        self.epoch, self.step = header["epoch"], header["step"]
-        self.logs = header["logs"]
+        try:
+            for name, part in self.parts.items():
+                part.set_state(header["parts"][name])
+            self.epoch, self.step = int(header["epoch"]), int(header["step"])
+            self.logs = dict(header["logs"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} does not say where the training was ({error!r}). "
+                "Expected a file that `keras-danet train` wrote; remove it, "
+                "and --resume takes the one before."
+            ) from error
         self.newest = path
         self._saved = self.epoch, self.step
         # `fit` begins an epoch with empty metrics.

@@ -346,6 +346,9 @@ class Part:
     def get_state(self):
         return 1
 
+    def set_state(self, state):
+        self.state = state
+
 
 def keeper(tmp_path, **options):
     keras.utils.set_random_seed(0)
@@ -415,3 +418,18 @@ def test_sigterm_is_a_wish_until_the_step_is_done(tmp_path):
     assert caught.value.code == 143
     kept = read_header(place.newest)
     assert (kept["epoch"], kept["step"]) == (0, 2)
+
+
+def test_a_header_that_says_nothing_is_refused(tmp_path):
+    place = keeper(tmp_path, every=1)
+    place.on_epoch_begin(0)
+    place.on_train_batch_end(0, {"loss": 1.0})
+    whole = read_header(place.newest)
+    other = keeper(tmp_path)
+    other.restore(place.newest, whole)
+    assert (other.epoch, other.step) == (0, 1)
+    assert other.parts["part"].state == 1
+    for key in ("epoch", "parts", "logs"):
+        header = {k: v for k, v in whole.items() if k != key}
+        with pytest.raises(ValueError, match=f"000001.ckpt does not .*{key}"):
+            keeper(tmp_path).restore(place.newest, header)
