@@ -152,7 +152,7 @@ SEVERAL = {
     },
     "torch": {},
 }[BACKEND]
-SLOW = ("mirrored 4", "data_parallel 4")
+SLOW = ("mirrored 4", "data_parallel 4", "model_parallel 2x2")
 
 
 @pytest.mark.parametrize(

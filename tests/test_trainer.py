@@ -239,20 +239,24 @@ class KillAt:
         monkeypatch.setattr(owner, name, killing)
 
 
+def slow(*moment):
+    return pytest.param(*moment, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     "owner, name, number",
     [
         # After a step: the first, in the middle, the last of an epoch.
-        (Checkpoints, "on_train_batch_end", 1),
+        slow(Checkpoints, "on_train_batch_end", 1),
         (Checkpoints, "on_train_batch_end", 2),
-        (Checkpoints, "on_train_batch_end", 3),
-        (Checkpoints, "on_train_batch_end", 5),
+        slow(Checkpoints, "on_train_batch_end", 3),
+        slow(Checkpoints, "on_train_batch_end", 5),
         # In a validation, before and after the best model is kept.
         (monitoring, "evaluate", 1),
-        (monitoring, "evaluate", 2),
-        (monitoring, "save_model", 2),
+        slow(monitoring, "evaluate", 2),
+        slow(monitoring, "save_model", 2),
         # After the last checkpoint.
-        (Checkpoints, "on_epoch_end", 2),
+        slow(Checkpoints, "on_epoch_end", 2),
     ],
 )
 def test_a_killed_run_ends_like_an_unbroken_one(

@@ -92,7 +92,7 @@ def test_a_backbone_with_the_head_s_names_is_refused():
 def test_the_head_moves_ten_times_as_far(tmp_path):
     model = small()
     model.compile(SGD(0.01, 0.0, multipliers=model.head_multipliers()), **JIT)
-    model._build_optimizer()
+    model.build_optimizer()
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     for each in (model, loaded):
