@@ -14,8 +14,8 @@ PYTEST := $(BIN)/python -m pytest -q --durations=10 -p no:cacheprovider \
 # Makes before 4.0 cannot keep the suites' lines apart.
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: help demo test test-tensorflow test-jax test-torch test-alone \
-	test-slow lint format check bench bench-metrics \
+.PHONY: help demo test test-tensorflow test-jax test-torch test-data \
+	test-alone test-slow lint format check bench bench-metrics \
 	bench-data clean
 
 help:
@@ -75,7 +75,7 @@ demo: $(VENV)/demo.stamp
 test: $(VENV)/dev.stamp
 	@echo "Two suites at a time; each is shown when it is through."
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 $(SYNC) \
-		test-tensorflow test-jax test-torch test-alone
+		test-tensorflow test-jax test-data test-torch test-alone
 
 # Tiny networks are compiled for longer than they run, and many of them alike.
 test-jax: export XLA_FLAGS ?= --xla_backend_optimization_level=0 \
@@ -85,7 +85,12 @@ test-jax: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 
 test-tensorflow test-jax test-torch: test-%: $(VENV)/dev.stamp
 	@echo "== the suite on $*"
-	@KERAS_BACKEND=$* $(PYTEST)
+	@KERAS_BACKEND=$* $(PYTEST) --ignore=tests/data
+
+# Data know no backend: their tests run once, where they are fastest.
+test-data: $(VENV)/dev.stamp
+	@echo "== data"
+	@KERAS_BACKEND=torch $(PYTEST) tests/data
 
 test-alone: $(VENV)/dev.stamp
 	@echo "== without TensorFlow"
@@ -94,8 +99,8 @@ test-alone: $(VENV)/dev.stamp
 
 test-slow: $(VENV)/dev.stamp
 	@KERAS_BACKEND=torch $(PYTEST) -m slow
-	@KERAS_BACKEND=tensorflow $(PYTEST) -m slow tests/test_distribution.py
-	@KERAS_BACKEND=jax $(PYTEST) -m slow tests/test_distribution.py
+	@for backend in tensorflow jax; do KERAS_BACKEND=$$backend \
+		$(PYTEST) -m slow tests/test_*.py || exit 1; done
 
 lint: $(VENV)/dev.stamp
 	@$(BIN)/ruff format --check .
