@@ -9,6 +9,8 @@ one of DANet-ResNet50.
 """
 
 import argparse
+import contextlib
+import os
 import pathlib
 import statistics
 import tempfile
@@ -42,7 +44,12 @@ class Steps(keras.callbacks.Callback):
 def fit(training, watchers, steps):
     """Seconds per step, after the first ones."""
     clock = Steps()
-    with training._crops(0, 0) as crops:
+    # Progress is written, and not among the tables.
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        training._crops(0, 0) as crops,
+    ):
         training.model.fit(
             crops,
             steps_per_epoch=steps,
