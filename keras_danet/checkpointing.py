@@ -169,6 +169,9 @@ def _header(archive):
     found = header.get("format") if isinstance(header, dict) else None
     if found != FORMAT:
         raise ValueError(f"its format is {found!r}, not {FORMAT!r}")
+    # What is stored as it is cannot unpack to more than the file has.
+    if any(entry.compress_type for entry in archive.infolist()):
+        raise ValueError("something in it is compressed")
     return header
 
 

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from importlib import metadata
 
 import keras
@@ -26,6 +25,7 @@ from keras_danet.data.folder import FOLDER
 from keras_danet.data.folder import open_dataset
 from keras_danet.data.folder import read_classes
 from keras_danet.models import DANet
+from keras_danet.models.weight_files import load_keras_model
 from keras_danet.recipes import TrainConfig
 
 # DANet-ResNet152 with its optimizer takes 1 GB; what says it unpacks to more
@@ -220,26 +220,11 @@ def _read_json(path):
 def load_run_model(run):
     """The trained model of a run folder."""
     path = pathlib.Path(run) / "model.keras"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} does not exist. Expected a run folder whose training "
-            "finished at least one epoch."
-        )
-    remedy = "Expected the file that `keras-danet train` wrote; train again."
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-        if size > MAX_MODEL_BYTES:
-            raise ValueError(f"it unpacks to {size} bytes")
-        model = keras.saving.load_model(path, compile=False)
-    # Keras has no common error for broken files.
-    except Exception as error:
-        raise ValueError(
-            f"{path} cannot be loaded: {error}. {remedy}"
-        ) from error
+    model = load_keras_model(path, MAX_MODEL_BYTES)
     if not isinstance(model, DANet):
         raise ValueError(
-            f"{path} holds a {type(model).__name__}, not a DANet. {remedy}"
+            f"{path} holds a {type(model).__name__}, not a DANet. Expected the "
+            "file that `keras-danet train` wrote; train again."
         )
     return model
 

@@ -161,6 +161,16 @@ FOREIGN = {
 }
 
 
+def test_what_would_unpack_to_gigabytes_is_not_unpacked(tmp_path):
+    path = tmp_path / "step-000000001.ckpt"
+    write_zip(path, {"header.json": header()})
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("0.npy", npy(FLOATS, bytes(2**20)))
+    told = []
+    assert newest_checkpoint(tmp_path, told.append) == (None, None)
+    assert "something in it is compressed" in told[0]
+
+
 @pytest.mark.parametrize("name", FOREIGN)
 def test_foreign_files_are_refused(tmp_path, name):
     path = tmp_path / "step-000000001.ckpt"

@@ -168,11 +168,13 @@ def check_h5(path):
     return floats
 
 
-def load_keras_model(source):
+def load_keras_model(source, max_bytes=MAX_FILE_BYTES):
     """The model of a `.keras` file, or of the folder that holds one.
 
     Args:
         source: path of the file, or of a folder with a `model.keras`.
+        max_bytes: integer, the most that it may unpack to. Defaults to
+            `MAX_FILE_BYTES`.
 
     Returns:
         A model that is not compiled.
@@ -194,14 +196,14 @@ def load_keras_model(source):
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
-        if size > MAX_FILE_BYTES:
+        if size > max_bytes:
             raise ValueError(f"it unpacks to {size} bytes")
         return keras.saving.load_model(path, compile=False)
     # Keras has no common error for broken files.
     except Exception as error:
         raise ValueError(
             f"{path} cannot be loaded: {error}. Expected a model that Keras "
-            "has saved whole."
+            "has saved whole; save it, or train, again."
         ) from error
 
 
