@@ -1,10 +1,9 @@
 """The peer of `data.py`: what `keras_danet.data` does, by albumentations.
 
 The same work on the same files, as one would write it: OpenCV reads, a table
-maps the label's numbers, albumentations scales, pads, crops and mirrors.
-Less is done in two respects, and they are not made up for: an image that
-shrinks is not smoothed first, and no label is checked for values it must not
-have.
+maps the label's numbers, albumentations scales (smoothing what shrinks), pads,
+crops and mirrors. Less is done in one respect, and it is not made up for: no
+label is checked for values it must not have.
 """
 
 import albumentations as A

@@ -1,5 +1,6 @@
 """What training does about files that it cannot use."""
 
+import collections
 import logging
 import threading
 
@@ -47,6 +48,7 @@ class BadFiles:
         self.num_tries = NUM_TRIES if policy == "skip" else 1
         self.is_quiet = False
         self.skipped = set()
+        self._begun = collections.deque(maxlen=0)
         self._lock = threading.Lock()
 
     # A lock cannot be sent to another process.
@@ -59,6 +61,20 @@ class BadFiles:
     @property
     def count(self):
         return len(self.skipped)
+
+    def remember(self, num_examples):
+        """Keeps at least so many of the examples that were begun last."""
+        if num_examples > self._begun.maxlen:
+            self._begun = collections.deque(self._begun, num_examples)
+
+    def begin(self, index):
+        """Gives a pair that is about to be read, and remembers it."""
+        self._begun.append(index)
+        return self.pairs[index]
+
+    def recent(self):
+        """List of the examples that were begun last, from the newest on."""
+        return [*dict.fromkeys(reversed(self._begun.copy()))]
 
     def skip(self, index):
         """Counts and logs an example that is skipped, the first time."""
@@ -88,6 +104,6 @@ class BadFiles:
         if self.num_tries > 1:
             message = (
                 f"{self.num_tries} examples in a row could not be used; that "
-                f"is too many to skip. The first: {message}"
+                f"is too many to skip. One of them: {message}"
             )
         raise ValueError(message)

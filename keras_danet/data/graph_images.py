@@ -26,38 +26,30 @@ def resample(image, offset, inside, size, scaled):
     first = tf.maximum(tf.cast(tf.floor(start - reach), tf.int64), 0)
     last = tf.minimum(tf.cast(tf.math.ceil(end + reach), tf.int64), size)
     part = image[first[0] : last[0], first[1] : last[1]]
-    first = tf.cast(first, tf.float64)
-    return tf.cond(
-        tf.reduce_all(scaled >= size),
-        lambda: _enlarge(part, start - first, end - first, ratio, inside),
-        lambda: tf.raw_ops.ScaleAndTranslate(
-            images=part[tf.newaxis],
-            size=tf.cast(inside, tf.int32),
-            scale=tf.cast(ratio, tf.float32),
-            translation=tf.cast((first - start) * ratio, tf.float32),
-            kernel_type="triangle",
-        )[0],
-    )
-
-
-def _enlarge(part, start, end, ratio, inside):
-    """From `start` to `end` of a part; several times faster than shrinking."""
-    # The outermost pixels' centres lie beyond those of the part.
+    translation = (tf.cast(first, tf.float64) - start) * ratio
     for axis in (0, 1):
-        indices = [0], [tf.shape(part)[axis] - 1]
-        before, after = (tf.gather(part, index, axis=axis) for index in indices)
-        part = tf.concat([before, part, after], axis)
-    # The places of the first and last pixels' centres, of which the distance
-    # between the part's outermost centres is the unit.
-    places = tf.stack([start + 0.5 / ratio, end - 0.5 / ratio]) + 0.5
-    places /= tf.cast(tf.shape(part)[:2] - 1, tf.float64)
-    return tf.raw_ops.CropAndResize(
-        image=part[tf.newaxis],
-        boxes=tf.cast(tf.reshape(places, [1, 4]), tf.float32),
-        box_ind=[0],
-        crop_size=tf.cast(inside, tf.int32),
-        method="bilinear",
-    )[0]
+        part = _resample_rows(
+            part, inside[axis], ratio[axis], translation[axis]
+        )
+        part = tf.transpose(part, [1, 0, 2])
+    return part
+
+
+def _resample_rows(image, height, scale, translation):
+    """Resamples the first axis, the others being one of channels.
+
+    The operation computes channels together: several times faster than both
+    axes of three channels each.
+    """
+    shape = tf.shape(image)
+    rows = tf.raw_ops.ScaleAndTranslate(
+        images=tf.reshape(image, [1, shape[0], 1, -1]),
+        size=tf.stack([tf.cast(height, tf.int32), 1]),
+        scale=tf.stack([tf.cast(scale, tf.float32), 1.0]),
+        translation=tf.stack([tf.cast(translation, tf.float32), 0.0]),
+        kernel_type="triangle",
+    )
+    return tf.reshape(rows, [-1, shape[1], 3])
 
 
 def distort(image, decisions, augmentation):

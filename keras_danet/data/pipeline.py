@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 
 import numpy as np
 import tensorflow as tf
@@ -26,7 +25,6 @@ from keras_danet.data.plan import places
 # Enough to hide the pipeline behind the training step; an automatic number
 # would grow with the memory it finds.
 PREFETCHED_BATCHES = 2
-_BAD_EXAMPLE = "keras_danet: bad example"
 
 
 def training_dataset(
@@ -88,6 +86,7 @@ def training_dataset(
     start_epoch += start_step // steps
     start_step %= steps
     bad_files = bad_files or BadFiles(pairs, dataset)
+    bad_files.remember(_num_in_flight(share))
     tries = range(bad_files.num_tries)
 
     def decisions(epoch):
@@ -113,7 +112,7 @@ def training_dataset(
             )
         )
 
-    read = _reader(pairs, dataset)
+    read = _reader(bad_files)
     table = label_table(dataset)
 
     def load(index, *fields):
@@ -170,21 +169,11 @@ def evaluation_dataset(
             sentence.
     """
     check_batches(pairs, batch_size)
-    read = _reader(pairs, dataset)
-    table = label_table(dataset)
-
-    def load(index):
-        image, label = read(index)
-        return image, to_train_ids(label, table)
-
     bad_files = bad_files or BadFiles(pairs, dataset)
+    bad_files.remember(_num_in_flight(batch_size))
     batches = (
         tf.data.Dataset.range(len(pairs))
-        .map(
-            lambda index: _first_good(index[tf.newaxis], load, bad_files),
-            tf.data.AUTOTUNE,
-            deterministic=True,
-        )
+        .map(_whole(bad_files), tf.data.AUTOTUNE, deterministic=True)
         .batch(batch_size)
     )
     if pad_last_batch:
@@ -207,62 +196,92 @@ def readable_errors(*bad_files):
     try:
         yield
     except tf.errors.OpError as error:
-        found = re.search(f"{_BAD_EXAMPLE} (\\d+) of (\\d+)", str(error))
-        if found:
-            index, owner = map(int, found.groups())
+        # What a model did wrong is no file's fault.
+        if "GetNext" in str(error):
             for candidate in bad_files:
-                if id(candidate) == owner:
-                    candidate.give_up(index)
+                _blame(candidate, str(error))
         raise
+
+
+def _blame(bad_files, message):
+    """Raises the error over whichever file was begun last and cannot be read.
+
+    TensorFlow does not tell which it was, so they are all read again.
+    """
+    indices = bad_files.recent()
+    if not indices:
+        return
+    good = 0
+    try:
+        for _ in tf.data.Dataset.from_tensor_slices(indices).map(
+            _whole(bad_files)
+        ):
+            good += 1
+    except tf.errors.OpError:
+        bad_files.give_up(indices[good])
+    # A disk that failed may have recovered, and its errors do name a file.
+    for index in indices:
+        if any(path in message for path in bad_files.pairs[index]):
+            bad_files.give_up(index)
 
 
 def _first_good(candidates, load, bad_files):
     """Loads the first of an example's candidates that can be loaded.
 
-    In a data set of its own: only a data set outlives an error in a graph,
-    and can tell whose it was.
+    In a data set of its own: only a data set outlives an error in a graph.
     """
-    number = tf.range(tf.size(candidates, tf.int64))
-    numbered = tf.data.Dataset.from_tensor_slices((number, candidates))
+    if bad_files.num_tries == 1:
+        return load(candidates[0])
+    numbered = tf.data.Dataset.from_tensor_slices(candidates).enumerate()
     tried = numbered.map(lambda number, index: (number, load(index)))
-    nothing = tf.nest.map_structure(
-        lambda spec: tf.zeros([size or 0 for size in spec.shape], spec.dtype),
-        tried.element_spec[1],
-    )
-    none = tf.data.Dataset.from_tensors((tf.size(number, tf.int64), nothing))
-    number, loaded = (
-        tried.ignore_errors().concatenate(none).take(1).get_single_element()
-    )
-    text = f"{_BAD_EXAMPLE} {{}} of {id(bad_files)}"
-    check = tf.debugging.Assert(
-        number < tf.size(candidates, tf.int64),
-        [tf.strings.format(text, candidates[0])],
-    )
+    number, loaded = tried.ignore_errors().take(1).get_single_element()
 
     def log(indices):
         for index in indices:
             bad_files.skip(int(index))
         return np.int64(len(indices))
 
-    with tf.control_dependencies([check]):
-        skipped = tf.cond(
-            number > 0,
-            lambda: tf.numpy_function(log, [candidates[:number]], tf.int64),
-            lambda: tf.constant(0, tf.int64),
-        )
+    skipped = tf.cond(
+        number > 0,
+        lambda: tf.numpy_function(log, [candidates[:number]], tf.int64),
+        lambda: tf.constant(0, tf.int64),
+    )
     with tf.control_dependencies([skipped]):
         return tf.nest.map_structure(tf.identity, loaded)
 
 
-def _reader(pairs, dataset):
+def _num_in_flight(batch_size):
+    """More examples than are begun before the first of them is asked for."""
+    return (PREFETCHED_BATCHES + 2) * batch_size + 4 * (os.cpu_count() or 1)
+
+
+def _whole(bad_files):
+    """A graph function from a pair's index to its image and train ids."""
+    read, table = _reader(bad_files), label_table(bad_files.dataset)
+
+    def load(index):
+        image, label = read(index)
+        return image, to_train_ids(label, table)
+
+    return load
+
+
+def _reader(bad_files):
     """A graph function from a pair's index to its image and raw label."""
-    # Bytes, for a name may be no text.
-    paths = tf.constant([tuple(map(os.fsencode, pair)) for pair in pairs])
-    decode = decode_color_label if dataset.label_colors else decode_label
+    is_colored = bad_files.dataset.label_colors
+    decode = decode_color_label if is_colored else decode_label
+
+    def begin(index):
+        pair = bad_files.begin(int(index))
+        # TensorFlow would wait for a pipe, and read a file of any size.
+        for path in pair:
+            check_file(path)
+        # Bytes, for a name may be no text.
+        return np.array([os.fsencode(path) for path in pair], object)
 
     def read(index):
-        checked = tf.numpy_function(_checked, [paths[index]], tf.string)
-        image_path, label_path = tf.unstack(tf.ensure_shape(checked, [2]))
+        paths = tf.numpy_function(begin, [index], tf.string)
+        image_path, label_path = tf.unstack(tf.ensure_shape(paths, [2]))
         image = decode_image(tf.io.read_file(image_path))
         label = decode(tf.io.read_file(label_path))
         check = tf.debugging.Assert(
@@ -273,13 +292,6 @@ def _reader(pairs, dataset):
             return tf.identity(image), tf.identity(label)
 
     return read
-
-
-def _checked(paths):
-    # TensorFlow would wait for a pipe, and read a file of any size.
-    for path in paths:
-        check_file(path)
-    return paths
 
 
 def _pad_batch(image, label, batch_size):
