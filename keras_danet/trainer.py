@@ -20,7 +20,8 @@ from keras_danet.checkpointing import StopSignal
 from keras_danet.checkpointing import newest_checkpoint
 from keras_danet.checkpointing import remove_leftovers
 from keras_danet.data.bad_files import BadFiles
-from keras_danet.data.decoding import read_size
+from keras_danet.data.decoding import check_pair
+from keras_danet.data.decoding import read_pair_size
 from keras_danet.data.files import find_pairs
 from keras_danet.data.loader import EvaluationBatches
 from keras_danet.data.loader import TrainingBatches
@@ -348,11 +349,13 @@ class _Training:
             training=True,
             num_devices=devices,
         )
-        largest = max(
-            (read_size(pair.image) for pair in self.val_files.pairs),
-            key=math.prod,
-        )
-        check_memory(self.model, 1, *largest)
+        check_memory(self.model, 1, *self._largest_validation_size())
+
+    def _largest_validation_size(self):
+        """Refuses what headers tell, lest it be found after an epoch."""
+        pairs = self.val_files.pairs
+        check_pair(pairs[0], self.dataset)
+        return max(map(read_pair_size, pairs), key=math.prod)
 
     def build_metrics(self):
         """Makes the metrics' variables, for a checkpoint to be put into.

@@ -116,6 +116,25 @@ def test_skipped_examples_are_counted_in_the_history(
     assert [r for r in caplog.messages if spoilt.name in r]
 
 
+@pytest.mark.parametrize(
+    ("number", "spoilt", "message"),
+    [
+        # A map that was forgotten.
+        (0, Image.new("L", (64, 48), 200), "Label value 200 in .*valannot"),
+        (1, Image.new("L", (64, 47)), "differ in size"),
+    ],
+)
+def test_bad_validation_files_are_found_before_training(
+    root, tmp_path, number, spoilt, message
+):
+    bad = tmp_path / "scenes"
+    shutil.copytree(root, bad)
+    spoilt.save(sorted((bad / "valannot").iterdir())[number])
+    with pytest.raises(ValueError, match=message):
+        trainer.train(tiny(bad), tmp_path / "run", verbose=0)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 def test_same_seed_same_weights(root, tmp_path):
     for name in ("a", "b"):
         trainer.train(tiny(root, epochs=1), tmp_path / name, verbose=0)

@@ -228,7 +228,7 @@ def _map_values(raw, label_table):
     exceptions = known[shifts != shift]
     if len(exceptions) > _MAX_EXCEPTIONS:
         return tf.gather(label_table, tf.cast(raw, tf.int32))
-    label = raw + shift
+    label = raw + shift if shift else raw
     for value in exceptions:
         label = tf.where(raw == value, label_table[value], label)
     return label

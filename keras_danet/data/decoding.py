@@ -74,7 +74,7 @@ def read_raw_pair(pair, dataset):
     Raises:
         ValueError: as `read_pair` does, but not for a label's values.
     """
-    _check_sizes(pair)
+    read_pair_size(pair)
     image = read_image(pair.image, DATA_FORMATS, upright=False)
     return image, read_raw_label(pair.label, dataset)
 
@@ -92,10 +92,21 @@ def check_pair(pair, dataset):
     read_pair(pair, dataset)
 
 
-def _check_sizes(pair):
+def read_pair_size(pair):
+    """Reads the size of an image and its label from their headers.
+
+    Args:
+        pair: A `Pair`.
+
+    Returns:
+        Tuple of integers (height, width).
+
+    Raises:
+        ValueError: as `read_size` does, and if the two differ.
+    """
     image_size, label_size = read_size(pair.image), read_size(pair.label)
     if image_size == label_size:
-        return
+        return image_size
     turned = ""
     with _open(pair.image, DATA_FORMATS) as image:
         if _orientation(image) > 4:

@@ -180,9 +180,19 @@ def test_a_value_is_refused_wherever_it_lies(known):
                 check(label)
 
 
-def test_raw_labels_are_mapped_in_the_crop():
+@pytest.mark.parametrize(
+    "table",
+    [
+        np.arange(256),
+        (np.arange(256) - 1) % 256,
+        np.roll(np.arange(256), 100),
+        np.random.default_rng(5).permutation(256),
+    ],
+    ids=["equal", "one less", "rolled", "any"],
+)
+def test_raw_labels_are_mapped_in_the_crop(table):
     image, label = example()
-    table = np.roll(np.arange(256, dtype=np.uint8), 100)
+    table = table.astype(np.uint8)
     # Two raw values of one class count together.
     table[[3, 4]] = 7
     augmentation = Augmentation((24, 24), max_class_share=0.3)

@@ -311,6 +311,30 @@ def test_an_error_in_the_middle_of_a_read_names_the_file(pairs, monkeypatch):
     assert re.search(message, BadFiles(pairs, CAMVID).explain(0))
 
 
+def test_an_error_that_has_passed_names_what_tensorflow_named(pairs):
+    bad_files = BadFiles(pairs, CAMVID)
+    options = {**OPTIONS, "bad_files": bad_files}
+    message = f"{pairs[3].image}; Input/output error [[IteratorGetNext]]"
+    again = tf.errors.UnknownError(None, None, message)
+    with pytest.raises(tf.errors.UnknownError), readable_errors(bad_files):
+        raise again  # before anything was read
+    named = r"/3\.\w+ and .*3_label\.png could not be read for training"
+    with pytest.raises(ValueError, match=named), readable_errors(bad_files):
+        take(training_dataset(pairs, CAMVID, **options), 5)
+        raise again
+
+
+def test_a_models_error_is_no_files_fault(pairs):
+    bad_files = BadFiles(pairs, CAMVID)
+    options = {**OPTIONS, "bad_files": bad_files}
+    own = tf.errors.InvalidArgumentError(None, None, "Incompatible shapes")
+    with pytest.raises(tf.errors.OpError) as caught, readable_errors(bad_files):
+        take(training_dataset(pairs, CAMVID, **options), 5)
+        Path(pairs[0].image).write_bytes(b"")
+        raise own
+    assert caught.value is own
+
+
 def test_not_everything_is_skipped(pairs):
     for pair in pairs:
         Path(pair.image).write_bytes(b"")
