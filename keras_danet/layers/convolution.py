@@ -22,14 +22,26 @@ class Conv2D(keras.layers.Conv2D):
     A channels-last tensor is, to torch, a tensor in its `channels_last`
     memory format, which its convolutions read as it is. Keras 3.15 copies it
     to the other format and back, and so once more in the backward pass.
+
+    TensorFlow 2.21's oneDNN writes beyond its memory in the backward pass of
+    a strided 1x1 kernel and a single image: there the pixels that the kernel
+    sees are taken first.
     """
 
     def convolution_op(self, inputs, kernel):
-        if (
-            keras.backend.backend() != "torch"
-            or self.data_format != "channels_last"
-            or not self._pads_alike
+        backend = keras.backend.backend()
+        if self.data_format != "channels_last":
+            return super().convolution_op(inputs, kernel)
+        rows, columns = self.strides
+        if backend == "tensorflow" and max(self.kernel_size) == 1 < max(
+            rows, columns
         ):
+            return ops.conv(
+                inputs[:, ::rows, ::columns],
+                kernel,
+                data_format="channels_last",
+            )
+        if backend != "torch" or not self._pads_alike:
             return super().convolution_op(inputs, kernel)
         output = sys.modules["torch"].nn.functional.conv2d(
             inputs.permute(0, 3, 1, 2),

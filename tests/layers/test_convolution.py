@@ -51,6 +51,8 @@ def test_both_equal_the_definition(height, width, rate):
         {"kernel_size": 3, "padding": "same", "strides": 2},
         {"kernel_size": 2, "padding": "same"},
         {"kernel_size": 1, "groups": 2, "padding": "same"},
+        {"kernel_size": 1, "strides": (3, 2), "padding": "same"},
+        {"kernel_size": 1, "strides": 2, "padding": "valid"},
         {
             "kernel_size": 3,
             "padding": "same",
@@ -78,6 +80,24 @@ def test_is_kerass_convolution_forward_and_backward(options):
     np.testing.assert_allclose(
         to_numpy(ours[1][0]), to_numpy(theirs[1][0]), atol=2e-5
     )
+
+
+def test_a_strided_kernel_of_one_pixel_learns_from_a_single_image():
+    """Where TensorFlow's own convolution ends the process, now and then."""
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((1, 64, 64, 3)).astype("float32")
+    y = rng.standard_normal((1, 32, 32, 8)).astype("float32")
+    layer = Conv2D(8, 1, strides=2, use_bias=False, data_format="channels_last")
+    model = keras.Sequential([keras.Input((64, 64, 3)), layer])
+    model.compile(keras.optimizers.SGD(0.5), "mse", jit_compile=False)
+    seen = x[:, ::2, ::2].astype("float64")
+    kernel = to_numpy(layer.kernel)
+    for _ in range(20):
+        model.train_on_batch(x, y)
+        difference = seen @ kernel[0, 0] - y
+        gradient = np.einsum("nhwc,nhwf->cf", seen, difference)
+        kernel -= 0.5 * 2 * gradient / y.size
+    np.testing.assert_allclose(to_numpy(layer.kernel), kernel, atol=1e-5)
 
 
 def test_winograd_takes_unknown_sizes_and_goes_round():
