@@ -283,6 +283,21 @@ def test_several_devices_leave_the_run_folder_of_one(tmp_path):
 
 @pytest.mark.slow
 @needs_engine
+def test_averages_of_several_devices_are_those_of_one(tmp_path, alone):
+    options = {"use_ema": True, "ema_momentum": 0.5}
+    if BACKEND == "jax":  # which alone accumulates under an engine
+        options["gradient_accumulation_steps"] = 2
+    path = tmp_path / "several.npz"
+    settings = {"name": TWO, "num_devices": 2, "replicas": 2}
+    several = results(path, start(path, optimizer=options, **settings))
+    # `fit` ends with the averages for weights.
+    assert_equal(several, alone(**options))
+    name = "weight/stage4_block0_conv1/kernel"
+    assert np.abs(several[name] - alone()[name]).max() > 1e-6
+
+
+@pytest.mark.slow
+@needs_engine
 def test_gradients_are_clipped_once_they_are_summed(tmp_path, alone):
     clip = {"global_clipnorm": 0.01}
     path = tmp_path / "several.npz"
