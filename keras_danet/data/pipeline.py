@@ -25,6 +25,8 @@ from keras_danet.data.plan import places
 # Enough to hide the pipeline behind the training step; an automatic number
 # would grow with the memory it finds.
 PREFETCHED_BATCHES = 2
+# Nothing here needs AutoGraph, which would take a second to rewrite it.
+_as_it_is = tf.autograph.experimental.do_not_convert
 
 
 def training_dataset(
@@ -101,6 +103,7 @@ def training_dataset(
     # would be unreadable.
     first = decisions(start_epoch)
 
+    @_as_it_is
     def examples(epoch):
         drawn = tf.numpy_function(
             decisions, [epoch], [field.dtype for field in first]
@@ -124,6 +127,7 @@ def training_dataset(
         label = check_values(label, table)
         return apply_plan(image, label, decisions, augmentation, table)
 
+    @_as_it_is
     def augmented(candidates, *fields):
         return _first_good(
             candidates, lambda index: load(index, *fields), bad_files
@@ -259,6 +263,7 @@ def _whole(bad_files):
     """A graph function from a pair's index to its image and train ids."""
     read, table = _reader(bad_files), label_table(bad_files.dataset)
 
+    @_as_it_is
     def load(index):
         image, label = read(index)
         return image, to_train_ids(label, table)
