@@ -81,7 +81,9 @@ class TrainConfig:
         ema_momentum: float, of the moving average of weights that is measured
             and kept; None keeps the weights themselves.
         loss: "crossentropy", "ohem" or "focal", for every output.
-        dice_weight, lovasz_weight: floats, of those losses beside it.
+        dice_weight, lovasz_weight: floats, of those losses beside it: Dice
+            over the whole batch, Lovász-Softmax image by image, so that both
+            are the same on any number of devices.
         class_weights: one float per class for the loss, such as
             `keras-danet class-weights` prints.
         label_smoothing: float in [0, 1), of "crossentropy".

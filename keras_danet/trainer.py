@@ -129,13 +129,11 @@ def build_loss(config, reducer=None):
             label_smoothing=config.label_smoothing, **given
         )
     beside = [
-        (weight, kind(reducer=reducer))
-        for weight, kind in (
-            (config.dice_weight, DiceLoss),
-            (config.lovasz_weight, LovaszSoftmax),
-        )
-        if weight
+        (config.dice_weight, DiceLoss(reducer=reducer)),
+        # Of a batch as one image it cannot be shared by several devices.
+        (config.lovasz_weight, LovaszSoftmax(per_image=True, reducer=reducer)),
     ]
+    beside = [pair for pair in beside if pair[0]]
     return SumOfLosses([(1.0, loss), *beside]) if beside else loss
 
 
