@@ -33,6 +33,13 @@ def test_settings_replace_and_lists_become_tuples():
     assert CONFIG.crop_size == (32, 48)
 
 
+def test_whole_numbers_become_floats():
+    """Keras takes `momentum=0.0` but not 0."""
+    config = CONFIG.replace({"momentum": 0, "clip_norm": 5, "epochs": 3})
+    given = (config.momentum, config.clip_norm, config.epochs)
+    assert list(map(repr, given)) == ["0.0", "5.0", "3"]
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [
@@ -50,6 +57,26 @@ def test_settings_replace_and_lists_become_tuples():
         ({"momentum": 1}, "`momentum` must be at least 0 and below 1"),
         ({"dtype": "int32"}, "`dtype` must be typing.Literal.*mixed_bfloat16"),
         ({"jit_compile": "yes"}, "`jit_compile` must be"),
+        ({"epochs": 10**14}, "`epochs` must be at least 1 and below 1000000"),
+        ({"filters": 10**6}, "`filters` must be at least 4 and below 1025"),
+        ({"learning_rate": 10**400}, "`learning_rate` must be .*below 1e.38"),
+        ({"clip_norm": 0}, "`clip_norm` must be above 0"),
+        ({"loss": "ohem", "ohem_threshold": 0}, "`ohem_threshold` must be ab"),
+        # The crop has 1,536 pixels.
+        (
+            {"loss": "ohem"},
+            "`ohem_min_kept` .* all 1536.*=100000.*example: 307",
+        ),
+        ({"loss": "ohem", "ohem_min_kept": 1536}, "`ohem_min_kept` must be"),
+        ({"ohem_min_kept": 99}, "`ohem_min_kept` is of loss='ohem'"),
+        ({"ohem_threshold": 0.6}, "`ohem_threshold` is of loss='ohem'"),
+        (
+            {"loss": "focal", "label_smoothing": 0.1},
+            "`label_smoothing` is of loss='crossentropy'",
+        ),
+        ({"class_weights": (0, 0.0)}, "`class_weights` must be .* not all 0"),
+        ({"class_weights": (1, -1)}, "`class_weights` must be"),
+        ({"class_weights": ()}, "`class_weights` must be"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
