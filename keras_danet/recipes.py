@@ -4,10 +4,13 @@ import dataclasses
 import importlib.util
 import math
 import pathlib
+import traceback
 import types
 import typing
 
 from keras_danet.data.datasets import did_you_mean
+from keras_danet.data.datasets import get_dataset
+from keras_danet.data.folder import FOLDER
 from keras_danet.data.plan import Augmentation
 
 # The largest power of ten that float32 holds, and more epochs than anybody has.
@@ -188,6 +191,8 @@ class TrainConfig:
                     f"`{field.name}` must be {shown}. "
                     f"Received: {field.name}={value!r}"
                 )
+        if self.dataset != FOLDER:
+            get_dataset(self.dataset)
         self._check_ranges()
         # Its own ranges, told here rather than when training begins.
         self.augmentation()
@@ -276,7 +281,9 @@ def load_recipe(path):
     try:
         spec.loader.exec_module(module)
     # It is anybody's code: whatever it raises is about this file.
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if _is_signal(error, spec.origin):
+            raise
         raise ValueError(
             f"{path} cannot be run: {type(error).__name__}: {error}"
         ) from error
@@ -287,6 +294,14 @@ def load_recipe(path):
             f"Received: config={config!r}"
         )
     return config
+
+
+def _is_signal(error, path):
+    """Whether it is Ctrl-C or SIGTERM, and not the file's own doing."""
+    place = traceback.extract_tb(error.__traceback__)[-1].filename
+    if isinstance(error, SystemExit):
+        return error.code == 143
+    return isinstance(error, KeyboardInterrupt) and place != path
 
 
 def _as_written(value, kind):
