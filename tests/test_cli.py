@@ -195,7 +195,8 @@ def test_output_that_nobody_reads_is_no_error(tmp_path):
     )
     os.close(writer)
     assert done.returncode == 141
-    assert "roken" not in done.stderr and "rror" not in done.stderr
+    for word in ("keras-danet", "BrokenPipe", "Traceback", "ignored"):
+        assert word not in done.stderr
 
 
 def test_a_checkpoint_is_converted(tmp_path, capsys):
