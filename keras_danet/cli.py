@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
 
@@ -35,7 +36,8 @@ examples:
 
 exit codes:
   0  done    1  checked and found wrong    2  could not do it
-  130  interrupted from the keyboard        143  stopped by SIGTERM"""
+  130  interrupted from the keyboard        143  stopped by SIGTERM
+  141  what read the output, such as head, has ended"""
 
 
 def main(argv=None):
@@ -46,14 +48,21 @@ def main(argv=None):
 
     Returns:
         Exit code: 0 done, 1 checked and found wrong, 2 could not do it, 130
-        interrupted from the keyboard. SIGTERM exits with 143.
+        interrupted from the keyboard, 141 if nobody reads the output any
+        more. SIGTERM exits with 143.
     """
     arguments = _parser().parse_args(argv)
     # Names of files need not be text that the terminal knows.
     sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with _terminable():
-            return arguments.run_verb(arguments)
+            code = arguments.run_verb(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Python would try, and complain, once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ValueError, OSError) as error:
         # The user's mistakes: our own errors, and the file system's.
         if arguments.traceback:
@@ -63,11 +72,13 @@ def main(argv=None):
     except ImportError as error:
         if arguments.traceback:
             raise
-        print(
-            f"keras-danet: error: {error}. Install what this step needs, for "
-            "example: pip install 'keras-danet[tensorflow,export]'",
-            file=sys.stderr,
+        remedy = (
+            ""
+            if "pip install" in str(error)
+            else ". Install what this step needs, for example: pip install "
+            "'keras-danet[tensorflow,export]'"
         )
+        print(f"keras-danet: error: {error}{remedy}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("keras-danet: interrupted", file=sys.stderr)

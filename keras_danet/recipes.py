@@ -4,34 +4,51 @@ import dataclasses
 import importlib.util
 import math
 import pathlib
+import traceback
 import types
 import typing
 
 from keras_danet.data.datasets import did_you_mean
+from keras_danet.data.datasets import get_dataset
+from keras_danet.data.folder import FOLDER
 from keras_danet.data.plan import Augmentation
+
+# The largest power of ten that float32 holds, and more epochs than anybody has.
+LARGEST = 1e38
+MOST_EPOCHS = 10**6
 
 # At least the first, below the second.
 RANGES = {
-    "epochs": (1, math.inf),
+    "epochs": (1, MOST_EPOCHS),
     "batch_size": (1, math.inf),
     "val_every": (1, math.inf),
-    "filters": (4, math.inf),
+    "filters": (4, 1025),
     "dropout": (0, 1),
-    "learning_rate": (0, math.inf),
-    "end_learning_rate": (0, math.inf),
-    "power": (0, math.inf),
+    "learning_rate": (0, LARGEST),
+    "end_learning_rate": (0, LARGEST),
+    "power": (0, LARGEST),
     "warmup_steps": (0, math.inf),
-    "head_multiplier": (0, math.inf),
+    "head_multiplier": (0, LARGEST),
     "momentum": (0, 1),
-    "weight_decay": (0, math.inf),
-    "clip_norm": (0, math.inf),
+    "weight_decay": (0, LARGEST),
+    "clip_norm": (0, LARGEST),
     "accumulation_steps": (1, math.inf),
     "ema_momentum": (0, 1),
-    "dice_weight": (0, math.inf),
-    "lovasz_weight": (0, math.inf),
+    "ohem_threshold": (0, 1),
+    "ohem_min_kept": (0, math.inf),
+    "dice_weight": (0, LARGEST),
+    "lovasz_weight": (0, LARGEST),
     "label_smoothing": (0, 1),
     "patience": (0, math.inf),
     "seed": (0, 2**32),
+}
+# Of these 0 would stand for nothing.
+ABOVE_ZERO = ("clip_norm", "ohem_threshold")
+# Fields that only one `loss` has.
+FIELDS_OF_LOSS = {
+    "label_smoothing": "crossentropy",
+    "ohem_threshold": "ohem",
+    "ohem_min_kept": "ohem",
 }
 
 
@@ -65,26 +82,32 @@ class TrainConfig:
         backbone_weights: a backbone's preset, or a path that
             `DilatedResNet.from_checkpoint` reads; None draws them.
         start_from: a DANet to go on from, with the classes of this data set:
-            a preset, a run folder or a `.keras` file.
+            a preset, a run folder or a `.keras` file. `attention` and the
+            backbone's fields must say what it is.
         freeze: what stays as it starts: "nothing" or a part of `freeze`.
         learning_rate: float at the first step.
         end_learning_rate: float, to which it falls at the last.
         power: float, exponent of the poly schedule.
-        warmup_steps: integer, steps in which it rises to the schedule.
+        warmup_steps: integer, updates in which it rises to the schedule.
         head_multiplier: float, how many times larger it is outside of the
             backbone.
         momentum, weight_decay: those of `SGD`.
-        clip_norm: float, the most that the gradients' common norm may be;
-            None clips nothing.
+        clip_norm: float above 0, the most that the gradients' common norm may
+            be; None clips nothing.
         accumulation_steps: integer, batches whose mean gradient makes one
-            step of the optimizer.
+            update; those that are left over at the very end make none.
         ema_momentum: float, of the moving average of weights that is measured
             and kept; None keeps the weights themselves.
         loss: "crossentropy", "ohem" or "focal", for every output.
-        dice_weight, lovasz_weight: floats, of those losses beside it.
+        dice_weight, lovasz_weight: floats, of those losses beside it: Dice
+            over the whole batch, Lovász-Softmax image by image, so that both
+            are the same on any number of devices.
         class_weights: one float per class for the loss, such as
             `keras-danet class-weights` prints.
         label_smoothing: float in [0, 1), of "crossentropy".
+        ohem_threshold, ohem_min_kept: float and integer, of "ohem": pixels
+            with a lower probability count, and of each crop at least so many
+            (0.7 and 100,000, as in MMSegmentation; fewer than a crop has).
         dtype: dtype policy, such as "float32" or "mixed_bfloat16".
         jit_compile: boolean, or "auto" for Keras's choice.
         seed: integer, of weights and augmentation.
@@ -141,6 +164,8 @@ class TrainConfig:
     lovasz_weight: float = 0.0
     class_weights: tuple[float, ...] | None = None
     label_smoothing: float = 0.0
+    ohem_threshold: float = 0.7
+    ohem_min_kept: int = 100_000
     dtype: typing.Literal[
         "float32",
         "mixed_float16",
@@ -154,10 +179,8 @@ class TrainConfig:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, list):
-                value = tuple(value)
-                object.__setattr__(self, field.name, value)
+            value = _as_written(getattr(self, field.name), field.type)
+            object.__setattr__(self, field.name, value)
             if not _fits(value, field.type):
                 shown = (
                     field.type.__name__
@@ -168,6 +191,20 @@ class TrainConfig:
                     f"`{field.name}` must be {shown}. "
                     f"Received: {field.name}={value!r}"
                 )
+        if self.dataset != FOLDER:
+            get_dataset(self.dataset)
+        self._check_ranges()
+        # Its own ranges, told here rather than when training begins.
+        self.augmentation()
+        self._check_loss()
+        if self.backbone_weights and self.start_from:
+            raise ValueError(
+                "`start_from` brings a backbone with it. Received: both it "
+                f"({self.start_from!r}) and `backbone_weights` "
+                f"({self.backbone_weights!r})."
+            )
+
+    def _check_ranges(self):
         for name, (least, below) in RANGES.items():
             value = getattr(self, name)
             # Written so that NaN fails it too.
@@ -176,14 +213,35 @@ class TrainConfig:
                     f"`{name}` must be at least {least} and below {below}. "
                     f"Received: {name}={value!r}"
                 )
-        if self.backbone_weights and self.start_from:
+        for name in ABOVE_ZERO:
+            if getattr(self, name) == 0:
+                raise ValueError(f"`{name}` must be above 0. Received: 0")
+
+    def _check_loss(self):
+        weights = self.class_weights
+        if weights is not None and not (
+            all(0 <= weight < LARGEST for weight in weights) and any(weights)
+        ):
             raise ValueError(
-                "`start_from` brings a backbone with it. Received: both it "
-                f"({self.start_from!r}) and `backbone_weights` "
-                f"({self.backbone_weights!r})."
+                "`class_weights` must be numbers, 0 or more, and not all 0. "
+                f"Received: class_weights={weights!r}"
             )
-        # Its own ranges, told here rather than when training begins.
-        self.augmentation()
+        for name, loss in FIELDS_OF_LOSS.items():
+            value = getattr(self, name)
+            if self.loss != loss and value != getattr(TrainConfig, name):
+                raise ValueError(
+                    f"`{name}` is of loss={loss!r}. Received: {name}={value!r} "
+                    f"with loss={self.loss!r}. Leave one of them out."
+                )
+        pixels = math.prod(self.crop_size)
+        if self.loss == "ohem" and self.ohem_min_kept >= pixels:
+            raise ValueError(
+                "`ohem_min_kept` must be less than the pixels of a crop: "
+                f"loss='ohem' would keep all {pixels}, as 'crossentropy' does. "
+                f"Received: ohem_min_kept={self.ohem_min_kept} with crop_size="
+                f"{self.crop_size}. Lower it, to a fifth for example: "
+                f"{pixels // 5}."
+            )
 
     def augmentation(self):
         """The `Augmentation` that this training uses."""
@@ -223,7 +281,9 @@ def load_recipe(path):
     try:
         spec.loader.exec_module(module)
     # It is anybody's code: whatever it raises is about this file.
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if _is_signal(error, spec.origin):
+            raise
         raise ValueError(
             f"{path} cannot be run: {type(error).__name__}: {error}"
         ) from error
@@ -234,6 +294,26 @@ def load_recipe(path):
             f"Received: config={config!r}"
         )
     return config
+
+
+def _is_signal(error, path):
+    """Whether it is Ctrl-C or SIGTERM, and not the file's own doing."""
+    place = traceback.extract_tb(error.__traceback__)[-1].filename
+    if isinstance(error, SystemExit):
+        return error.code == 143
+    return isinstance(error, KeyboardInterrupt) and place != path
+
+
+def _as_written(value, kind):
+    """Lists as tuples, and whole numbers as floats where `kind` is float."""
+    if isinstance(value, list):
+        return tuple(value)
+    if kind not in (float, float | None) or type(value) is not int:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def _fits(value, kind):

@@ -2,17 +2,27 @@
 
 import contextlib
 import dataclasses
-import hashlib
+import importlib
 import io
+import json
 import time
 
 import keras
 from PIL import Image
 
 from keras_danet import visualization
+from keras_danet.checkpointing import save_text
 from keras_danet.data.decoding import read_pair
+from keras_danet.monitoring import averaged_weights
 
-TRACKERS = ("tensorboard", "wandb", "mlflow")
+# Each with what `pip install` is to be told.
+TRACKERS = {
+    "tensorboard": "'keras-danet[tensorboard]'",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+}
+# In the run folder: what W&B and MLflow call the run.
+IDENTITIES = "tracking.json"
 # Validation images whose predictions are shown.
 NUM_PICTURES = 3
 
@@ -20,6 +30,9 @@ NUM_PICTURES = 3
 @contextlib.contextmanager
 def tracking(names, run, config, predictor, pairs, dataset, steps):
     """Makes the callbacks that send a training's figures elsewhere.
+
+    W&B and MLflow go on with their run where the run folder is gone on with;
+    a new folder, also one that replaces another, is a new run.
 
     Args:
         names: strings, some of `TRACKERS`.
@@ -34,44 +47,87 @@ def tracking(names, run, config, predictor, pairs, dataset, steps):
         List of callbacks.
 
     Raises:
-        ValueError: for another name.
+        ValueError: for another name, or if one of them cannot begin.
         ImportError: if what one needs is not installed.
     """
-    unknown = [name for name in names if name not in TRACKERS]
-    if unknown:
-        raise ValueError(
-            f"`track` knows {', '.join(TRACKERS)}. Received: {unknown[0]!r}."
-        )
+    for name in names:
+        _check_tracker(name)
     settings = dataclasses.asdict(config)
     with contextlib.ExitStack() as stack:
         callbacks = []
         if "tensorboard" in names:
             pictures = Pictures(predictor, pairs[:NUM_PICTURES], dataset)
             callbacks.append(TensorBoard(run / "tensorboard", steps, pictures))
-        if "wandb" in names:
-            import wandb
-            from wandb.integration.keras import WandbMetricsLogger
-
-            # The same run where it goes on.
-            identity = hashlib.sha256(str(run).encode()).hexdigest()[:16]
-            stack.enter_context(
-                wandb.init(
-                    id=identity,
-                    resume="allow",
-                    name=run.name,
-                    dir=str(run),
-                    config=settings,
-                )
-            )
-            callbacks.append(WandbMetricsLogger())
-        if "mlflow" in names:
-            import mlflow
-            import mlflow.keras
-
-            stack.enter_context(mlflow.start_run(run_name=run.name))
-            mlflow.log_params(settings)
-            callbacks.append(mlflow.keras.MlflowCallback())
+        for name, start in (("wandb", _start_wandb), ("mlflow", _start_mlflow)):
+            if name in names:
+                with _named_errors(name):
+                    callbacks.append(start(run, settings, stack))
         yield callbacks
+
+
+def _check_tracker(name):
+    if name not in TRACKERS:
+        raise ValueError(
+            f"`track` knows {', '.join(TRACKERS)}. Received: {name!r}."
+        )
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            f"--track {name} needs a package that cannot be imported "
+            f"({error}): pip install {TRACKERS[name]}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _named_errors(name):
+    """Without a login, a network or a server each has errors of its own."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"--track {name} cannot begin: {error}") from error
+
+
+def _identities(run):
+    path = run / IDENTITIES
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+
+def _keep_identity(run, name, identity):
+    kept = {**_identities(run), name: identity}
+    save_text(json.dumps(kept) + "\n", run / IDENTITIES)
+
+
+def _start_wandb(run, settings, stack):
+    import wandb
+    from wandb.integration.keras import WandbMetricsLogger
+
+    begun = stack.enter_context(
+        wandb.init(
+            # None makes a new one.
+            id=_identities(run).get("wandb"),
+            resume="allow",
+            name=run.name,
+            dir=str(run),
+            config=settings,
+        )
+    )
+    _keep_identity(run, "wandb", begun.id)
+    return WandbMetricsLogger()
+
+
+def _start_mlflow(run, settings, stack):
+    import mlflow
+    import mlflow.keras
+
+    before = _identities(run).get("mlflow")
+    begun = mlflow.start_run(run_id=before, run_name=run.name)
+    stack.enter_context(begun)
+    if before is None:
+        # It takes no other values later, and data may move.
+        mlflow.log_params(settings)
+        _keep_identity(run, "mlflow", begun.info.run_id)
+    return mlflow.keras.MlflowCallback()
 
 
 class Pictures:
@@ -104,6 +160,9 @@ class Pictures:
 class TensorBoard(keras.callbacks.Callback):
     """Writes scalars after every epoch, and pictures after a validation.
 
+    Where the optimizer averages weights, the pictures are of the averages, as
+    the validation is.
+
     By the package `tensorboard` alone; Keras's own callback needs TensorFlow,
     on every backend, and knows no pictures.
 
@@ -131,6 +190,8 @@ class TensorBoard(keras.callbacks.Callback):
             for name, value in scalars.items()
         ]
         if "val_mean_iou" in scalars:
+            with averaged_weights(self.model):
+                pictures = list(self.pictures.draw())
             values += [
                 Summary.Value(
                     tag=f"validation/{number}",
@@ -141,7 +202,7 @@ class TensorBoard(keras.callbacks.Callback):
                         encoded_image_string=_as_png(picture),
                     ),
                 )
-                for number, picture in enumerate(self.pictures.draw())
+                for number, picture in enumerate(pictures)
             ]
         self._write(Summary(value=values), (epoch + 1) * self.steps)
 

@@ -138,6 +138,9 @@ def test_mistakes_are_explained(workshop, tmp_path, capsys):
 
     assert "KEY=VALUE" in train("--set", "epochs")
     assert "`epochs` must be int" in train("--set", "epochs=many")
+    # No literals, for one reason or another.
+    for value in ("{[]: 1}", "(" * 300, "-" * 10**6 + "1"):
+        assert "`epochs` must be int" in train("--set", f"epochs={value}")
     assert str(tmp_path / "none") in train("--data", tmp_path / "none")
     assert "no recipe" in fails(capsys, "train", tmp_path / "none.py")
     assert "must be one of" in train("--distribute", "horovod")
@@ -179,6 +182,21 @@ def test_an_interruption_has_its_exit_code(monkeypatch, capsys):
     monkeypatch.setattr(evaluate, "run", interrupt)
     assert main(["evaluate", "run"]) == 130
     assert capsys.readouterr().err == "keras-danet: interrupted\n"
+
+
+def test_output_that_nobody_reads_is_no_error(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "keras_danet", "recipes", tmp_path],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writer)
+    assert done.returncode == 141
+    for word in ("keras-danet", "BrokenPipe", "Traceback", "ignored"):
+        assert word not in done.stderr
 
 
 def test_a_checkpoint_is_converted(tmp_path, capsys):

@@ -675,8 +675,12 @@ def test_launch_files_start_a_training(path, tmp_path):
         (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
     (tmp_path / "script").write_text(script)
+    # With the arguments that the file itself gives as an example.
+    example = re.search(rf"^# .*{re.escape(path.name)} (.*)", script, re.M)
+    extra = shlex.split(example[1]) if example else []
+    assert extra or path.name != "one_machine.sh"
     subprocess.run(
-        ["bash", "-eu", "script"],
+        ["bash", "-eu", "script", *extra],
         check=True,
         cwd=tmp_path,
         env={
@@ -690,6 +694,8 @@ def test_launch_files_start_a_training(path, tmp_path):
     given = shlex.split((tmp_path / "arguments").read_text())
     arguments = cli._parser().parse_args(given)
     assert arguments.distribute in distribution.DISTRIBUTIONS
+    # Both are refused.
+    assert arguments.resume and not arguments.overwrite
     entries = (tmp_path / "environment").read_text().split("\0")
     seen = dict(entry.split("=", 1) for entry in entries if entry)
     backend = seen["KERAS_BACKEND"]

@@ -13,10 +13,14 @@ import pytest
 from conftest import one_backend
 from PIL import Image
 
+from keras_danet import DANet
+from keras_danet import DilatedResNet
 from keras_danet import monitoring
 from keras_danet import trainer
 from keras_danet.data.scenes import write_scenes
+from keras_danet.optimizers import SGD
 from keras_danet.recipes import TrainConfig
+from keras_danet.tracking import TensorBoard
 from keras_danet.tracking import tracking
 
 pytestmark = one_backend
@@ -195,8 +199,17 @@ def test_tensorboard_has_scalars_and_pictures(config, tmp_path):
         assert first.width > 3 * 48 and first.height > 32
 
 
+class Begun(contextlib.nullcontext):
+    """A run of W&B's or MLflow's."""
+
+    def __init__(self, identity):
+        super().__init__(self)
+        self.id = identity
+        self.info = types.SimpleNamespace(run_id=identity)
+
+
 class Fake(types.ModuleType):
-    """A package that notes what is asked of it."""
+    """A package that notes what is asked of it, and numbers its runs."""
 
     def __init__(self, name, calls):
         super().__init__(name)
@@ -207,14 +220,15 @@ class Fake(types.ModuleType):
             self.calls.append((name, arguments, options))
             if name in ("WandbMetricsLogger", "MlflowCallback"):
                 return keras.callbacks.Callback()
-            return contextlib.nullcontext()
+            known = options.get("id") or options.get("run_id")
+            return Begun(known or f"{name}{len(self.calls)}")
 
         return call
 
 
-def test_wandb_and_mlflow_through_their_own_callbacks(
-    config, tmp_path, monkeypatch
-):
+@pytest.fixture
+def calls(monkeypatch):
+    """What is asked of W&B and MLflow."""
     calls = []
     for name in ("wandb", "wandb.integration", "wandb.integration.keras"):
         monkeypatch.setitem(sys.modules, name, Fake(name, calls))
@@ -223,22 +237,88 @@ def test_wandb_and_mlflow_through_their_own_callbacks(
     monkeypatch.setattr(
         sys.modules["mlflow"], "keras", sys.modules["mlflow.keras"], False
     )
-    run = tmp_path / "run"
-    for _ in range(2):
+    return calls
+
+
+def test_wandb_and_mlflow_through_their_own_callbacks(config, tmp_path, calls):
+    for run in ("first", "first", "second"):
+        (tmp_path / run).mkdir(exist_ok=True)
         with tracking(
-            ["wandb", "mlflow"], run, config, None, [], None, 1
+            ["wandb", "mlflow"], tmp_path / run, config, None, [], None, 1
         ) as callbacks:
             assert len(callbacks) == 2
-    names = [name for name, _, _ in calls]
-    assert names[:4] == [
-        "init",
-        "WandbMetricsLogger",
-        "start_run",
-        "log_params",
+    begun = [
+        [options for name, _, options in calls if name == kind]
+        for kind in ("init", "start_run", "log_params")
     ]
-    first, second = (options for name, _, options in calls if name == "init")
-    assert first["id"] == second["id"] and first["resume"] == "allow"
-    assert first["config"]["batch_size"] == 4
+    for kind, key, found in (
+        ("init", "id", begun[0]),
+        ("start_run", "run_id", begun[1]),
+    ):
+        # A new one, the same one again, and another for another folder.
+        assert found[0][key] is None and found[2][key] is None
+        assert found[1][key].startswith(kind)
+        assert [options[key] for options in found].count(found[1][key]) == 1
+    assert [options["resume"] for options in begun[0]] == ["allow"] * 3
+    assert begun[0][0]["config"]["batch_size"] == 4
+    # MLflow refuses parameters that change.
+    assert len(begun[2]) == 2
+
+
+def test_a_tracker_that_cannot_begin_is_told(
+    config, tmp_path, calls, monkeypatch
+):
+    def fail(**options):
+        raise RuntimeError("not logged in")
+
+    monkeypatch.setattr(sys.modules["wandb"], "init", fail, False)
+    with pytest.raises(ValueError, match="--track wandb .*: not logged in"):
+        trainer.train(config, tmp_path / "run", track=["wandb"], verbose=0)
+
+
+@pytest.mark.parametrize(
+    "name, package",
+    [
+        ("wandb", "wandb"),
+        ("mlflow", "mlflow"),
+        ("tensorboard", r"'keras-danet\[tensorboard\]'"),
+    ],
+)
+def test_a_missing_package_is_named(
+    config, tmp_path, monkeypatch, name, package
+):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=f"{name}.*: pip install {package}$"):
+        trainer.train(config, tmp_path / "run", track=[name], verbose=0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_pictures_are_of_the_averages_that_are_measured(tmp_path):
+    pytest.importorskip("tensorboard")
+    model = DANet(3, DilatedResNet(18, filters=4))
+    model.compile(SGD(0.1, use_ema=True, ema_momentum=0.5), jit_compile=False)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 32, 32, 3)).astype("uint8")
+    labels = rng.integers(0, 3, (2, 32, 32)).astype("uint8")
+    for _ in range(2):
+        model.train_on_batch(images, labels)
+    kernel = model.get_layer("fusion_classifier").kernel
+    seen = []
+
+    def draw():
+        seen.append(np.copy(keras.ops.convert_to_numpy(kernel)))
+        return []
+
+    pictures = types.SimpleNamespace(draw=draw)
+    board = TensorBoard(tmp_path / "tensorboard", 1, pictures)
+    board.set_model(model)
+    board.on_epoch_end(0, {"val_mean_iou": 0.5})
+    board.close()
+    raw = keras.ops.convert_to_numpy(kernel)
+    with monitoring.averaged_weights(model):
+        averages = np.copy(keras.ops.convert_to_numpy(kernel))
+    np.testing.assert_array_equal(seen[0], averages)
+    assert not np.array_equal(seen[0], raw)
 
 
 def test_what_is_tracked_nowhere(config, tmp_path):

@@ -2,6 +2,7 @@ import ast
 import dataclasses
 import json
 import re
+import signal
 
 import pytest
 from conftest import ROOT
@@ -33,6 +34,13 @@ def test_settings_replace_and_lists_become_tuples():
     assert CONFIG.crop_size == (32, 48)
 
 
+def test_whole_numbers_become_floats():
+    """Keras takes `momentum=0.0` but not 0."""
+    config = CONFIG.replace({"momentum": 0, "clip_norm": 5, "epochs": 3})
+    given = (config.momentum, config.clip_norm, config.epochs)
+    assert list(map(repr, given)) == ["0.0", "5.0", "3"]
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [
@@ -50,6 +58,27 @@ def test_settings_replace_and_lists_become_tuples():
         ({"momentum": 1}, "`momentum` must be at least 0 and below 1"),
         ({"dtype": "int32"}, "`dtype` must be typing.Literal.*mixed_bfloat16"),
         ({"jit_compile": "yes"}, "`jit_compile` must be"),
+        ({"dataset": "nonsense"}, "Unknown data set.*'nonsense'"),
+        ({"epochs": 10**14}, "`epochs` must be at least 1 and below 1000000"),
+        ({"filters": 10**6}, "`filters` must be at least 4 and below 1025"),
+        ({"learning_rate": 10**400}, "`learning_rate` must be .*below 1e.38"),
+        ({"clip_norm": 0}, "`clip_norm` must be above 0"),
+        ({"loss": "ohem", "ohem_threshold": 0}, "`ohem_threshold` must be ab"),
+        # The crop has 1,536 pixels.
+        (
+            {"loss": "ohem"},
+            "`ohem_min_kept` .* all 1536.*=100000.*example: 307",
+        ),
+        ({"loss": "ohem", "ohem_min_kept": 1536}, "`ohem_min_kept` must be"),
+        ({"ohem_min_kept": 99}, "`ohem_min_kept` is of loss='ohem'"),
+        ({"ohem_threshold": 0.6}, "`ohem_threshold` is of loss='ohem'"),
+        (
+            {"loss": "focal", "label_smoothing": 0.1},
+            "`label_smoothing` is of loss='crossentropy'",
+        ),
+        ({"class_weights": (0, 0.0)}, "`class_weights` must be .* not all 0"),
+        ({"class_weights": (1, -1)}, "`class_weights` must be"),
+        ({"class_weights": ()}, "`class_weights` must be"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
@@ -239,10 +268,33 @@ def test_bad_recipes_are_refused(tmp_path):
     path.write_text("raise SystemExit(0)")
     with pytest.raises(ValueError, match="zero.py.*SystemExit"):
         load_recipe(path)
+    # Its own, which nobody typed at a keyboard.
+    path.write_text("raise KeyboardInterrupt")
+    with pytest.raises(ValueError, match="zero.py.*KeyboardInterrupt"):
+        load_recipe(path)
     path = tmp_path / "broken.py"
     path.write_text("config = (")
     with pytest.raises(ValueError, match="broken.py"):
         load_recipe(path)
+
+
+def test_signals_end_the_loading_of_a_recipe(tmp_path):
+    path = tmp_path / "slow.py"
+    path.write_text("import signal; signal.raise_signal(signal.SIGINT)")
+    (tmp_path / "killed.py").write_text("raise SystemExit(143)")
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            load_recipe(path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with pytest.raises(SystemExit):
+        load_recipe(tmp_path / "killed.py")
 
 
 def listed(capsys, *arguments):
@@ -269,7 +321,19 @@ def test_recipes_are_listed(tmp_path, capsys):
         "import keras_danet as k\n"
         "config: object = k.TrainConfig('scenes', 1, 2, (8, 8), depth=34)"
     )
-    # Neither is executed.
+    (tmp_path / "c.py").write_text(
+        "from keras_danet import TrainConfig\n"
+        "try:\n"
+        "    if True:\n"
+        "        config = TrainConfig('ade20k', 1, 2, (8, 8), depth=34)\n"
+        "finally:\n"
+        "    pass\n"
+    )
+    # None of these is executed.
+    (tmp_path / "script.py").write_text(
+        "if __name__ == '__main__':\n    config = 3\n1 // 0"
+    )
+    (tmp_path / "function.py").write_text("def f():\n    config = 3\n1 // 0")
     (tmp_path / "prepare.py").write_text("raise SystemExit(3)")
     (tmp_path / "notes.txt").write_text("config = 1 // 0")
     code, output, errors = listed(capsys, tmp_path)
@@ -279,6 +343,7 @@ def test_recipes_are_listed(tmp_path, capsys):
         "recipe data set backbone crop batch epochs mean IoU".split(),
         ["a.py", "scenes", "resnet34", "8x8", "2", "1", "-"],
         ["b.py", "camvid", "mine.npz", "64x96", "16", "3", "8.5", "%"],
+        ["c.py", "ade20k", "resnet34", "8x8", "2", "1", "-"],
     ]
     code, output, _ = listed(capsys, tmp_path, "--json")
     assert code == 0
@@ -301,6 +366,11 @@ def test_recipes_are_listed(tmp_path, capsys):
         (b"config = '\xff'", "broken.py cannot be read: SyntaxError"),
         (b"config = 1 // 0", "broken.py cannot be run: ZeroDivisionError"),
         (b"import siblings\nconfig = 1", "broken.py cannot be run: Module"),
+        (
+            b"import keras_danet as k\n"
+            b"config = k.TrainConfig('nonsense', 1, 2, (8, 8))",
+            "broken.py cannot be run: ValueError: Unknown data set",
+        ),
         (b"config = 3", "broken.py must define `config"),
     ],
 )

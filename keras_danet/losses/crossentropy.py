@@ -182,9 +182,11 @@ def _checked_weights(class_weights):
         weights = tuple(float(weight) for weight in class_weights)
     except (TypeError, ValueError):
         weights = ()
-    if not weights or not all(0 <= weight < math.inf for weight in weights):
+    known = all(0 <= weight < math.inf for weight in weights)
+    if not known or not any(weights):
         raise ValueError(
-            "`class_weights` must be one number per class, 0 or more. "
+            "`class_weights` must be one number per class, 0 or more and not "
+            "all 0. "
             f"Received: class_weights={class_weights!r}"
         )
     return weights

@@ -621,6 +621,11 @@ class DANet(FunctionalModel):
             overrides["num_classes"] = num_classes
         # Not blank: what the source lacks starts as in any other model.
         config, _ = split_frozen(source.get_config())
+        inner = config["backbone"]
+        # Another's layers keep theirs; one by name gets the whole's anyway.
+        if "dtype" in overrides and isinstance(inner, dict):
+            if inner["class_name"] == DilatedResNet.__name__:
+                inner["config"]["dtype"] = overrides["dtype"]
         model = unfreeze(cls.from_config({**config, **overrides}))
         _copy_and_name_the_rest(source, model)
         return model

@@ -15,6 +15,7 @@ COLUMNS = (
     *("crop", "batch", "epochs", "mean IoU"),
 )
 NUM_TEXTS = 3
+SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def add(verbs):
@@ -68,13 +69,14 @@ def _describe(path):
 
     try:
         tree = ast.parse(path.read_bytes())
+        is_recipe = any(map(_sets_config, tree.body))
     # What Python's parser raises for anything that is no program.
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         message = f"{path} cannot be read: {type(error).__name__}: {error}"
         return {"recipe": path.name, "error": message}
     except OSError as error:
         return {"recipe": path.name, "error": str(error)}
-    if not any(map(_sets_config, tree.body)):
+    if not is_recipe:
         return None
     try:
         # What a recipe prints is no part of the list.
@@ -96,10 +98,28 @@ def _describe(path):
 
 
 def _sets_config(statement):
-    """Whether a statement of a file is `config = ...`."""
-    return isinstance(statement, (ast.Assign, ast.AnnAssign)) and any(
-        isinstance(target, ast.Name) and target.id == "config"
-        for target in getattr(statement, "targets", None) or [statement.target]
+    """Whether a statement of a file, or one in it, is `config = ...`."""
+    if isinstance(statement, (ast.Assign, ast.AnnAssign)):
+        targets = getattr(statement, "targets", None) or [statement.target]
+        return any(
+            isinstance(target, ast.Name) and target.id == "config"
+            for target in targets
+        )
+    # What a function sets is its own, what a script sets is for itself.
+    if isinstance(statement, SCOPES) or _is_script(statement):
+        return False
+    return any(
+        _sets_config(child)
+        for child in ast.iter_child_nodes(statement)
+        if isinstance(child, (ast.stmt, ast.excepthandler, ast.match_case))
+    )
+
+
+def _is_script(statement):
+    """Whether it is `if __name__ == "__main__"`."""
+    return isinstance(statement, ast.If) and any(
+        isinstance(node, ast.Name) and node.id == "__name__"
+        for node in ast.walk(statement.test)
     )
 
 

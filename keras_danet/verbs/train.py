@@ -136,5 +136,12 @@ def _setting(text):
         )
     try:
         return key.strip(), ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    # What Python's parser raises for anything that is no literal.
+    except (
+        ValueError,
+        SyntaxError,
+        TypeError,
+        MemoryError,
+        RecursionError,
+    ):
         return key.strip(), value

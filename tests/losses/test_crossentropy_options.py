@@ -222,6 +222,7 @@ class TestEveryMean:
         (lambda: PixelCrossentropy(class_weights=3), "one number per class"),
         (lambda: PixelCrossentropy(class_weights=(1, -1)), "0 or more"),
         (lambda: FocalLoss(class_weights=(1, np.nan)), "0 or more"),
+        (lambda: PixelCrossentropy(class_weights=(0, 0)), "not all 0"),
         (lambda: PixelCrossentropy(label_smoothing=1), r"\[0, 1\)"),
         (lambda: OhemCrossentropy(threshold=0), r"\(0, 1\]"),
         (lambda: OhemCrossentropy(min_kept=0.5), "a number of pixels"),

@@ -91,6 +91,18 @@ def test_an_auxiliary_head_may_come_and_go():
 
 
 @one_backend
+def test_another_dtype_is_that_of_the_backbone_too():
+    source = trained()
+    new = DANet.from_model(source, dtype="mixed_bfloat16")
+    check(new, source)
+    for layer in (
+        new.get_layer("position_in"),
+        new.get_layer("resnet18").get_layer("stage4_block0_conv1"),
+    ):
+        assert layer.compute_dtype == "bfloat16"
+
+
+@one_backend
 def test_any_backbone(tmp_path):
     backbone = keras.applications.MobileNetV2(
         include_top=False, weights=None, alpha=0.35, input_shape=(64, 64, 3)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Every GPU of this machine: MirroredStrategy on TensorFlow, DataParallel on
-# JAX. Arguments are handed on, such as --set batch_size=16.
+# JAX. Started again, it goes on with the run in RUN. Arguments are handed on:
 #
-#   KERAS_BACKEND=jax training/launch/one_machine.sh --overwrite
+#   KERAS_BACKEND=jax training/launch/one_machine.sh --set batch_size=16
 set -euo pipefail
 
 export KERAS_BACKEND="${KERAS_BACKEND:-tensorflow}"
