@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import tempfile
 import threading
@@ -249,7 +250,7 @@ def checkpoints(folder):
         (
             path
             for path in pathlib.Path(folder).glob("step-*.ckpt")
-            if _NAME.fullmatch(path.name)
+            if _NAME.fullmatch(path.name) and path.is_file()
         ),
         reverse=True,
     )
@@ -283,12 +284,7 @@ def newest_checkpoint(folder, warn):
 def remove_leftovers(folder):
     """Removes what a killed process left half-written in a folder."""
     for path in pathlib.Path(folder).glob(".partial-*"):
-        if path.is_dir():
-            for file in sorted(path.rglob("*"), reverse=True):
-                file.rmdir() if file.is_dir() else file.unlink()
-            path.rmdir()
-        else:
-            path.unlink()
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 class StopSignal:
@@ -505,5 +501,8 @@ class Checkpoints(keras.callbacks.Callback):
         self.folder.mkdir(exist_ok=True)
         save_checkpoint(path, state, header)
         self.newest = path
-        for old in checkpoints(self.folder)[self.keep :]:
+        # What is newer was damaged when this training went on, and counts
+        # for nothing.
+        whole = [old for old in checkpoints(self.folder) if old <= path]
+        for old in whole[self.keep :]:
             old.unlink()

@@ -392,6 +392,27 @@ def test_every_so_many_steps_and_so_many_kept(tmp_path, background):
     assert read_header(place.newest)["epoch"] == 5
 
 
+def test_damaged_ones_do_not_push_out_whole_ones(tmp_path):
+    place = keeper(tmp_path, every=1, keep=1)
+    place.on_epoch_begin(0)
+    for step in range(3):
+        place.on_train_batch_end(step, {})
+    (whole,) = checkpoints(place.folder)
+    damaged = place.folder / "step-000000009.ckpt"
+    damaged.write_bytes(whole.read_bytes()[:-100])
+    (place.folder / "step-000000001.ckpt").mkdir()
+    other = keeper(tmp_path, every=1, keep=1)
+    told = []
+    path, header = newest_checkpoint(other.folder, told.append)
+    assert path == whole and len(told) == 1 and str(damaged) in told[0]
+    other.restore(path, header)
+    other.on_epoch_begin(0)
+    other.on_train_batch_end(0, {})
+    path, header = newest_checkpoint(other.folder, told.append)
+    assert (header["step"], path) == (4, other.newest)
+    assert checkpoints(other.folder) == [damaged, other.newest]
+
+
 def test_an_error_behind_is_told(tmp_path, monkeypatch):
     place = keeper(tmp_path, every=1, background=True)
 
