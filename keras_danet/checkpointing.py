@@ -6,7 +6,9 @@ it is read, and nothing is read before its size is known to be right.
 """
 
 import contextlib
+import errno
 import json
+import math
 import os
 import pathlib
 import re
@@ -39,6 +41,9 @@ def whole_or_not(path):
 
     Yields:
         `pathlib.Path` in the same folder.
+
+    Raises:
+        OSError: if it cannot be written; names the file.
     """
     path = pathlib.Path(path)
     partial = path.with_name(f".partial-{path.name}")
@@ -48,6 +53,11 @@ def whole_or_not(path):
             os.fsync(file.fileno())
         os.replace(partial, path)
         _sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written: {error.strerror or error}. Make room, "
+            "or write elsewhere; what was finished before is whole."
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -64,16 +74,42 @@ def _sync_folder(folder):
 
 def save_model(model, path):
     """Writes `model` to `path` (`.keras`), whole or not at all."""
-    with whole_or_not(path) as partial:
+    optimizer = getattr(model, "optimizer", None)
+    variables = model.variables + (optimizer.variables if optimizer else [])
+    # HDF5 adds about 1,300 bytes to a variable.
+    size = 2**16 + sum(
+        2048 + math.prod(v.shape) * (8 if "64" in v.dtype else 4)
+        for v in variables
+    )
+    with (
+        whole_or_not(path) as partial,
         # Keras would keep the archive's weights in memory, all at once.
-        with tempfile.TemporaryDirectory(
+        tempfile.TemporaryDirectory(
             prefix=f"{partial.name}-", dir=partial.parent
-        ) as folder:
-            model.save(folder, zipped=False)
-            with zipfile.ZipFile(partial, "w") as archive:
-                for file in sorted(pathlib.Path(folder).rglob("*")):
-                    if file.is_file():
-                        archive.write(file, file.relative_to(folder))
+        ) as folder,
+    ):
+        room = pathlib.Path(folder, "room")
+        for file in (partial, room):
+            _reserve(file, size)
+        room.unlink()
+        model.save(folder, zipped=False)
+        with zipfile.ZipFile(partial, "w") as archive:
+            for file in sorted(pathlib.Path(folder).rglob("*")):
+                if file.is_file():
+                    archive.write(file, file.relative_to(folder))
+
+
+def _reserve(path, size):
+    """Takes room on the disk: where HDF5 finds none, the process crashes."""
+    with open(path, "wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except AttributeError:
+            pass  # Not on every system,
+        except OSError as error:
+            # nor on every file system.
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
 
 
 def save_text(text, path):
@@ -116,28 +152,16 @@ def save_checkpoint(path, state, header):
         path: path of the file.
         state: dict of string to array or variable.
         header: dict, what else there is to keep, for `json.dumps`.
-
-    Raises:
-        OSError: if it cannot be written; names the file.
     """
     arrays = {name: _as_array(value) for name, value in state.items()}
     header = {**header, "format": FORMAT, "arrays": list(arrays)}
-    try:
-        with whole_or_not(path) as partial:
-            # Stored as they are: weights hardly shrink.
-            with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-                archive.writestr(HEADER, json.dumps(header))
-                for number, array in enumerate(arrays.values()):
-                    with archive.open(f"{number}.npy", "w") as file:
-                        np.lib.format.write_array(
-                            file, array, allow_pickle=False
-                        )
-    except OSError as error:
-        raise OSError(
-            f"The checkpoint {path} cannot be written: {error}. Make room, or "
-            "write elsewhere; the checkpoints before it are whole, and "
-            "--resume goes on from the newest."
-        ) from error
+    with whole_or_not(path) as partial:
+        # Stored as they are: weights hardly shrink.
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr(HEADER, json.dumps(header))
+            for number, array in enumerate(arrays.values()):
+                with archive.open(f"{number}.npy", "w") as file:
+                    np.lib.format.write_array(file, array, allow_pickle=False)
 
 
 def _as_array(value):

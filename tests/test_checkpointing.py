@@ -1,5 +1,6 @@
 """What a checkpoint keeps, and what no accident may take from it."""
 
+import errno
 import json
 import os
 import pathlib
@@ -208,12 +209,55 @@ def test_a_full_disk_takes_nothing(tmp_path):
             with pytest.raises(OSError, match="cannot be written") as caught:
                 save_checkpoint(path, variables(np.zeros(9999)), {})
             assert str(path) in str(caught.value)
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match=r"a.txt cannot be .*Make room"):
             save_text("x" * 9999, tmp_path / "a.txt")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [p.name for p in tmp_path.iterdir()] == [old.name]
     assert old.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "save, name",
+    [
+        (lambda path: save_checkpoint(path, variables([1.0]), {}), "a.ckpt"),
+        (lambda path: save_text("text", path), "history.csv"),
+    ],
+)
+def test_a_device_that_is_full_is_named_as_the_file(tmp_path, save, name):
+    """As Linux's own stand-in for a full disk has it."""
+    path = tmp_path / name
+    path.write_text("before")
+    (tmp_path / f".partial-{name}").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=f"{path} cannot be written: No space"):
+        save(path)
+    assert os.listdir(tmp_path) == [name] and path.read_text() == "before"
+
+
+def test_room_is_taken_for_all_that_keras_writes(tmp_path, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        os, "posix_fallocate", lambda *arguments: sizes.append(arguments[2])
+    )
+    model = small_model(
+        optimizer=keras.optimizers.SGD(0.01, momentum=0.9, use_ema=True)
+    )
+    path = tmp_path / "model.keras"
+    save_model(model, path)
+    # Of the archive, and of what goes into it.
+    needed = path.stat().st_size
+    assert len(sizes) == 2 and needed < min(sizes) < 1.5 * needed
+    # Some file systems cannot.
+    path.unlink()
+
+    def fail(*arguments):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    save_model(model, path)
+    monkeypatch.delattr(os, "posix_fallocate")
+    save_model(model, path)
+    assert path.stat().st_size == needed
 
 
 def test_an_error_of_the_disk_takes_nothing(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 from conftest import one_backend
 
 from keras_danet import runs
+from keras_danet.data.scenes import write_scenes
 from keras_danet.recipes import TrainConfig
 
 pytestmark = one_backend
@@ -255,3 +256,48 @@ def test_a_config_that_is_none_is_named(tmp_path, content):
     with pytest.raises(ValueError, match="config.json does not describe"):
         with runs.open_run_folder(run, CONFIG, resume=True):
             pass
+
+
+LIMITED = """
+import resource, sys
+from keras_danet.cli import main
+
+limit = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+sys.exit(main())
+"""
+RECIPE = """
+from keras_danet import TrainConfig
+
+config = TrainConfig(
+    dataset="scenes",
+    epochs=1,
+    batch_size=2,
+    crop_size=(32, 32),
+    depth=18,
+    filters=8,
+    loader="numpy",
+)
+"""
+
+
+@pytest.mark.parametrize(
+    "limit, file", [(1_000_000, "model.keras"), (100, "config.json")]
+)
+def test_a_full_disk_ends_a_training_with_the_files_name(tmp_path, limit, file):
+    """HDF5, where it meets one by itself, ends in a segmentation fault."""
+    write_scenes(tmp_path / "data", {"train": 2, "val": 1}, size=(32, 48))
+    (tmp_path / "tiny.py").write_text(RECIPE)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", LIMITED, str(limit), "train", "tiny.py"),
+            *("--data", "data", "--output", "run"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done
+    message = f"error: {tmp_path / 'run' / file} cannot be written: File too"
+    assert message in done.stderr
+    assert sorted(os.listdir(tmp_path)) == ["data", "tiny.py"]
