@@ -112,7 +112,9 @@ class Validation(keras.callbacks.Callback):
         path: path of the `.keras` file for the best model.
         patience: integer, after how many measurements without a better one
             the training ends. Defaults to `None`, which never ends it.
-        stop: a `StopSignal`, asked after every image. Defaults to `None`.
+        stop: a `StopSignal`, asked after every image; where several
+            processes measure together none may stop alone. Defaults to
+            `None`.
 
     Attributes:
         best: float, the best mean IoU so far.
@@ -141,9 +143,6 @@ class Validation(keras.callbacks.Callback):
         self.stop = stop
         self.best = -math.inf
         self.waited = 0
-
-    def on_test_batch_end(self, batch, logs=None):
-        self._check_stop()
 
     def _check_stop(self):
         if self.stop:

@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import json
 import os
@@ -9,10 +10,12 @@ import types
 import keras
 import numpy as np
 import pytest
+from conftest import one_backend
 from PIL import Image
 
 pytest.importorskip("tensorflow", reason="training reads data with tf.data")
 
+from keras_danet import distribution
 from keras_danet import monitoring
 from keras_danet import runs
 from keras_danet import trainer
@@ -363,6 +366,46 @@ def test_sigterm_saves_and_says_143(unbroken, tmp_path, monkeypatch):
         resumed = trainer.train(config, there, resume=True, verbose=0)
         assert resumed["loss"] == history["loss"]
         assert same_weights(run, there)
+
+
+@one_backend
+def test_sigterm_in_a_shared_validation_keeps_weights_apart_from_averages(
+    root, tmp_path, monkeypatch
+):
+    """Where `fit` measures, weights and averages are exchanged meanwhile."""
+
+    @contextlib.contextmanager
+    def first_of_two(*_):
+        yield Placement("data_parallel", 2, 2, shard=(0, 2))
+
+    monkeypatch.setattr(distribution, "scope", first_of_two)
+    config = tiny(root, ema_momentum=0.5, loader="numpy")
+    trainer.train(config, tmp_path / "a", verbose=0)
+    original = distribution._Share.__getitem__
+
+    def terminate(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distribution._Share, "__getitem__", terminate)
+        with pytest.raises(SystemExit) as caught:
+            trainer.train(config, tmp_path / "b", verbose=0)
+    assert caught.value.code == 143
+    kept = read_header(checkpoints(tmp_path / "b" / "checkpoints")[0])
+    assert (kept["epoch"], kept["step"]) == (1, 0)
+    trainer.train(config, tmp_path / "b", resume=True, verbose=0)
+    ours, theirs = (
+        load_arrays(checkpoints(tmp_path / name / "checkpoints")[0])
+        for name in "ab"
+    )
+    assert all(map(np.array_equal, ours, theirs))
+
+
+def load_arrays(path):
+    with np.load(path) as archive:
+        names = [name for name in archive.files if name != "header.json"]
+        return [archive[name] for name in names]
 
 
 def test_a_truncated_checkpoint_costs_only_itself(
