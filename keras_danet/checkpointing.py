@@ -312,35 +312,47 @@ def remove_leftovers(folder):
 
 
 class StopSignal:
-    """Turns SIGTERM into a wish that is granted between two steps.
+    """Turns SIGTERM and Ctrl-C into a wish that is granted between two steps.
+
+    A second Ctrl-C ends the training at once.
 
     Attributes:
-        requested: boolean, whether SIGTERM has come.
+        requested: integer, the exit code that was asked for: 143 by SIGTERM,
+            130 by Ctrl-C, 0 before.
     """
 
     def __init__(self):
-        self.requested = False
+        self.requested = 0
 
     @contextlib.contextmanager
     def listening(self):
-        """Listens to SIGTERM; in the main thread only, as Python has it."""
+        """Listens to both; in the main thread only, as Python has it."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
+        previous = {
+            number: signal.getsignal(number)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
 
-        def request(*_):
-            self.requested = True
+        def request(number, _):
+            self.requested = 128 + number
+            signal.signal(signal.SIGINT, previous[signal.SIGINT])
 
-        previous = signal.signal(signal.SIGTERM, request)
+        for number, handler in previous.items():
+            # Shells let what runs behind them ignore Ctrl-C.
+            if handler != signal.SIG_IGN:
+                signal.signal(number, request)
         try:
             yield self
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
     def check(self):
-        """Raises SystemExit(143) if SIGTERM has come."""
+        """Raises SystemExit if a signal has come."""
         if self.requested:
-            raise SystemExit(143)
+            raise SystemExit(self.requested)
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -358,6 +370,8 @@ class Checkpoints(keras.callbacks.Callback):
             Defaults to `None`.
         background: boolean, whether to write while training goes on, from a
             copy of the state. Defaults to `False`.
+        run: string, tells trainings from each other whose checkpoints must
+            not be mixed. Defaults to `None`.
 
     Attributes:
         parts: dict of string to the callbacks whose state is kept as well.
@@ -374,8 +388,10 @@ class Checkpoints(keras.callbacks.Callback):
         keep=2,
         stop=None,
         background=False,
+        run=None,
     ):
         super().__init__()
+        self.run = run
         self.folder = folder
         self.steps = steps
         self.parts = {}
@@ -393,6 +409,11 @@ class Checkpoints(keras.callbacks.Callback):
 
     def restore(self, path, header):
         """Puts a checkpoint into the model and the callbacks."""
+        if header.get("run") != self.run:
+            raise ValueError(
+                f"{path} is of a training with another recipe or other data. "
+                "Remove it, and --resume takes the one before."
+            )
         state = training_state(self.model)
         sums = [name for name in state if name.startswith("metrics/")]
         load_checkpoint(
@@ -469,6 +490,7 @@ class Checkpoints(keras.callbacks.Callback):
         done = self.epoch * self.steps + self.step
         path = self.folder / f"step-{done:09}.ckpt"
         header = {
+            "run": self.run,
             "epoch": self.epoch,
             "step": self.step,
             "logs": self.logs,

@@ -209,7 +209,7 @@ def averaged_weights(model):
 
 
 class StopAtDivergence(keras.callbacks.Callback):
-    """Ends a training whose loss is no number, or grows beyond return.
+    """Ends a training whose loss is no number, grows or is of nothing.
 
     Args:
         steps: integer, steps of an epoch.
@@ -219,7 +219,8 @@ class StopAtDivergence(keras.callbacks.Callback):
             and knows the step.
 
     Raises:
-        ValueError: at the end of the step at which it is seen.
+        ValueError: at the end of the step at which it is seen; at that of an
+            epoch without a labelled pixel.
     """
 
     def __init__(self, steps, files, place):
@@ -259,6 +260,14 @@ class StopAtDivergence(keras.callbacks.Callback):
             self._end(
                 f"grew to {loss:.4g} from {self.first:.4g}, and stayed there "
                 f"for {DIVERGED_STEPS} steps"
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        if math.isnan((logs or {}).get("mean_iou", 0.0)):
+            raise ValueError(
+                f"No pixel of epoch {epoch + 1} is labelled: all are ignored. "
+                "Expected labels; `keras-danet check-data` tells what is in "
+                "them."
             )
 
     def _end(self, what):

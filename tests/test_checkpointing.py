@@ -495,6 +495,45 @@ def test_sigterm_is_a_wish_until_the_step_is_done(tmp_path):
     assert (kept["epoch"], kept["step"]) == (0, 2)
 
 
+def test_the_first_ctrl_c_is_a_wish_and_the_second_is_not(tmp_path):
+    with StopSignal().listening() as stop:
+        place = keeper(tmp_path, every=100, stop=stop)
+        place.on_epoch_begin(0)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested == 130
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(SystemExit) as caught:
+            place.on_train_batch_end(0, {})
+    assert caught.value.code == 130
+    assert read_header(place.newest)["step"] == 1
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_ctrl_c_that_is_ignored_stays_so():
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopSignal().listening() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            stop.check()
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def test_another_runs_checkpoint_is_refused(tmp_path):
+    place = keeper(tmp_path, every=1, run="a")
+    place.on_epoch_begin(0)
+    place.on_train_batch_end(0, {})
+    header = read_header(place.newest)
+    keeper(tmp_path, run="a").restore(place.newest, header)
+    other = keeper(tmp_path, run="b")
+    other.model.layers[0].kernel.assign([[7.0], [7.0]])
+    with pytest.raises(ValueError, match="000001.ckpt is of a training with"):
+        other.restore(place.newest, header)
+    assert numbers({"": other.model.layers[0].kernel}) == [[[7.0], [7.0]]]
+
+
 def test_a_header_that_says_nothing_is_refused(tmp_path):
     place = keeper(tmp_path, every=1)
     place.on_epoch_begin(0)

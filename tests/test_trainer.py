@@ -486,6 +486,34 @@ def test_nothing_to_measure_on_is_told(root, tmp_path):
         trainer.train(tiny(bare, epochs=1), tmp_path / "run", verbose=0)
 
 
+@one_backend
+def test_nothing_to_learn_from_is_told(root, tmp_path):
+    bare = tmp_path / "scenes"
+    shutil.copytree(root, bare)
+    for path in (bare / "trainannot").glob("*.png"):
+        Image.new("L", (64, 48), 255).save(path)
+    with pytest.raises(ValueError, match="No pixel of epoch 1 is labelled"):
+        trainer.train(tiny(bare), tmp_path / "run", verbose=0)
+    assert not (tmp_path / "run").exists()
+
+
+@one_backend
+def test_what_tells_a_training_from_others(root, tmp_path, monkeypatch):
+    def digest(root, **settings):
+        config = tiny(root, **settings)
+        return trainer._Training(config, tmp_path, Placement(), None).digest()
+
+    shutil.copytree(root, tmp_path / "moved")
+    shutil.copytree(root, tmp_path / "less")
+    first = min((tmp_path / "less" / "train").iterdir())
+    first.unlink()
+    (tmp_path / "less" / "trainannot" / first.name).unlink()
+    same = digest(root)
+    assert digest(tmp_path / "moved") == same
+    assert digest(tmp_path / "less") != same
+    assert digest(root, seed=1) != same
+
+
 def test_validation_is_what_evaluate_tells(unbroken):
     config, run, history = unbroken
     dataset, root = runs.find_data(config, run)
