@@ -263,7 +263,9 @@ class StopAtDivergence(keras.callbacks.Callback):
             )
 
     def on_epoch_end(self, epoch, logs=None):
-        if math.isnan((logs or {}).get("mean_iou", 0.0)):
+        # A loss of 0 where something is labelled comes with no mistakes.
+        logs = logs or {}
+        if logs.get("loss") == 0 and logs.get("pixel_accuracy") == 0:
             raise ValueError(
                 f"No pixel of epoch {epoch + 1} is labelled: all are ignored. "
                 "Expected labels; `keras-danet check-data` tells what is in "
