@@ -1,5 +1,6 @@
 """What becomes of run folders, whoever fails, is killed or comes twice."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -163,6 +164,20 @@ def test_one_training_at_a_time(tmp_path):
                 pass
     assert names(tmp_path / "new") == ["model.keras"]
     assert sorted(os.listdir(tmp_path)) == ["new", "run"]
+
+
+def test_a_lock_that_was_just_given_back_is_none(tmp_path, monkeypatch):
+    flock = fcntl.flock
+
+    def late(file, how):
+        os.unlink(file.name)
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(BlockingIOError):
+        with runs.open_run_folder(tmp_path / "run", CONFIG):
+            pass
+    assert os.listdir(tmp_path) == []
 
 
 HOLDER = """
