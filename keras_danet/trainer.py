@@ -16,8 +16,6 @@ import keras
 
 from keras_danet import distribution
 from keras_danet import runs
-from keras_danet.checkpointing import Checkpoints
-from keras_danet.checkpointing import StopSignal
 from keras_danet.checkpointing import newest_checkpoint
 from keras_danet.checkpointing import remove_leftovers
 from keras_danet.data.bad_files import BadFiles
@@ -51,6 +49,8 @@ from keras_danet.monitoring import Validation
 from keras_danet.monitoring import averaged_weights
 from keras_danet.optimizers import SGD
 from keras_danet.optimizers import PolySchedule
+from keras_danet.resuming import Checkpoints
+from keras_danet.resuming import StopSignal
 from keras_danet.tracking import tracking
 
 _LOGGER = logging.getLogger("keras_danet")

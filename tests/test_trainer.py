@@ -19,11 +19,9 @@ from keras_danet import distribution
 from keras_danet import monitoring
 from keras_danet import runs
 from keras_danet import trainer
-from keras_danet.checkpointing import Checkpoints
 from keras_danet.checkpointing import checkpoints
 from keras_danet.checkpointing import load_checkpoint
 from keras_danet.checkpointing import read_header
-from keras_danet.checkpointing import training_state
 from keras_danet.data.files import find_pairs
 from keras_danet.data.scenes import write_scenes
 from keras_danet.distribution import Placement
@@ -31,6 +29,8 @@ from keras_danet.evaluation import evaluate
 from keras_danet.inference import Predictor
 from keras_danet.optimizers import SGD
 from keras_danet.recipes import TrainConfig
+from keras_danet.resuming import Checkpoints
+from keras_danet.resuming import training_state
 
 
 @pytest.fixture(scope="module")
