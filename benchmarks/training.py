@@ -21,11 +21,11 @@ import keras
 from keras_danet import DANet
 from keras_danet import DilatedResNet
 from keras_danet import TrainConfig
-from keras_danet.checkpointing import Checkpoints
 from keras_danet.checkpointing import save_checkpoint
-from keras_danet.checkpointing import training_state
 from keras_danet.data.scenes import write_scenes
 from keras_danet.distribution import Placement
+from keras_danet.resuming import Checkpoints
+from keras_danet.resuming import training_state
 from keras_danet.trainer import _Training
 
 WARM_STEPS = 3

@@ -112,7 +112,9 @@ class Validation(keras.callbacks.Callback):
         path: path of the `.keras` file for the best model.
         patience: integer, after how many measurements without a better one
             the training ends. Defaults to `None`, which never ends it.
-        stop: a `StopSignal`, asked after every image. Defaults to `None`.
+        stop: a `StopSignal`, asked after every image; where several
+            processes measure together none may stop alone. Defaults to
+            `None`.
 
     Attributes:
         best: float, the best mean IoU so far.
@@ -141,9 +143,6 @@ class Validation(keras.callbacks.Callback):
         self.stop = stop
         self.best = -math.inf
         self.waited = 0
-
-    def on_test_batch_end(self, batch, logs=None):
-        self._check_stop()
 
     def _check_stop(self):
         if self.stop:
@@ -210,7 +209,7 @@ def averaged_weights(model):
 
 
 class StopAtDivergence(keras.callbacks.Callback):
-    """Ends a training whose loss is no number, or grows beyond return.
+    """Ends a training whose loss is no number, grows or is of nothing.
 
     Args:
         steps: integer, steps of an epoch.
@@ -220,7 +219,8 @@ class StopAtDivergence(keras.callbacks.Callback):
             and knows the step.
 
     Raises:
-        ValueError: at the end of the step at which it is seen.
+        ValueError: at the end of the step at which it is seen; at that of an
+            epoch without a labelled pixel.
     """
 
     def __init__(self, steps, files, place):
@@ -260,6 +260,16 @@ class StopAtDivergence(keras.callbacks.Callback):
             self._end(
                 f"grew to {loss:.4g} from {self.first:.4g}, and stayed there "
                 f"for {DIVERGED_STEPS} steps"
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        # A loss of 0 where something is labelled comes with no mistakes.
+        logs = logs or {}
+        if logs.get("loss") == 0 and logs.get("pixel_accuracy") == 0:
+            raise ValueError(
+                f"No pixel of epoch {epoch + 1} is labelled: all are ignored. "
+                "Expected labels; `keras-danet check-data` tells what is in "
+                "them."
             )
 
     def _end(self, what):

@@ -10,7 +10,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 from importlib import metadata
 
 import keras
@@ -37,9 +36,9 @@ MAX_MODEL_BYTES = 2**33
 def open_run_folder(run, config, overwrite=False, resume=False):
     """Makes an empty folder for a run, or opens one to go on with.
 
-    If an error ends it, or nothing has come to lie in it that can be used or
-    gone on with, an old run, which waited beside it, comes back; a new one
-    without a model and a checkpoint is removed.
+    A new run that ends without a model and a checkpoint leaves nothing. One
+    that replaces another keeps it beside itself until it ends, and then the
+    new one stays if it has either; else the old one comes back.
 
     Args:
         run: path of the folder.
@@ -52,49 +51,110 @@ def open_run_folder(run, config, overwrite=False, resume=False):
 
     Raises:
         FileExistsError: if `run` exists and may be neither replaced nor gone
-            on with.
+            on with, or a file is in the way.
+        BlockingIOError: if another training uses it.
         ValueError: if it was begun with another `config`.
     """
-    run = pathlib.Path(os.path.abspath(run))
     if resume and overwrite:
         raise ValueError(
             "A run is either gone on with (--resume) or replaced "
             "(--overwrite). Received: both."
         )
-    if resume and run.is_dir() and not _is_bare(run):
-        _check_same(run, config)
+    run = pathlib.Path(os.path.realpath(run))
+    for folder in (*reversed(run.parents), run, run / "checkpoints"):
+        if folder.exists() and not folder.is_dir():
+            raise FileExistsError(
+                f"{folder} is a file. Expected a folder, or nothing, there. "
+                "Move it away, or choose another --output."
+            )
+    run.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(run), _opened(run, config, overwrite, resume):
         yield run
+
+
+@contextlib.contextmanager
+def _opened(run, config, overwrite, resume):
+    waiting = run.with_name(f".{run.name}-replaced")
+    # A process that was killed may have left both.
+    _choose(run, waiting)
+    before = set(run.iterdir()) if run.exists() else None
+    if resume and before and not all(map(_is_leftover, before)):
+        _check_same(run, config)
+        yield
         return
-    waiting = None
     if run.exists() and not resume:
         _check_replaceable(run, overwrite)
-        waiting = tempfile.mkdtemp(prefix=f".{run.name}-", dir=run.parent)
-        os.rename(run, os.path.join(waiting, run.name))
-    failed = False
+        os.rename(run, waiting)
+        before = None
+    # Whoever makes the folder first may remove it.
+    run.mkdir(exist_ok=before is not None)
     try:
-        run.mkdir(parents=True, exist_ok=resume)
-        yield run
-    except Exception:
-        failed = True
-        raise
+        yield
     finally:
-        useful = (run / "model.keras").exists() or checkpoints(
-            run / "checkpoints"
-        )
-        if not useful or (failed and waiting):
-            shutil.rmtree(run, ignore_errors=True)
-            if waiting:
-                os.rename(os.path.join(waiting, run.name), run)
-        if waiting:
-            shutil.rmtree(waiting)
+        if not _is_useful(run):
+            _remove_new(run, before)
+        _choose(run, waiting)
 
 
-def _is_bare(run):
-    """Whether a run was killed before it had a `config.json`."""
-    return all(
-        path.name == "scenes" or path.name.startswith(".")
-        for path in run.iterdir()
-    )
+@contextlib.contextmanager
+def _alone(run):
+    """Lets one training at a time use a folder, where the system can tell."""
+    path = run.with_name(f".{run.name}.lock")
+    with contextlib.ExitStack() as held:
+        try:
+            import fcntl
+
+            # The system takes the lock back however the process ends.
+            file = held.enter_context(open(path, "w"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(file.fileno()).st_nlink:
+                raise BlockingIOError("removed by whoever has just had it")
+        except BlockingIOError as error:
+            raise BlockingIOError(
+                f"Another training uses the run folder {run}. Wait until it "
+                "has ended, or end it, or choose another --output."
+            ) from error
+        except (ImportError, OSError):
+            # Windows, a file system without locks, a folder of others.
+            pass
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _choose(run, waiting):
+    """Keeps one of a run and of the one that it replaces, if it does."""
+    if not waiting.exists():
+        return
+    if _is_useful(run):
+        shutil.rmtree(waiting)
+        return
+    if run.exists():
+        if not all(map(_is_leftover, run.iterdir())):
+            _check_replaceable(run, overwrite=True)
+        shutil.rmtree(run)
+    os.rename(waiting, run)
+
+
+def _is_useful(run):
+    """Whether there is something to use, or to go on with."""
+    return (run / "model.keras").exists() or checkpoints(run / "checkpoints")
+
+
+def _is_leftover(path):
+    """Whether it is of a run that was killed before it had a `config.json`."""
+    return path.name == "scenes" or path.name.startswith(".partial-")
+
+
+def _remove_new(run, before):
+    """Removes what was not there before, the folder as well if it is new."""
+    if before is None:
+        shutil.rmtree(run, ignore_errors=True)
+        return
+    for path in set(run.iterdir()) - before:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _check_same(run, config):
@@ -122,9 +182,7 @@ def _check_replaceable(run, overwrite):
             "replace it with --overwrite."
         )
     # Never a folder that is something else.
-    if not run.is_dir() or (
-        any(run.iterdir()) and not (run / "config.json").is_file()
-    ):
+    if any(run.iterdir()) and not (run / "config.json").is_file():
         raise FileExistsError(
             f"{run} is not a run folder (it has no config.json), so it is not "
             "overwritten. Choose another with --output."
@@ -205,8 +263,11 @@ def read_run_config(run):
             "folder that `keras-danet train` made."
         )
     try:
-        return TrainConfig(**_read_json(path)["config"])
-    except (KeyError, TypeError, ValueError) as error:
+        content = _read_json(path)
+        if not isinstance(content.get("sessions", []), list):
+            raise TypeError("its sessions are no list")
+        return TrainConfig(**content["config"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} does not describe a run ({error}). Expected the file "
             "that `keras-danet train` wrote."

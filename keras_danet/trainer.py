@@ -1,6 +1,7 @@
 """Training: the one loop of compile and fit, from a recipe to a run folder."""
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -15,8 +16,6 @@ import keras
 
 from keras_danet import distribution
 from keras_danet import runs
-from keras_danet.checkpointing import Checkpoints
-from keras_danet.checkpointing import StopSignal
 from keras_danet.checkpointing import newest_checkpoint
 from keras_danet.checkpointing import remove_leftovers
 from keras_danet.data.bad_files import BadFiles
@@ -51,6 +50,8 @@ from keras_danet.monitoring import Validation
 from keras_danet.monitoring import averaged_weights
 from keras_danet.optimizers import SGD
 from keras_danet.optimizers import PolySchedule
+from keras_danet.resuming import Checkpoints
+from keras_danet.resuming import StopSignal
 from keras_danet.tracking import tracking
 
 _LOGGER = logging.getLogger("keras_danet")
@@ -267,7 +268,8 @@ def train(
     Killed at any moment, it is gone on with by the same call and `resume`:
     with the weights, velocities, seeds and place in the data of its newest
     whole checkpoint, so that it ends with the weights of an unbroken run.
-    SIGTERM writes a checkpoint and ends in `SystemExit(143)`.
+    SIGTERM writes a checkpoint and ends in `SystemExit(143)`, the first
+    Ctrl-C in `SystemExit(130)`.
 
     Args:
         config: `TrainConfig`.
@@ -303,8 +305,9 @@ def train(
             comes back.
         FileExistsError: if `run` exists and neither `overwrite` nor `resume`
             is set.
-        OSError: if a file cannot be written. What was finished stays.
-        SystemExit: after SIGTERM, with 143.
+        OSError: if a file cannot be written, or another training uses the
+            folder. What was finished stays.
+        SystemExit: after SIGTERM, with 143; after Ctrl-C, with 130.
     """
     for name, value in (
         ("checkpoint_every", checkpoint_every),
@@ -334,6 +337,7 @@ def train(
             keep=keep_checkpoints,
             stop=stop,
             background=background,
+            run=training.digest(),
         )
         if not placement.is_chief:
             track, verbose = (), 0
@@ -444,6 +448,18 @@ class _Training:
             for path in pair
         ]
         return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+
+    def digest(self):
+        """What tells this training from others of the same model."""
+        settings = {
+            field.name: value
+            for field in dataclasses.fields(self.config)
+            # A setting that is new in a later version changes nothing.
+            if (value := getattr(self.config, field.name)) != field.default
+            and field.name != "data_root"
+        }
+        text = json.dumps([settings, self.data_digest()])
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def files(self, epoch, step):
         """The images of a batch."""

@@ -64,7 +64,7 @@ ROWS = (
     {"models.resnet", "models.dilation", "models.folding"},
     {"models.danet"},
     {"models", "recipes", "checkpointing", "distribution", "memory"},
-    {"inference", "visualization", "runs"},
+    {"inference", "visualization", "runs", "resuming"},
     {"evaluation", "export"},
     {"monitoring"},
     {"tracking"},

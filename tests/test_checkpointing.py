@@ -1,5 +1,6 @@
 """What a checkpoint keeps, and what no accident may take from it."""
 
+import errno
 import json
 import os
 import pathlib
@@ -14,11 +15,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_danet import DANet
-from keras_danet import DilatedResNet
 from keras_danet import checkpointing
-from keras_danet.checkpointing import Checkpoints
-from keras_danet.checkpointing import StopSignal
 from keras_danet.checkpointing import checkpoints
 from keras_danet.checkpointing import load_checkpoint
 from keras_danet.checkpointing import newest_checkpoint
@@ -26,7 +23,6 @@ from keras_danet.checkpointing import read_header
 from keras_danet.checkpointing import save_checkpoint
 from keras_danet.checkpointing import save_model
 from keras_danet.checkpointing import save_text
-from keras_danet.checkpointing import training_state
 
 
 def variables(*values):
@@ -208,12 +204,55 @@ def test_a_full_disk_takes_nothing(tmp_path):
             with pytest.raises(OSError, match="cannot be written") as caught:
                 save_checkpoint(path, variables(np.zeros(9999)), {})
             assert str(path) in str(caught.value)
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match=r"a.txt cannot be .*Make room"):
             save_text("x" * 9999, tmp_path / "a.txt")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [p.name for p in tmp_path.iterdir()] == [old.name]
     assert old.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "save, name",
+    [
+        (lambda path: save_checkpoint(path, variables([1.0]), {}), "a.ckpt"),
+        (lambda path: save_text("text", path), "history.csv"),
+    ],
+)
+def test_a_device_that_is_full_is_named_as_the_file(tmp_path, save, name):
+    """As Linux's own stand-in for a full disk has it."""
+    path = tmp_path / name
+    path.write_text("before")
+    (tmp_path / f".partial-{name}").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=f"{path} cannot be written: No space"):
+        save(path)
+    assert os.listdir(tmp_path) == [name] and path.read_text() == "before"
+
+
+def test_room_is_taken_for_all_that_keras_writes(tmp_path, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        os, "posix_fallocate", lambda *arguments: sizes.append(arguments[2])
+    )
+    model = keras.Sequential([keras.Input((512,)), keras.layers.Dense(512)])
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9, use_ema=True))
+    model.optimizer.build(model.trainable_variables)
+    path = tmp_path / "model.keras"
+    save_model(model, path)
+    # Of the archive, and of what goes into it.
+    needed = path.stat().st_size
+    assert len(sizes) == 2 and needed < min(sizes) < 1.5 * needed
+    # Some file systems cannot.
+    path.unlink()
+
+    def fail(*arguments):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    save_model(model, path)
+    monkeypatch.delattr(os, "posix_fallocate")
+    save_model(model, path)
+    assert path.stat().st_size == needed
 
 
 def test_an_error_of_the_disk_takes_nothing(tmp_path, monkeypatch):
@@ -289,157 +328,3 @@ def test_killed_while_it_writes(tmp_path):
             assert numbers(state)[0][::99999] == [19.0] * 3
         checkpointing.remove_leftovers(folder)
         assert not [p for p in folder.iterdir() if p.suffix != ".ckpt"]
-
-
-def small_model(**options):
-    keras.utils.set_random_seed(0)
-    model = DANet(3, DilatedResNet(18, filters=8), dropout=0.5)
-    model.compile(**options)
-    model.build_optimizer()
-    return model
-
-
-def fit(model, steps, first=0):
-    rng = np.random.default_rng(7)
-    images = rng.integers(0, 256, (4, 16, 16, 3)).astype("uint8")
-    labels = rng.integers(0, 3, (4, 16, 16)).astype("uint8")
-    for _ in range(first, steps):
-        model.train_on_batch(images, labels)
-
-
-def test_the_state_is_all_that_the_next_step_needs(tmp_path):
-    """Averages, gathered gradients, loss scale, seeds: nothing is forgotten."""
-    options = {
-        "optimizer": keras.optimizers.SGD(
-            0.01,
-            momentum=0.9,
-            use_ema=True,
-            ema_momentum=0.5,
-            gradient_accumulation_steps=2,
-        ),
-        "jit_compile": keras.backend.backend() == "jax",
-    }
-    model = small_model(**options)
-    fit(model, 3)
-    save_checkpoint(tmp_path / "a.ckpt", training_state(model), {})
-    fit(model, 6, first=3)
-    expected = numbers(training_state(model))
-    options["optimizer"] = keras.optimizers.SGD.from_config(
-        options["optimizer"].get_config()
-    )
-    other = small_model(**options)
-    fit(other, 1)
-    load_checkpoint(tmp_path / "a.ckpt", training_state(other))
-    fit(other, 6, first=3)
-    for name, ours, theirs in zip(
-        training_state(other),
-        numbers(training_state(other)),
-        expected,
-        strict=True,
-    ):
-        assert ours == theirs, name
-
-
-def test_another_models_checkpoint_is_refused(tmp_path):
-    model = small_model()
-    save_checkpoint(tmp_path / "a.ckpt", training_state(model), {})
-    other = DANet(4, DilatedResNet(18, filters=8))
-    other.compile()
-    other.build_optimizer()
-    before = numbers(training_state(other))
-    with pytest.raises(ValueError, match="another model's"):
-        load_checkpoint(tmp_path / "a.ckpt", training_state(other))
-    assert numbers(training_state(other)) == before
-
-
-class Part:
-    def get_state(self):
-        return 1
-
-    def set_state(self, state):
-        self.state = state
-
-
-def keeper(tmp_path, **options):
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    model.compile("sgd", "mse")
-    model.optimizer.build(model.trainable_variables)
-    place = Checkpoints(tmp_path / "checkpoints", 10, **options)
-    place.set_model(model)
-    place.set_params({"epochs": 99})
-    place.parts = {"part": Part()}
-    return place
-
-
-@pytest.mark.parametrize("background", [False, True])
-def test_every_so_many_steps_and_so_many_kept(tmp_path, background):
-    place = keeper(tmp_path, every=3, keep=2, background=background)
-    for epoch in range(2):
-        place.on_epoch_begin(epoch)
-        for step in range(10):
-            place.on_train_batch_end(step, {"loss": 1.0})
-        place.on_epoch_end(epoch, {"loss": 1.0})
-    place.finish()
-    found = [path.name for path in checkpoints(place.folder)]
-    assert found == ["step-000000018.ckpt", "step-000000015.ckpt"]
-    assert place.newest.name == found[0]
-    kept = read_header(place.newest)
-    assert (kept["epoch"], kept["step"]) == (1, 8)
-    assert kept["logs"] == {"loss": 1.0} and kept["parts"] == {"part": 1}
-    place.on_epoch_end(4, {"val_mean_iou": 0.5})
-    place.finish()
-    assert read_header(place.newest)["epoch"] == 5
-
-
-def test_an_error_behind_is_told(tmp_path, monkeypatch):
-    place = keeper(tmp_path, every=1, background=True)
-
-    def fail(*arguments):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(checkpointing, "save_checkpoint", fail)
-    place.on_epoch_begin(0)
-    place.on_train_batch_end(0, {})
-    with pytest.raises(OSError, match="disk full"):
-        place.on_train_batch_end(1, {})
-
-
-def test_what_is_no_number_is_not_kept(tmp_path):
-    place = keeper(tmp_path, every=1)
-    place.on_epoch_begin(0)
-    place.on_train_batch_end(0, {})
-    place.model.layers[0].kernel.assign([[np.nan], [1.0]])
-    with pytest.raises(ValueError, match="kernel is no number any more") as e:
-        place.on_train_batch_end(1, {})
-    assert "step-000000001.ckpt" in str(e.value)
-    assert len(checkpoints(place.folder)) == 1
-
-
-def test_sigterm_is_a_wish_until_the_step_is_done(tmp_path):
-    with StopSignal().listening() as stop:
-        place = keeper(tmp_path, every=100, stop=stop)
-        place.on_epoch_begin(0)
-        place.on_train_batch_end(0, {})
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.requested and not checkpoints(place.folder)
-        with pytest.raises(SystemExit) as caught:
-            place.on_train_batch_end(1, {})
-    assert caught.value.code == 143
-    kept = read_header(place.newest)
-    assert (kept["epoch"], kept["step"]) == (0, 2)
-
-
-def test_a_header_that_says_nothing_is_refused(tmp_path):
-    place = keeper(tmp_path, every=1)
-    place.on_epoch_begin(0)
-    place.on_train_batch_end(0, {"loss": 1.0})
-    whole = read_header(place.newest)
-    other = keeper(tmp_path)
-    other.restore(place.newest, whole)
-    assert (other.epoch, other.step) == (0, 1)
-    assert other.parts["part"].state == 1
-    for key in ("epoch", "parts", "logs"):
-        header = {k: v for k, v in whole.items() if k != key}
-        with pytest.raises(ValueError, match=f"000001.ckpt does not .*{key}"):
-            keeper(tmp_path).restore(place.newest, header)

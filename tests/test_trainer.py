@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import json
 import os
@@ -9,18 +10,18 @@ import types
 import keras
 import numpy as np
 import pytest
+from conftest import one_backend
 from PIL import Image
 
 pytest.importorskip("tensorflow", reason="training reads data with tf.data")
 
+from keras_danet import distribution
 from keras_danet import monitoring
 from keras_danet import runs
 from keras_danet import trainer
-from keras_danet.checkpointing import Checkpoints
 from keras_danet.checkpointing import checkpoints
 from keras_danet.checkpointing import load_checkpoint
 from keras_danet.checkpointing import read_header
-from keras_danet.checkpointing import training_state
 from keras_danet.data.files import find_pairs
 from keras_danet.data.scenes import write_scenes
 from keras_danet.distribution import Placement
@@ -28,6 +29,8 @@ from keras_danet.evaluation import evaluate
 from keras_danet.inference import Predictor
 from keras_danet.optimizers import SGD
 from keras_danet.recipes import TrainConfig
+from keras_danet.resuming import Checkpoints
+from keras_danet.resuming import training_state
 
 
 @pytest.fixture(scope="module")
@@ -365,6 +368,46 @@ def test_sigterm_saves_and_says_143(unbroken, tmp_path, monkeypatch):
         assert same_weights(run, there)
 
 
+@one_backend
+def test_sigterm_in_a_shared_validation_keeps_weights_apart_from_averages(
+    root, tmp_path, monkeypatch
+):
+    """Where `fit` measures, weights and averages are exchanged meanwhile."""
+
+    @contextlib.contextmanager
+    def first_of_two(*_):
+        yield Placement("data_parallel", 2, 2, shard=(0, 2))
+
+    monkeypatch.setattr(distribution, "scope", first_of_two)
+    config = tiny(root, ema_momentum=0.5, loader="numpy")
+    trainer.train(config, tmp_path / "a", verbose=0)
+    original = distribution._Share.__getitem__
+
+    def terminate(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distribution._Share, "__getitem__", terminate)
+        with pytest.raises(SystemExit) as caught:
+            trainer.train(config, tmp_path / "b", verbose=0)
+    assert caught.value.code == 143
+    kept = read_header(checkpoints(tmp_path / "b" / "checkpoints")[0])
+    assert (kept["epoch"], kept["step"]) == (1, 0)
+    trainer.train(config, tmp_path / "b", resume=True, verbose=0)
+    ours, theirs = (
+        load_arrays(checkpoints(tmp_path / name / "checkpoints")[0])
+        for name in "ab"
+    )
+    assert all(map(np.array_equal, ours, theirs))
+
+
+def load_arrays(path):
+    with np.load(path) as archive:
+        names = [name for name in archive.files if name != "header.json"]
+        return [archive[name] for name in names]
+
+
 def test_a_truncated_checkpoint_costs_only_itself(
     unbroken, tmp_path, monkeypatch, caplog
 ):
@@ -441,6 +484,33 @@ def test_nothing_to_measure_on_is_told(root, tmp_path):
         Image.new("L", (64, 48), 255).save(path)
     with pytest.raises(ValueError, match="'val' has no labelled pixel"):
         trainer.train(tiny(bare, epochs=1), tmp_path / "run", verbose=0)
+
+
+@one_backend
+def test_nothing_to_learn_from_is_told(root, tmp_path):
+    bare = tmp_path / "scenes"
+    shutil.copytree(root, bare)
+    for path in (bare / "trainannot").glob("*.png"):
+        Image.new("L", (64, 48), 255).save(path)
+    with pytest.raises(ValueError, match="No pixel of epoch 1 is labelled"):
+        trainer.train(tiny(bare), tmp_path / "run", verbose=0)
+    assert not (tmp_path / "run").exists()
+
+
+@one_backend
+def test_what_tells_a_training_from_others(root, tmp_path):
+    def digest(root, **settings):
+        config = tiny(root, **settings)
+        return trainer._Training(config, tmp_path, Placement(), None).digest()
+
+    shutil.copytree(root, tmp_path / "moved")
+    shutil.copytree(root, tmp_path / "less")
+    listed = tmp_path / "less" / "train.txt"
+    listed.write_text("".join(listed.read_text().splitlines(True)[1:]))
+    same = digest(root)
+    assert digest(tmp_path / "moved") == same
+    assert digest(tmp_path / "less") != same
+    assert digest(root, seed=1) != same
 
 
 def test_validation_is_what_evaluate_tells(unbroken):

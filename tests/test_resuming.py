@@ -1,0 +1,238 @@
+"""What the next step depends on, and when a training stops."""
+
+import os
+import signal
+
+import keras
+import numpy as np
+import pytest
+
+from keras_danet import DANet
+from keras_danet import DilatedResNet
+from keras_danet import resuming
+from keras_danet.checkpointing import checkpoints
+from keras_danet.checkpointing import load_checkpoint
+from keras_danet.checkpointing import newest_checkpoint
+from keras_danet.checkpointing import read_header
+from keras_danet.checkpointing import save_checkpoint
+from keras_danet.resuming import Checkpoints
+from keras_danet.resuming import StopSignal
+from keras_danet.resuming import training_state
+
+
+def numbers(state):
+    return [keras.ops.convert_to_numpy(v).tolist() for v in state.values()]
+
+
+def small_model(**options):
+    keras.utils.set_random_seed(0)
+    model = DANet(3, DilatedResNet(18, filters=8), dropout=0.5)
+    model.compile(**options)
+    model.build_optimizer()
+    return model
+
+
+def fit(model, steps, first=0):
+    rng = np.random.default_rng(7)
+    images = rng.integers(0, 256, (4, 16, 16, 3)).astype("uint8")
+    labels = rng.integers(0, 3, (4, 16, 16)).astype("uint8")
+    for _ in range(first, steps):
+        model.train_on_batch(images, labels)
+
+
+def test_the_state_is_all_that_the_next_step_needs(tmp_path):
+    """Averages, gathered gradients, loss scale, seeds: nothing is forgotten."""
+    options = {
+        "optimizer": keras.optimizers.SGD(
+            0.01,
+            momentum=0.9,
+            use_ema=True,
+            ema_momentum=0.5,
+            gradient_accumulation_steps=2,
+        ),
+        "jit_compile": keras.backend.backend() == "jax",
+    }
+    model = small_model(**options)
+    fit(model, 3)
+    save_checkpoint(tmp_path / "a.ckpt", training_state(model), {})
+    fit(model, 6, first=3)
+    expected = numbers(training_state(model))
+    options["optimizer"] = keras.optimizers.SGD.from_config(
+        options["optimizer"].get_config()
+    )
+    other = small_model(**options)
+    fit(other, 1)
+    load_checkpoint(tmp_path / "a.ckpt", training_state(other))
+    fit(other, 6, first=3)
+    for name, ours, theirs in zip(
+        training_state(other),
+        numbers(training_state(other)),
+        expected,
+        strict=True,
+    ):
+        assert ours == theirs, name
+
+
+def test_another_models_checkpoint_is_refused(tmp_path):
+    model = small_model()
+    save_checkpoint(tmp_path / "a.ckpt", training_state(model), {})
+    other = DANet(4, DilatedResNet(18, filters=8))
+    other.compile()
+    other.build_optimizer()
+    before = numbers(training_state(other))
+    with pytest.raises(ValueError, match="another model's"):
+        load_checkpoint(tmp_path / "a.ckpt", training_state(other))
+    assert numbers(training_state(other)) == before
+
+
+class Part:
+    def get_state(self):
+        return 1
+
+    def set_state(self, state):
+        self.state = state
+
+
+def keeper(tmp_path, **options):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model.optimizer.build(model.trainable_variables)
+    place = Checkpoints(tmp_path / "checkpoints", 10, **options)
+    place.set_model(model)
+    place.set_params({"epochs": 99})
+    place.parts = {"part": Part()}
+    return place
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_every_so_many_steps_and_so_many_kept(tmp_path, background):
+    place = keeper(tmp_path, every=3, keep=2, background=background)
+    for epoch in range(2):
+        place.on_epoch_begin(epoch)
+        for step in range(10):
+            place.on_train_batch_end(step, {"loss": 1.0})
+        place.on_epoch_end(epoch, {"loss": 1.0})
+    place.finish()
+    found = [path.name for path in checkpoints(place.folder)]
+    assert found == ["step-000000018.ckpt", "step-000000015.ckpt"]
+    assert place.newest.name == found[0]
+    kept = read_header(place.newest)
+    assert (kept["epoch"], kept["step"]) == (1, 8)
+    assert kept["logs"] == {"loss": 1.0} and kept["parts"] == {"part": 1}
+    place.on_epoch_end(4, {"val_mean_iou": 0.5})
+    place.finish()
+    assert read_header(place.newest)["epoch"] == 5
+
+
+def test_damaged_ones_do_not_push_out_whole_ones(tmp_path):
+    place = keeper(tmp_path, every=1, keep=1)
+    place.on_epoch_begin(0)
+    for step in range(3):
+        place.on_train_batch_end(step, {})
+    (whole,) = checkpoints(place.folder)
+    damaged = place.folder / "step-000000009.ckpt"
+    damaged.write_bytes(whole.read_bytes()[:-100])
+    (place.folder / "step-000000001.ckpt").mkdir()
+    other = keeper(tmp_path, every=1, keep=1)
+    told = []
+    path, header = newest_checkpoint(other.folder, told.append)
+    assert path == whole and len(told) == 1 and str(damaged) in told[0]
+    other.restore(path, header)
+    other.on_epoch_begin(0)
+    other.on_train_batch_end(0, {})
+    path, header = newest_checkpoint(other.folder, told.append)
+    assert (header["step"], path) == (4, other.newest)
+    assert checkpoints(other.folder) == [damaged, other.newest]
+
+
+def test_an_error_behind_is_told(tmp_path, monkeypatch):
+    place = keeper(tmp_path, every=1, background=True)
+
+    def fail(*arguments):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(resuming, "save_checkpoint", fail)
+    place.on_epoch_begin(0)
+    place.on_train_batch_end(0, {})
+    with pytest.raises(OSError, match="disk full"):
+        place.on_train_batch_end(1, {})
+
+
+def test_what_is_no_number_is_not_kept(tmp_path):
+    place = keeper(tmp_path, every=1)
+    place.on_epoch_begin(0)
+    place.on_train_batch_end(0, {})
+    place.model.layers[0].kernel.assign([[np.nan], [1.0]])
+    with pytest.raises(ValueError, match="kernel is no number any more") as e:
+        place.on_train_batch_end(1, {})
+    assert "step-000000001.ckpt" in str(e.value)
+    assert len(checkpoints(place.folder)) == 1
+
+
+def test_sigterm_is_a_wish_until_the_step_is_done(tmp_path):
+    with StopSignal().listening() as stop:
+        place = keeper(tmp_path, every=100, stop=stop)
+        place.on_epoch_begin(0)
+        place.on_train_batch_end(0, {})
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested and not checkpoints(place.folder)
+        with pytest.raises(SystemExit) as caught:
+            place.on_train_batch_end(1, {})
+    assert caught.value.code == 143
+    kept = read_header(place.newest)
+    assert (kept["epoch"], kept["step"]) == (0, 2)
+
+
+def test_the_first_ctrl_c_is_a_wish_and_the_second_is_not(tmp_path):
+    with StopSignal().listening() as stop:
+        place = keeper(tmp_path, every=100, stop=stop)
+        place.on_epoch_begin(0)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested == 130
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(SystemExit) as caught:
+            place.on_train_batch_end(0, {})
+    assert caught.value.code == 130
+    assert read_header(place.newest)["step"] == 1
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_ctrl_c_that_is_ignored_stays_so():
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopSignal().listening() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            stop.check()
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def test_another_runs_checkpoint_is_refused(tmp_path):
+    place = keeper(tmp_path, every=1, run="a")
+    place.on_epoch_begin(0)
+    place.on_train_batch_end(0, {})
+    header = read_header(place.newest)
+    keeper(tmp_path, run="a").restore(place.newest, header)
+    other = keeper(tmp_path, run="b")
+    other.model.layers[0].kernel.assign([[7.0], [7.0]])
+    with pytest.raises(ValueError, match="000001.ckpt is of a training with"):
+        other.restore(place.newest, header)
+    assert numbers({"": other.model.layers[0].kernel}) == [[[7.0], [7.0]]]
+
+
+def test_a_header_that_says_nothing_is_refused(tmp_path):
+    place = keeper(tmp_path, every=1)
+    place.on_epoch_begin(0)
+    place.on_train_batch_end(0, {"loss": 1.0})
+    whole = read_header(place.newest)
+    other = keeper(tmp_path)
+    other.restore(place.newest, whole)
+    assert (other.epoch, other.step) == (0, 1)
+    assert other.parts["part"].state == 1
+    for key in ("epoch", "parts", "logs"):
+        header = {k: v for k, v in whole.items() if k != key}
+        with pytest.raises(ValueError, match=f"000001.ckpt does not .*{key}"):
+            keeper(tmp_path).restore(place.newest, header)
