@@ -1,7 +1,10 @@
 """The plan of augmentation applied in `tf.data`: from files to batches."""
 
+import atexit
 import contextlib
 import os
+import threading
+import time
 
 import numpy as np
 import tensorflow as tf
@@ -27,6 +30,35 @@ from keras_danet.data.plan import places
 PREFETCHED_BATCHES = 2
 # Nothing here needs AutoGraph, which would take a second to rewrite it.
 _as_it_is = tf.autograph.experimental.do_not_convert
+
+
+class _End:
+    """Lets streams that are still read ahead come to rest as Python ends.
+
+    Their threads call Python, which ends without them: whoever destroys an
+    iterator then waits for ever.
+    """
+
+    # Many times what lies between two examples once they fail at once.
+    QUIET_SECONDS = 0.2
+
+    def __init__(self):
+        self.is_near = threading.Event()
+        self.last_call = -self.QUIET_SECONDS
+        atexit.register(self.wait)
+
+    def check(self):
+        self.last_call = time.monotonic()
+        if self.is_near.is_set():
+            raise RuntimeError("This process ends.")
+
+    def wait(self):
+        self.is_near.set()
+        while time.monotonic() < self.last_call + self.QUIET_SECONDS:
+            time.sleep(self.QUIET_SECONDS / 10)
+
+
+_end = _End()
 
 
 def training_dataset(
@@ -277,6 +309,7 @@ def _reader(bad_files):
     decode = decode_color_label if is_colored else decode_label
 
     def begin(index):
+        _end.check()
         pair = bad_files.begin(int(index))
         # TensorFlow would wait for a pipe, and read a file of any size.
         for path in pair:

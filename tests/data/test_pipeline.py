@@ -3,6 +3,8 @@
 import errno
 import os
 import re
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
 
@@ -322,6 +324,39 @@ def test_an_error_that_has_passed_names_what_tensorflow_named(pairs):
     with pytest.raises(ValueError, match=named), readable_errors(bad_files):
         take(training_dataset(pairs, CAMVID, **options), 5)
         raise again
+
+
+ENDING = """
+import sys, time
+import test_pipeline
+from keras_danet.data import pipeline
+
+check = pipeline.check_file
+pipeline.check_file = lambda path: (time.sleep(0.03), check(path))
+pairs = [test_pipeline.Pair(*line.split("|")) for line in sys.argv[1:]]
+batches = iter(pipeline.training_dataset(
+    pairs, test_pipeline.CAMVID, **test_pipeline.OPTIONS
+))
+next(batches)
+print("done")
+"""
+
+
+def test_a_process_ends_while_its_stream_is_read_ahead(pairs):
+    here = Path(__file__).parent
+    result = subprocess.run(
+        [sys.executable, "-c", ENDING, *map("|".join, pairs)],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(
+                map(str, (here.parents[1], here.parent, here))
+            ),
+        },
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (result.returncode, result.stdout) == (0, "done\n"), result.stderr
 
 
 def test_a_models_error_is_no_files_fault(pairs):
