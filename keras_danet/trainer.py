@@ -16,6 +16,8 @@ import keras
 
 from keras_danet import distribution
 from keras_danet import runs
+from keras_danet.building import build_model
+from keras_danet.building import compile_model
 from keras_danet.checkpointing import newest_checkpoint
 from keras_danet.checkpointing import remove_leftovers
 from keras_danet.data.bad_files import BadFiles
@@ -29,17 +31,7 @@ from keras_danet.data.plan import draw_plan
 from keras_danet.data.plan import places
 from keras_danet.data.plan import steps_per_epoch
 from keras_danet.inference import Predictor
-from keras_danet.losses import DiceLoss
-from keras_danet.losses import FocalLoss
-from keras_danet.losses import LovaszSoftmax
-from keras_danet.losses import OhemCrossentropy
-from keras_danet.losses import PixelCrossentropy
-from keras_danet.losses import SumOfLosses
 from keras_danet.memory import check_memory
-from keras_danet.models import DANet
-from keras_danet.models import DilatedResNet
-from keras_danet.models import freeze
-from keras_danet.models.parts import backbone_of
 from keras_danet.monitoring import CountSkipped
 from keras_danet.monitoring import Gammas
 from keras_danet.monitoring import HistoryFile
@@ -48,8 +40,6 @@ from keras_danet.monitoring import StopAtDivergence
 from keras_danet.monitoring import Throughput
 from keras_danet.monitoring import Validation
 from keras_danet.monitoring import averaged_weights
-from keras_danet.optimizers import SGD
-from keras_danet.optimizers import PolySchedule
 from keras_danet.resuming import Checkpoints
 from keras_danet.resuming import StopSignal
 from keras_danet.tracking import tracking
@@ -57,195 +47,10 @@ from keras_danet.tracking import tracking
 _LOGGER = logging.getLogger("keras_danet")
 
 
-def build_model(config, num_classes):
-    """The model that `config` describes, before its first step.
-
-    Raises:
-        ValueError: if weights to start from are those of another network.
-    """
-    options = {
-        "auxiliary": config.auxiliary,
-        "dropout": config.dropout,
-        "align_corners": config.align_corners,
-        "dtype": config.dtype,
-    }
-    if config.start_from in DANet.presets:
-        model = DANet.from_preset(
-            config.start_from, num_classes=num_classes, **options
-        )
-    elif config.start_from:
-        model = DANet.from_model(
-            config.start_from, num_classes=num_classes, **options
-        )
-    else:
-        model = DANet(
-            num_classes=num_classes,
-            backbone=build_backbone(config),
-            attention=config.attention,
-            **options,
-        )
-    if config.start_from:
-        _check_network(config, "start_from", _network_of(model, config))
-    return model if config.freeze == "nothing" else freeze(model, config.freeze)
-
-
-def build_backbone(config):
-    """The backbone that `config` describes, with its weights if it has any."""
-    shape = {
-        "output_stride": config.output_stride,
-        "multi_grid": config.multi_grid,
-        "dtype": config.dtype,
-    }
-    source = config.backbone_weights
-    drawn = {
-        "depth": config.depth,
-        "filters": config.filters,
-        "stem_filters": config.stem_filters,
-    }
-    if not source:
-        return DilatedResNet(**drawn, **shape)
-    if source in DilatedResNet.presets:
-        backbone = DilatedResNet.from_preset(source, **shape)
-    else:
-        backbone = DilatedResNet.from_checkpoint(source, **shape)
-    found = backbone.get_config()
-    _check_network(
-        config, "backbone_weights", {name: found[name] for name in drawn}
-    )
-    return backbone
-
-
-def _network_of(model, config):
-    """The fields of a recipe that a model's weights have decided."""
-    asked = config.attention
-    asked = {asked} if isinstance(asked, str) else set(asked)
-    # Their order decides nothing.
-    same = asked == set(model.attention)
-    backbone = backbone_of(model)
-    known = (
-        backbone.get_config()
-        if isinstance(backbone, DilatedResNet)
-        # No recipe describes another backbone: its fields stay unset.
-        else vars(type(config))
-    )
-    names = ("depth", "filters", "output_stride", "multi_grid", "stem_filters")
-    return {
-        "attention": config.attention if same else model.attention,
-        **{name: known[name] for name in names},
-    }
-
-
-def _check_network(config, argument, found):
-    """What weights decide is said by the recipe, which is recorded, too."""
-    other = [
-        f"{name}={value!r} (received {getattr(config, name)!r})"
-        for name, value in found.items()
-        if getattr(config, name) != value
-    ]
-    if other:
-        raise ValueError(
-            f"The weights of {argument}={getattr(config, argument)!r} are of a "
-            f"network with {', '.join(other)}. Expected the recipe to say the "
-            "same: set it so, or take other weights."
-        )
-
-
 def validation_epochs(config):
     """The epochs (from 1) that end with a validation; the last one does."""
     every = range(config.val_every, config.epochs, config.val_every)
     return [*every, config.epochs]
-
-
-def build_loss(config, reducer=None):
-    """The loss of `config`, for every output."""
-    given = {"class_weights": config.class_weights, "reducer": reducer}
-    if config.loss == "ohem":
-        loss = OhemCrossentropy(
-            config.ohem_threshold, config.ohem_min_kept, **given
-        )
-    elif config.loss == "focal":
-        loss = FocalLoss(**given)
-    else:
-        loss = PixelCrossentropy(
-            label_smoothing=config.label_smoothing, **given
-        )
-    beside = [
-        (config.dice_weight, DiceLoss(reducer=reducer)),
-        # Of a batch as one image it cannot be shared by several devices.
-        (config.lovasz_weight, LovaszSoftmax(per_image=True, reducer=reducer)),
-    ]
-    beside = [pair for pair in beside if pair[0]]
-    return SumOfLosses([(1.0, loss), *beside]) if beside else loss
-
-
-def build_optimizer(model, config, total_steps):
-    """The optimizer of `config`, for so many batches.
-
-    Raises:
-        ValueError: if they are too few for an update, or for the warm-up.
-    """
-    updates = total_steps // config.accumulation_steps
-    if updates < max(config.warmup_steps, 1):
-        raise ValueError(
-            f"This training is {updates} updates long: epochs * steps of an "
-            f"epoch, {total_steps}, / accumulation_steps, "
-            f"{config.accumulation_steps}. Expected at least one, and "
-            f"`warmup_steps` to be no more. Received: warmup_steps="
-            f"{config.warmup_steps}. Lower what is too large, or train for "
-            "more epochs."
-        )
-    schedule = PolySchedule(
-        config.learning_rate,
-        updates,
-        power=config.power,
-        end_learning_rate=config.end_learning_rate,
-        warmup_steps=config.warmup_steps,
-    )
-    averages = config.ema_momentum is not None
-    optimizer = SGD(
-        schedule,
-        config.momentum,
-        config.weight_decay,
-        multipliers=model.head_multipliers(config.head_multiplier)
-        if config.head_multiplier != 1
-        else None,
-        global_clipnorm=config.clip_norm,
-        gradient_accumulation_steps=config.accumulation_steps
-        if config.accumulation_steps > 1
-        else None,
-        use_ema=averages,
-        ema_momentum=config.ema_momentum if averages else 0.99,
-    )
-    if "float16" in config.dtype and "bfloat16" not in config.dtype:
-        # Small gradients would be 0.
-        return keras.optimizers.LossScaleOptimizer(optimizer)
-    return optimizer
-
-
-def compile_model(model, config, total_steps, devices=1):
-    """Compiles `model` with the optimizer and loss of `config`.
-
-    Raises:
-        ValueError: for what cannot be compiled.
-    """
-    jit_compile = config.jit_compile
-    obstacles = {
-        "torch": "torch.compile fails on this network's shapes",
-    }
-    if devices > 1:
-        obstacles["tensorflow"] = (
-            "XLA cannot compile what a strategy's replicas exchange"
-        )
-    obstacle = obstacles.get(keras.backend.backend())
-    if obstacle and jit_compile is True:
-        raise ValueError(
-            f"{obstacle}. Received: jit_compile=True. Take False, or 'auto'."
-        )
-    model.compile(
-        build_optimizer(model, config, total_steps),
-        loss=build_loss(config, distribution.sum_over_replicas),
-        jit_compile=False if obstacle else jit_compile,
-    )
 
 
 def train(

@@ -68,6 +68,7 @@ ROWS = (
     {"evaluation", "export"},
     {"monitoring"},
     {"tracking"},
+    {"building"},
     {"trainer"},
     {"", "verbs"},
     {"cli"},

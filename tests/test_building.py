@@ -8,8 +8,8 @@ from conftest import one_backend
 
 from keras_danet import DANet
 from keras_danet import DilatedResNet
+from keras_danet import building
 from keras_danet import dilate
-from keras_danet import trainer
 from keras_danet.recipes import TrainConfig
 
 WEIGHTS = (0.5, 2.0, 0.1, 1.3)
@@ -85,12 +85,12 @@ def focal(labels, logits):
 def test_a_step_has_the_loss_of_the_recipe(settings, expected):
     config = tiny(**settings)
     keras.utils.set_random_seed(0)
-    model = trainer.build_model(config, 4)
+    model = building.build_model(config, 4)
     for output in model.output:
         kernel = model.get_layer(f"{output}_classifier").kernel
         # Far enough from 0 for easy and hard pixels.
         kernel.assign(100 * kernel)
-    trainer.compile_model(model, config, 10)
+    building.compile_model(model, config, 10)
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (2, 32, 32, 3)).astype("uint8")
     labels = rng.integers(0, 4, (2, 32, 32)).astype("uint8")
@@ -141,12 +141,12 @@ def started(tmp_path_factory):
 )
 def test_a_recipe_says_what_it_starts_from(started, settings, message):
     with pytest.raises(ValueError, match=f"start_from=.*{message}"):
-        trainer.build_model(tiny(**{**started, **settings}), 4)
+        building.build_model(tiny(**{**started, **settings}), 4)
 
 
 @one_backend
 def test_a_recipe_may_start_from_what_it_says(started):
-    model = trainer.build_model(tiny(**started), 4)
+    model = building.build_model(tiny(**started), 4)
     assert model.attention == ("channel",)
     # Of a network that no recipe describes nothing is said.
     backbone = dilate(
@@ -159,9 +159,9 @@ def test_a_recipe_may_start_from_what_it_says(started):
     other.save(started["start_from"].replace("model", "other"))
     config = tiny(depth=50, filters=64, attention=("channel", "position"))
     named = started["start_from"].replace("model", "other")
-    trainer.build_model(config.replace({"start_from": named}), 4)
+    building.build_model(config.replace({"start_from": named}), 4)
     with pytest.raises(ValueError, match=r"depth=50 \(received 18\)"):
-        trainer.build_model(
+        building.build_model(
             config.replace({"start_from": named, "depth": 18}), 4
         )
 
@@ -172,9 +172,9 @@ def test_a_recipe_says_what_its_backbone_is(tmp_path):
     tensors = DANet(4, DilatedResNet(18, filters=8)).to_state_dict()
     np.savez(path, **tensors)
     config = tiny(backbone_weights=str(path))
-    trainer.build_model(config, 4)
+    building.build_model(config, 4)
     with pytest.raises(ValueError, match=r"backbone.* filters=8 \(received 16"):
-        trainer.build_model(config.replace({"filters": 16}), 4)
+        building.build_model(config.replace({"filters": 16}), 4)
 
 
 @one_backend
@@ -190,19 +190,19 @@ def test_a_recipe_says_what_its_backbone_is(tmp_path):
     ],
 )
 def test_a_training_that_is_too_short_is_refused(settings, message):
-    model = trainer.build_model(tiny(), 4)
+    model = building.build_model(tiny(), 4)
     with pytest.raises(ValueError, match=message):
-        trainer.compile_model(model, tiny(**settings), 6)
+        building.compile_model(model, tiny(**settings), 6)
 
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_what_cannot_be_compiled_is_refused(devices):
     backend = keras.backend.backend()
-    model = trainer.build_model(tiny(), 4)
+    model = building.build_model(tiny(), 4)
     config = tiny(jit_compile=True)
     if backend == "torch" or (backend == "tensorflow" and devices > 1):
         with pytest.raises(ValueError, match="Received: jit_compile=True"):
-            trainer.compile_model(model, config, 9, devices)
+            building.compile_model(model, config, 9, devices)
         config = tiny(jit_compile="auto")
-    trainer.compile_model(model, config, 9, devices)
+    building.compile_model(model, config, 9, devices)
     assert model.jit_compile == (config.jit_compile is True)
