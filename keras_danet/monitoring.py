@@ -50,6 +50,8 @@ class Throughput(keras.callbacks.Callback):
         if logs is not None and getattr(self, "steps", 0):
             logs["images_per_second"] = self.rate
             logs["peak_memory_mib"] = peak_memory() / 2**20
+            if on_device := peak_device_memory():
+                logs["peak_device_memory_mib"] = on_device / 2**20
 
 
 def peak_memory():
@@ -63,6 +65,29 @@ def peak_memory():
         return math.nan
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def peak_device_memory():
+    """The most memory that one of its accelerators has given this process.
+
+    Returns:
+        Integer, bytes; 0 without accelerators.
+    """
+    backend = keras.backend.backend()
+    library = sys.modules[backend]
+    if backend == "jax":
+        # None on a CPU.
+        told = [device.memory_stats() for device in library.local_devices()]
+        peaks = [stats["peak_bytes_in_use"] for stats in told if stats]
+    elif backend == "torch":
+        cuda = library.cuda
+        devices = range(cuda.device_count())
+        peaks = [cuda.max_memory_allocated(number) for number in devices]
+    else:
+        count = len(library.config.list_logical_devices("GPU"))
+        tell = library.config.experimental.get_memory_info
+        peaks = [tell(f"GPU:{number}")["peak"] for number in range(count)]
+    return max(peaks, default=0)
 
 
 class CountSkipped(keras.callbacks.Callback):
@@ -386,6 +411,8 @@ class Progress(keras.callbacks.Callback):
             seconds = left * self.throughput.batch_size / rate
             parts += [f"{rate:.3g} images/s", f"{_clock(seconds)} left"]
         parts.append(f"{peak_memory() / 2**30:.1f} GiB")
+        if on_device := peak_device_memory():
+            parts.append(f"{on_device / 2**30:.1f} GiB on a device")
         text = "  ".join(parts)
         if self.redraw:
             # Clears what an earlier, longer line left.

@@ -150,6 +150,46 @@ def test_progress_on_a_terminal(monkeypatch, capsys):
     assert text.count("\r\033[K") == 7
 
 
+FAKES = {
+    "torch": types.SimpleNamespace(
+        cuda=types.SimpleNamespace(
+            device_count=lambda: 2, max_memory_allocated=lambda i: [3, 7][i]
+        )
+    ),
+    "jax": types.SimpleNamespace(
+        local_devices=lambda: [
+            types.SimpleNamespace(
+                memory_stats=lambda peak=peak: {"peak_bytes_in_use": peak}
+            )
+            for peak in (7, 3)
+        ]
+    ),
+    "tensorflow": types.SimpleNamespace(
+        config=types.SimpleNamespace(
+            list_logical_devices={"GPU": ["GPU:0", "GPU:1"]}.get,
+            experimental=types.SimpleNamespace(
+                get_memory_info={"GPU:0": {"peak": 3}, "GPU:1": {"peak": 7}}.get
+            ),
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("backend", FAKES)
+def test_the_fullest_accelerator_counts(monkeypatch, backend):
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    monkeypatch.setitem(sys.modules, backend, FAKES[backend])
+    assert monitoring.peak_device_memory() == 7
+
+
+def test_a_cpu_is_no_accelerator(monkeypatch):
+    cpu = types.SimpleNamespace(memory_stats=lambda: None)
+    fake = types.SimpleNamespace(local_devices=lambda: [cpu])
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setitem(sys.modules, "jax", fake)
+    assert monitoring.peak_device_memory() == 0
+
+
 def test_peak_memory_is_of_the_right_order():
     before = monitoring.peak_memory()
     block = np.ones(2**26, "uint8")
