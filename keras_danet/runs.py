@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import datetime
 import json
+import logging
 import os
 import pathlib
 import platform
@@ -30,6 +31,7 @@ from keras_danet.recipes import TrainConfig
 # DANet-ResNet152 with its optimizer takes 1 GB; what says it unpacks to more
 # than this is no model of ours.
 MAX_MODEL_BYTES = 2**33
+_LOGGER = logging.getLogger("keras_danet")
 
 
 @contextlib.contextmanager
@@ -136,6 +138,11 @@ def _choose(run, waiting):
             _check_replaceable(run, overwrite=True)
         shutil.rmtree(run)
     os.rename(waiting, run)
+    _LOGGER.warning(
+        "%s is what it was before it was to be replaced: the new run came to "
+        "no checkpoint.",
+        run,
+    )
 
 
 def _is_useful(run):

@@ -91,7 +91,7 @@ with runs.open_run_folder(sys.argv[1], None, overwrite=True) as run:
 
 
 @pytest.mark.parametrize("made, kept", [([], "old"), (["model.keras"], "new")])
-def test_killed_while_it_replaces_a_run(tmp_path, made, kept):
+def test_killed_while_it_replaces_a_run(tmp_path, made, kept, caplog):
     run = old_run(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(run), "config.json", *made]
@@ -103,6 +103,8 @@ def test_killed_while_it_replaces_a_run(tmp_path, made, kept):
             pass
     assert (run / "model.keras").read_text() == kept
     assert os.listdir(tmp_path) == ["run"]
+    told = [line for line in caplog.messages if "was to be replaced" in line]
+    assert len(told) == (kept == "old")
 
 
 def test_what_was_put_in_a_killed_runs_place_is_not_removed(tmp_path):
