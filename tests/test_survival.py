@@ -44,12 +44,12 @@ def workshop(tmp_path_factory):
     return folder
 
 
-def train(folder, run):
+def train(folder, run, *options):
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "keras_danet", "train", "tiny.py"),
             *("--data", "data", "--output", run, "--resume"),
-            *("--checkpoint-every", "3"),
+            *("--checkpoint-every", "3", *options),
         ],
         cwd=folder,
         stdout=subprocess.DEVNULL,
@@ -102,8 +102,11 @@ def test_no_kill_changes_where_a_run_ends(workshop):
     rng = np.random.default_rng(0)
     run = workshop / "killed"
     kills = 0
-    for _ in range(NUM_KILLS):
-        kills += kill_at_random(train(workshop, "killed"), run, rng)
+    for number in range(NUM_KILLS):
+        # Also while a thread writes what the next steps have changed.
+        options = ("--background",) if number % 2 else ()
+        process = train(workshop, "killed", *options)
+        kills += kill_at_random(process, run, rng)
         # Nothing that was finished is lost.
         told = []
         newest_checkpoint(run / "checkpoints", told.append)
