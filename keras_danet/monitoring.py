@@ -26,7 +26,7 @@ SECONDS_PER_LINE = 60
 
 
 class Throughput(keras.callbacks.Callback):
-    """Adds images per second and the process's peak memory to the logs.
+    """Adds images per second and peak memory, also devices', to the logs.
 
     Args:
         batch_size: integer, images of a step.

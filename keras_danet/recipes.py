@@ -4,7 +4,6 @@ import dataclasses
 import importlib.util
 import math
 import pathlib
-import traceback
 import types
 import typing
 
@@ -281,8 +280,9 @@ def load_recipe(path):
     try:
         spec.loader.exec_module(module)
     # It is anybody's code: whatever it raises is about this file.
-    except BaseException as error:
-        if _is_signal(error, spec.origin):
+    except (Exception, SystemExit) as error:
+        # But SIGTERM's is not.
+        if isinstance(error, SystemExit) and error.code == 143:
             raise
         raise ValueError(
             f"{path} cannot be run: {type(error).__name__}: {error}"
@@ -294,14 +294,6 @@ def load_recipe(path):
             f"Received: config={config!r}"
         )
     return config
-
-
-def _is_signal(error, path):
-    """Whether it is Ctrl-C or SIGTERM, and not the file's own doing."""
-    place = traceback.extract_tb(error.__traceback__)[-1].filename
-    if isinstance(error, SystemExit):
-        return error.code == 143
-    return isinstance(error, KeyboardInterrupt) and place != path
 
 
 def _as_written(value, kind):

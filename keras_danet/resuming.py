@@ -131,6 +131,8 @@ class Checkpoints(keras.callbacks.Callback):
         self.epoch = self.step = 0
         self.logs = {}
         self.newest = None
+        # What was newer than the checkpoint gone on with counts for nothing.
+        self._damaged = set()
         self._saved = None
         self._sums = None
         self._weights = None
@@ -138,7 +140,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def restore(self, path, header):
         """Puts a checkpoint into the model and the callbacks."""
-        if header.get("run") != self.run:
+        if header.get("run", self.run) != self.run:
             raise ValueError(
                 f"{path} is of a training with another recipe or other data. "
                 "Remove it, and --resume takes the one before."
@@ -160,6 +162,7 @@ class Checkpoints(keras.callbacks.Callback):
                 "and --resume takes the one before."
             ) from error
         self.newest = path
+        self._damaged = {p for p in checkpoints(self.folder) if p > path}
         self._saved = self.epoch, self.step
         # `fit` begins an epoch with empty metrics.
         self._sums = path if 0 < self.step < self.steps else None
@@ -276,8 +279,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.folder.mkdir(exist_ok=True)
         save_checkpoint(path, state, header)
         self.newest = path
-        # What is newer was damaged when this training went on, and counts
-        # for nothing.
-        whole = [old for old in checkpoints(self.folder) if old <= path]
+        self._damaged.discard(path)
+        whole = [p for p in checkpoints(self.folder) if p not in self._damaged]
         for old in whole[self.keep :]:
             old.unlink()

@@ -136,8 +136,14 @@ def _choose(run, waiting):
     if run.exists():
         if not all(map(_is_leftover, run.iterdir())):
             _check_replaceable(run, overwrite=True)
-        shutil.rmtree(run)
-    os.rename(waiting, run)
+        # Aside first: a kill within leaves no half of a run.
+        removed = run.with_name(f".{run.name}-removed")
+        shutil.rmtree(removed, ignore_errors=True)
+        os.rename(run, removed)
+        os.rename(waiting, run)
+        shutil.rmtree(removed)
+    else:
+        os.rename(waiting, run)
     _LOGGER.warning(
         "%s is what it was before it was to be replaced: the new run came to "
         "no checkpoint.",

@@ -57,7 +57,9 @@ def tracking(names, run, config, predictor, pairs, dataset, steps):
         callbacks = []
         if "tensorboard" in names:
             pictures = Pictures(predictor, pairs[:NUM_PICTURES], dataset)
-            callbacks.append(TensorBoard(run / "tensorboard", steps, pictures))
+            board = TensorBoard(run / "tensorboard", steps, pictures)
+            stack.callback(board.close)
+            callbacks.append(board)
         for name, start in (("wandb", _start_wandb), ("mlflow", _start_mlflow)):
             if name in names:
                 with _named_errors(name):

@@ -237,7 +237,7 @@ def same_weights(run, other):
         ]
         for folder in (run, other)
     )
-    return all(map(np.array_equal, ours, theirs))
+    return len(ours) == len(theirs) and all(map(np.array_equal, ours, theirs))
 
 
 class Killed(BaseException):
@@ -399,7 +399,7 @@ def test_sigterm_in_a_shared_validation_keeps_weights_apart_from_averages(
         load_arrays(checkpoints(tmp_path / name / "checkpoints")[0])
         for name in "ab"
     )
-    assert all(map(np.array_equal, ours, theirs))
+    assert len(ours) == len(theirs) and all(map(np.array_equal, ours, theirs))
 
 
 def load_arrays(path):

@@ -73,8 +73,12 @@ class BadFiles:
         return self.pairs[index]
 
     def recent(self):
-        """List of the examples that were begun last, from the newest on."""
-        return [*dict.fromkeys(reversed(self._begun.copy()))]
+        """The examples that were begun last, from the newest on.
+
+        Without those that were skipped: others stood in for them.
+        """
+        begun = dict.fromkeys(reversed(self._begun.copy()))
+        return [index for index in begun if index not in self.skipped]
 
     def skip(self, index):
         """Counts and logs an example that is skipped, the first time."""

@@ -28,6 +28,11 @@ from keras_danet.data.plan import places
 # Enough to hide the pipeline behind the training step; an automatic number
 # would grow with the memory it finds.
 PREFETCHED_BATCHES = 2
+# Not `tf.data.AUTOTUNE`: TensorFlow 2.21 may wait for ever for the thread that
+# tunes a stream, where that ends as soon as it has begun.
+NUM_CALLS = os.cpu_count() or 1
+_FIXED = tf.data.Options()
+_FIXED.autotune.enabled = False
 # Nothing here needs AutoGraph, which would take a second to rewrite it.
 _as_it_is = tf.autograph.experimental.do_not_convert
 
@@ -39,8 +44,8 @@ class _End:
     iterator then waits for ever.
     """
 
-    # Many times what lies between two examples once they fail at once.
-    QUIET_SECONDS = 0.2
+    # Longer than reading an example takes: meanwhile nothing is heard of it.
+    QUIET_SECONDS = 0.5
 
     def __init__(self):
         self.is_near = threading.Event()
@@ -124,6 +129,7 @@ def training_dataset(
     tries = range(bad_files.num_tries)
 
     def decisions(epoch):
+        _end.check()
         plan = draw_plan(seed, int(epoch), len(pairs), augmentation)
         followers = [(used.ravel() + number) % len(pairs) for number in tries]
         return [
@@ -169,9 +175,10 @@ def training_dataset(
         tf.data.Dataset.counter(start_epoch)
         .flat_map(examples)
         .skip(start_step * share)
-        .map(augmented, tf.data.AUTOTUNE, deterministic=True)
+        .map(augmented, NUM_CALLS, deterministic=True)
         .batch(share, drop_remainder=True)
         .prefetch(PREFETCHED_BATCHES)
+        .with_options(_FIXED)
     )
 
 
@@ -209,14 +216,14 @@ def evaluation_dataset(
     bad_files.remember(_num_in_flight(batch_size))
     batches = (
         tf.data.Dataset.range(len(pairs))
-        .map(_whole(bad_files), tf.data.AUTOTUNE, deterministic=True)
+        .map(_whole(bad_files), NUM_CALLS, deterministic=True)
         .batch(batch_size)
     )
     if pad_last_batch:
         batches = batches.map(
             lambda image, label: _pad_batch(image, label, batch_size)
         )
-    return batches.prefetch(PREFETCHED_BATCHES)
+    return batches.prefetch(PREFETCHED_BATCHES).with_options(_FIXED)
 
 
 @contextlib.contextmanager
@@ -247,11 +254,10 @@ def _blame(bad_files, message):
     indices = bad_files.recent()
     if not indices:
         return
+    again = tf.data.Dataset.from_tensor_slices(indices).map(_whole(bad_files))
     good = 0
     try:
-        for _ in tf.data.Dataset.from_tensor_slices(indices).map(
-            _whole(bad_files)
-        ):
+        for _ in again.with_options(_FIXED):
             good += 1
     except tf.errors.OpError:
         bad_files.give_up(indices[good])
@@ -288,7 +294,8 @@ def _first_good(candidates, load, bad_files):
 
 def _num_in_flight(batch_size):
     """More examples than are begun before the first of them is asked for."""
-    return (PREFETCHED_BATCHES + 2) * batch_size + 4 * (os.cpu_count() or 1)
+    # A strategy's own iterators hold some more batches.
+    return 2 * (PREFETCHED_BATCHES + 2) * batch_size + 4 * NUM_CALLS
 
 
 def _whole(bad_files):

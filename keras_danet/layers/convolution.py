@@ -17,7 +17,7 @@ KERNEL_TRANSFORM = (
 
 @keras.saving.register_keras_serializable(package="keras_danet")
 class Conv2D(keras.layers.Conv2D):
-    """Keras's convolution; on torch without copies of its input.
+    """Keras's convolution, faster on torch and safe on TensorFlow.
 
     A channels-last tensor is, to torch, a tensor in its `channels_last`
     memory format, which its convolutions read as it is. Keras 3.15 copies it
