@@ -370,6 +370,17 @@ def test_a_models_error_is_no_files_fault(pairs):
     assert caught.value is own
 
 
+def test_what_was_skipped_is_not_blamed_for_another_error(pairs):
+    Path(pairs[2].image).write_bytes(b"")
+    bad_files = BadFiles(pairs, CAMVID, "skip")
+    options = {**OPTIONS, "bad_files": bad_files}
+    own = tf.errors.ResourceExhaustedError(None, None, "[[IteratorGetNext/_4]]")
+    with pytest.raises(tf.errors.OpError) as caught, readable_errors(bad_files):
+        take(training_dataset(pairs, CAMVID, **options), 5)
+        raise own
+    assert caught.value is own and bad_files.count == 1
+
+
 def test_not_everything_is_skipped(pairs):
     for pair in pairs:
         Path(pair.image).write_bytes(b"")
