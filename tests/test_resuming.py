@@ -146,6 +146,24 @@ def test_damaged_ones_do_not_push_out_whole_ones(tmp_path):
     assert checkpoints(other.folder) == [damaged, other.newest]
 
 
+def test_damaged_ones_that_were_passed_count_for_nothing_either(tmp_path):
+    place = keeper(tmp_path, every=3, keep=2)
+    place.on_epoch_begin(0)
+    for step in range(6):
+        place.on_train_batch_end(step, {})
+    whole = checkpoints(place.folder)[0]
+    damaged = place.folder / "step-000000007.ckpt"
+    damaged.write_bytes(whole.read_bytes()[:-100])
+    other = keeper(tmp_path, every=3, keep=2)
+    path, header = newest_checkpoint(other.folder, [].append)
+    other.restore(path, header)
+    other.on_epoch_begin(0)
+    for step in range(3):
+        other.on_train_batch_end(step, {})
+    assert other.newest > damaged
+    assert checkpoints(other.folder) == [other.newest, damaged, whole]
+
+
 def test_an_error_behind_is_told(tmp_path, monkeypatch):
     place = keeper(tmp_path, every=1, background=True)
 
