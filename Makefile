@@ -8,8 +8,9 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Without the cache, which two suites would write at once.
-PYTEST := $(BIN)/python -m pytest -q --durations=10 -p no:cacheprovider \
+# On the CPU, of which bits and tolerances are; without the cache, which two
+# suites would write at once.
+PYTEST := CUDA_VISIBLE_DEVICES=-1 JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q --durations=10 -p no:cacheprovider \
 	-m "not slow"
 # Makes before 4.0 cannot keep the suites' lines apart.
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)

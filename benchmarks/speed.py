@@ -14,6 +14,7 @@ libraries are left alone.
 """
 
 import argparse
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -208,6 +209,13 @@ def find_accelerator():
     return found.stdout.strip()
 
 
+def installed_versions():
+    """Rows for a GPU need no library of the others' peers."""
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            yield name, importlib.metadata.version(name)
+
+
 def circumstances(runs):
     settings = {
         name: value
@@ -226,9 +234,7 @@ def circumstances(runs):
         "runs": runs,
         "commit": commit.stdout.strip(),
         "settings": settings,
-        "versions": {
-            name: importlib.metadata.version(name) for name in LIBRARIES
-        },
+        "versions": dict(installed_versions()),
     }
 
 

@@ -1,9 +1,11 @@
 """What the trainer adds to a bare `model.fit`, and what a checkpoint costs.
 
     KERAS_BACKEND=torch python benchmarks/training.py
+    KERAS_BACKEND=jax python benchmarks/training.py --network resnet50
 
-Both fit the same compiled model on the same batches of drawn scenes, in turn,
-in one process: with nothing, and with all that `keras-danet train` watches by
+The second is for an accelerator: crops of 768x768 in bfloat16. Both fit the
+same compiled model on the same batches of drawn scenes, in turn, in one
+process: with nothing, and with all that `keras-danet train` watches by
 (progress, divergence, history, checkpoints; no validation). A checkpoint is
 one of DANet-ResNet50.
 """
@@ -29,6 +31,29 @@ from keras_danet.resuming import training_state
 from keras_danet.trainer import _Training
 
 WARM_STEPS = 3
+# Name -> how many images of which size are drawn, and the recipe.
+NETWORKS = {
+    "resnet18": (
+        64,
+        (128, 128),
+        {
+            "batch_size": 4,
+            "crop_size": (96, 96),
+            "depth": 18,
+            "filters": 32,
+        },
+    ),
+    "resnet50": (
+        16,
+        (1024, 2048),
+        {
+            "batch_size": 8,
+            "crop_size": (768, 768),
+            "depth": 50,
+            "dtype": "mixed_bfloat16",
+        },
+    ),
+}
 
 
 class Steps(keras.callbacks.Callback):
@@ -61,19 +86,17 @@ def fit(training, watchers, steps):
     return (last - first) / (steps - WARM_STEPS)
 
 
-def measure_overhead(folder, rounds, steps):
-    root = write_scenes(folder / "scenes", {"train": 64, "val": 2}, (128, 128))
+def measure_overhead(folder, network, rounds, steps):
+    images, size, recipe = NETWORKS[network]
+    root = write_scenes(folder / "scenes", {"train": images, "val": 2}, size)
     config = TrainConfig(
         dataset="scenes",
         data_root=str(root),
         # More than are done: no validation.
         epochs=100,
         val_every=100,
-        batch_size=4,
-        crop_size=(96, 96),
-        depth=18,
-        filters=32,
         jit_compile=keras.backend.backend() == "jax",
+        **recipe,
     )
     run = folder / "run"
     run.mkdir()
@@ -118,6 +141,7 @@ def measure_checkpoint(folder, rounds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--network", choices=NETWORKS, default="resnet18")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=40)
     arguments = parser.parse_args()
@@ -125,7 +149,9 @@ def main():
         folder = pathlib.Path(temporary)
         print("| | bare fit, s / step | train, s / step | ratio |")
         print("|---|---|---|---|")
-        measure_overhead(folder, arguments.rounds, arguments.steps)
+        measure_overhead(
+            folder, arguments.network, arguments.rounds, arguments.steps
+        )
         measure_checkpoint(folder, arguments.rounds)
 
 

@@ -28,26 +28,36 @@ SECONDS_PER_LINE = 60
 class Throughput(keras.callbacks.Callback):
     """Adds images per second and peak memory, also devices', to the logs.
 
+    The first step, which compiles, counts only until there is a second one.
+
     Args:
         batch_size: integer, images of a step.
+
+    Attributes:
+        rate: float, images per second of the epoch so far; `None` before the
+            first step.
     """
 
     def __init__(self, batch_size):
         super().__init__()
         self.batch_size = batch_size
+        self.rate = None
 
     def on_epoch_begin(self, epoch, logs=None):
         self.started = time.perf_counter()
         self.steps = 0
 
     def on_train_batch_end(self, batch, logs=None):
+        now = time.perf_counter()
+        compiled = self.rate is None
         self.steps += 1
-        seconds = time.perf_counter() - self.started
-        self.rate = self.steps * self.batch_size / seconds
+        self.rate = self.steps * self.batch_size / (now - self.started)
+        if compiled:
+            self.started, self.steps = now, 0
 
     def on_epoch_end(self, epoch, logs=None):
         # Not where an epoch is only validated, after a restart.
-        if logs is not None and getattr(self, "steps", 0):
+        if logs is not None and self.rate:
             logs["images_per_second"] = self.rate
             logs["peak_memory_mib"] = peak_memory() / 2**20
             if on_device := peak_device_memory():
@@ -395,7 +405,7 @@ class Progress(keras.callbacks.Callback):
         self._show(logs, self.place.step, end="\n")
 
     def _show(self, logs, step, end):
-        rate = getattr(self.throughput, "rate", None)
+        rate = self.throughput.rate
         steps = self.place.steps
         left = (self.epochs - self.place.epoch) * steps - step
         logs = logs or {}

@@ -16,8 +16,6 @@ from keras_danet import memory
 from keras_danet.cli import main
 from keras_danet.verbs import evaluate
 
-pytest.importorskip("tensorflow", reason="training reads data with tf.data")
-
 RECIPE = """
 from keras_danet import TrainConfig
 

@@ -14,7 +14,11 @@ import keras_danet
 pytestmark = one_backend
 
 # Modules that need TensorFlow are examined where it is installed.
-TENSORFLOW = {"keras_danet.data.augment", "keras_danet.data.pipeline"}
+TENSORFLOW = {
+    "keras_danet.data.augment",
+    "keras_danet.data.graph_images",
+    "keras_danet.data.pipeline",
+}
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(keras_danet.__path__, "keras_danet.")

@@ -120,6 +120,22 @@ def progress(monkeypatch, redraw):
     shown.on_epoch_end(0, {"loss": 1.0, "mean_iou": 0.6, "val_mean_iou": 0.4})
 
 
+def test_the_step_that_compiles_does_not_slow_the_rate(monkeypatch):
+    clock = iter([0, 90, 92, 94, 100, 104])
+    monkeypatch.setattr(monitoring.time, "perf_counter", lambda: next(clock))
+    throughput = monitoring.Throughput(8)
+    found = []
+    for epoch in range(2):
+        throughput.on_epoch_begin(epoch)
+        for step in range(3 - 2 * epoch):
+            throughput.on_train_batch_end(step)
+            found.append(throughput.rate)
+        logs = {}
+        throughput.on_epoch_end(epoch, logs)
+        assert logs["images_per_second"] == throughput.rate
+    assert found == [8 / 90, 4.0, 4.0, 2.0]
+
+
 def test_progress_in_a_log_file(monkeypatch, capsys):
     progress(monkeypatch, redraw=False)
     lines = capsys.readouterr().out.splitlines()

@@ -1,5 +1,6 @@
 import contextlib
 import csv
+import importlib.util
 import json
 import os
 import re
@@ -12,8 +13,6 @@ import numpy as np
 import pytest
 from conftest import one_backend
 from PIL import Image
-
-pytest.importorskip("tensorflow", reason="training reads data with tf.data")
 
 from keras_danet import distribution
 from keras_danet import monitoring
@@ -31,6 +30,10 @@ from keras_danet.optimizers import SGD
 from keras_danet.recipes import TrainConfig
 from keras_danet.resuming import Checkpoints
 from keras_danet.resuming import training_state
+
+needs_tensorflow = pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow") is None, reason="tf.data's"
+)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +103,9 @@ def test_a_run_explains_itself(root, tmp_path):
     assert model.predict_on_batch(image[None]).shape == (1, 48, 64, 8)
 
 
-@pytest.mark.parametrize("loader", ["tf.data", "numpy"])
+@pytest.mark.parametrize(
+    "loader", [pytest.param("tf.data", marks=needs_tensorflow), "numpy"]
+)
 def test_skipped_examples_are_counted_in_the_history(
     root, tmp_path, loader, caplog
 ):
