@@ -60,9 +60,12 @@ def main(argv=None):
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # Python would try, and complain, once more as it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         return 141
+    except SystemExit as error:
+        if error.code == 141:
+            _give_up_output()
+        raise
     except (ValueError, OSError) as error:
         # The user's mistakes: our own errors, and the file system's.
         if arguments.traceback:
@@ -83,6 +86,11 @@ def main(argv=None):
     except KeyboardInterrupt:
         print("keras-danet: interrupted", file=sys.stderr)
         return 130
+
+
+def _give_up_output():
+    """Python would try, and complain, once more as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager

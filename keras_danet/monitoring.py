@@ -424,11 +424,15 @@ class Progress(keras.callbacks.Callback):
         if on_device := peak_device_memory():
             parts.append(f"{on_device / 2**30:.1f} GiB on a device")
         text = "  ".join(parts)
-        if self.redraw:
-            # Clears what an earlier, longer line left.
-            print(f"\r\033[K{text}", end=end, flush=True)
-        else:
-            print(text, flush=True)
+        try:
+            if self.redraw:
+                # Clears what an earlier, longer line left.
+                print(f"\r\033[K{text}", end=end, flush=True)
+            else:
+                print(text, flush=True)
+        except BrokenPipeError:
+            # Not from here: `place`, which comes later, saves first.
+            self.place.stop.requested = 141
 
 
 def _clock(seconds):

@@ -15,6 +15,7 @@ from keras_danet.data.plan import Augmentation
 # The largest power of ten that float32 holds, and more epochs than anybody has.
 LARGEST = 1e38
 MOST_EPOCHS = 10**6
+MOST_STEM_FILTERS = 1024
 
 # At least the first, below the second.
 RANGES = {
@@ -212,6 +213,12 @@ class TrainConfig:
                     f"`{name}` must be at least {least} and below {below}. "
                     f"Received: {name}={value!r}"
                 )
+        stem = self.stem_filters or (1,)
+        if not all(1 <= filters <= MOST_STEM_FILTERS for filters in stem):
+            raise ValueError(
+                "`stem_filters` must be three integers of 1 to "
+                f"{MOST_STEM_FILTERS}. Received: stem_filters={stem!r}"
+            )
         for name in ABOVE_ZERO:
             if getattr(self, name) == 0:
                 raise ValueError(f"`{name}` must be above 0. Received: 0")
@@ -297,10 +304,13 @@ def load_recipe(path):
 
 
 def _as_written(value, kind):
-    """Lists as tuples, and whole numbers as floats where `kind` is float."""
-    if isinstance(value, list):
-        return tuple(value)
-    if kind not in (float, float | None) or type(value) is not int:
+    """Lists as tuples, and whole numbers as floats where `kind` has floats."""
+    options = _options(kind)
+    if isinstance(value, (list, tuple)):
+        kinds = [item for option in options for item in typing.get_args(option)]
+        item = float if float in kinds else None
+        return tuple(_as_written(part, item) for part in value)
+    if float not in options or type(value) is not int:
         return value
     try:
         return float(value)
@@ -308,11 +318,18 @@ def _as_written(value, kind):
         return math.inf
 
 
+def _options(kind):
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return typing.get_args(kind)
+    return (kind,)
+
+
 def _fits(value, kind):
     """Whether `value` is of the annotated type `kind`."""
+    options = _options(kind)
+    if len(options) > 1:
+        return any(_fits(value, option) for option in options)
     arguments = typing.get_args(kind)
-    if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        return any(_fits(value, option) for option in arguments)
     if typing.get_origin(kind) is typing.Literal:
         return value in arguments
     if typing.get_origin(kind) is tuple:

@@ -47,7 +47,8 @@ class StopSignal:
 
     Attributes:
         requested: integer, the exit code that was asked for: 143 by SIGTERM,
-            130 by Ctrl-C, 0 before.
+            130 by Ctrl-C, 141 by `Progress`, whose output nobody reads any
+            more; 0 before.
     """
 
     def __init__(self):
@@ -79,7 +80,7 @@ class StopSignal:
                 signal.signal(number, handler)
 
     def check(self):
-        """Raises SystemExit if a signal has come."""
+        """Raises SystemExit if there is a wish."""
         if self.requested:
             raise SystemExit(self.requested)
 

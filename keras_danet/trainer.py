@@ -112,7 +112,8 @@ def train(
             is set.
         OSError: if a file cannot be written, or another training uses the
             folder. What was finished stays.
-        SystemExit: after SIGTERM, with 143; after Ctrl-C, with 130.
+        SystemExit: after SIGTERM, with 143; after Ctrl-C, with 130; with 141
+            where nobody reads the output any more.
     """
     for name, value in (
         ("checkpoint_every", checkpoint_every),

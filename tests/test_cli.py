@@ -182,17 +182,26 @@ def test_an_interruption_has_its_exit_code(monkeypatch, capsys):
     assert capsys.readouterr().err == "keras-danet: interrupted\n"
 
 
-def test_output_that_nobody_reads_is_no_error(tmp_path):
+@pytest.mark.parametrize(
+    "verb", ["recipes", pytest.param("train", marks=pytest.mark.slow)]
+)
+def test_output_that_nobody_reads_is_no_error(tmp_path, verb):
+    (tmp_path / "recipe.py").write_text(RECIPE)
+    arguments = {
+        "recipes": [tmp_path],
+        "train": [tmp_path / "recipe.py", "--output", tmp_path / "run"],
+    }[verb]
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
-        [sys.executable, "-m", "keras_danet", "recipes", tmp_path],
+        [sys.executable, "-m", "keras_danet", verb, *arguments],
         stdout=writer,
         stderr=subprocess.PIPE,
         text=True,
     )
     os.close(writer)
     assert done.returncode == 141
+    assert (verb == "train") == (tmp_path / "run/checkpoints").is_dir()
     for word in ("keras-danet", "BrokenPipe", "Traceback", "ignored"):
         assert word not in done.stderr
 

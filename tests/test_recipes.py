@@ -28,6 +28,11 @@ CONFIG = TrainConfig(
 def test_settings_replace_and_lists_become_tuples():
     config = CONFIG.replace({"crop_size": [64, 64], "learning_rate": 1})
     assert config.crop_size == (64, 64)
+    # What compares equal is written alike, for checkpoints' digests.
+    config = config.replace({"scale_range": [1, 2], "class_weights": (1, 3)})
+    assert repr(config.scale_range) == "(1.0, 2.0)"
+    assert repr(config.class_weights) == "(1.0, 3.0)"
+    assert repr(config.crop_size) == "(64, 64)"
     assert config.learning_rate == 1
     assert CONFIG.replace({"attention": "channel"}).attention == "channel"
     assert CONFIG.replace({"jit_compile": False}).jit_compile is False
@@ -61,6 +66,7 @@ def test_whole_numbers_become_floats():
         ({"dataset": "nonsense"}, "Unknown data set.*'nonsense'"),
         ({"epochs": 10**14}, "`epochs` must be at least 1 and below 1000000"),
         ({"filters": 10**6}, "`filters` must be at least 4 and below 1025"),
+        ({"stem_filters": (9, 9, 10**9)}, "`stem_filters` must be .*to 1024"),
         ({"learning_rate": 10**400}, "`learning_rate` must be .*below 1e.38"),
         ({"clip_norm": 0}, "`clip_norm` must be above 0"),
         ({"loss": "ohem", "ohem_threshold": 0}, "`ohem_threshold` must be ab"),

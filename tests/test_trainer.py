@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import types
 
 import keras
@@ -347,6 +348,33 @@ def test_averages_survive_as_well(root, tmp_path, monkeypatch):
     raw = keras.ops.convert_to_numpy(kernel)
     best = keras.ops.convert_to_numpy(kept.kernel)
     assert np.array_equal(best, averaged) and not np.array_equal(best, raw)
+
+
+class Unread:
+    """A pipe whose reader has ended."""
+
+    def write(self, text):
+        raise BrokenPipeError
+
+    def flush(self):
+        pass
+
+
+def test_output_that_nobody_reads_ends_it_with_a_checkpoint(
+    unbroken, tmp_path, monkeypatch
+):
+    config, run, history = unbroken
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Unread())
+        patch.setattr(monitoring, "SECONDS_PER_LINE", 0)
+        with pytest.raises(SystemExit) as caught:
+            trainer.train(config, tmp_path / "run", verbose=2)
+    assert caught.value.code == 141
+    kept = read_header(checkpoints(tmp_path / "run" / "checkpoints")[0])
+    assert (kept["epoch"], kept["step"]) == (0, 1)
+    resumed = trainer.train(config, tmp_path / "run", resume=True, verbose=0)
+    assert resumed["loss"] == history["loss"]
+    assert same_weights(run, tmp_path / "run")
 
 
 def test_sigterm_saves_and_says_143(unbroken, tmp_path, monkeypatch):
