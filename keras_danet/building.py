@@ -1,5 +1,8 @@
 """From a recipe to a model that can learn: network, loss, optimizer."""
 
+import os
+import sys
+
 import keras
 
 from keras_danet import distribution
@@ -17,12 +20,23 @@ from keras_danet.optimizers import SGD
 from keras_danet.optimizers import PolySchedule
 
 
-def build_model(config, num_classes):
+def build_model(config, num_classes, resumed=False):
     """The model that `config` describes, before its first step.
 
+    Args:
+        config: `TrainConfig`.
+        num_classes: integer.
+        resumed: boolean, whether a checkpoint will bring the weights: then
+            those to start from need not be there any more. Defaults to
+            `False`.
+
     Raises:
-        ValueError: if weights to start from are those of another network.
+        ValueError: if weights to start from are those of another network, or
+            the backend does not compute in its dtype.
     """
+    _check_dtype(config.dtype)
+    if resumed:
+        config = _without_what_is_gone(config)
     options = {
         "auxiliary": config.auxiliary,
         "dropout": config.dropout,
@@ -47,6 +61,33 @@ def build_model(config, num_classes):
     if config.start_from:
         _check_network(config, "start_from", _network_of(model, config))
     return model if config.freeze == "nothing" else freeze(model, config.freeze)
+
+
+def _check_dtype(dtype):
+    """JAX would take float32 for float64, with warnings."""
+    if dtype != "float64" or keras.backend.backend() != "jax":
+        return
+    if not sys.modules["jax"].config.jax_enable_x64:
+        raise ValueError(
+            "JAX computes in float64 only where it is told to. Received: "
+            "dtype='float64'. Set the environment variable JAX_ENABLE_X64=1, "
+            "or take dtype='float32'."
+        )
+
+
+def _without_what_is_gone(config):
+    return config.replace(
+        {
+            name: None
+            for name, presets in (
+                ("start_from", DANet.presets),
+                ("backbone_weights", DilatedResNet.presets),
+            )
+            if (source := getattr(config, name))
+            and source not in presets
+            and not os.path.exists(source)
+        }
+    )
 
 
 def build_backbone(config):

@@ -7,6 +7,7 @@ and `set_state`: `Checkpoints` keeps it.
 import contextlib
 import csv
 import io
+import logging
 import math
 import sys
 import time
@@ -17,10 +18,16 @@ import numpy as np
 from keras_danet.checkpointing import save_model
 from keras_danet.checkpointing import save_text
 from keras_danet.evaluation import evaluate
+from keras_danet.resuming import REMEDY
+
+_LOGGER = logging.getLogger("keras_danet")
 
 # A loss so many times the first one, for so many steps, does not come back.
 DIVERGED = 20
 DIVERGED_STEPS = 10
+# What is gone on with after it was trained may begin with next to nothing. Of
+# a guess among thousands of classes it is below ten.
+LEAST_FIRST_LOSS = 1.0
 # In a log file a line now and then says that it is still alive.
 SECONDS_PER_LINE = 60
 
@@ -185,7 +192,7 @@ class Validation(keras.callbacks.Callback):
 
     @property
     def is_over(self):
-        return self.patience is not None and self.waited > self.patience
+        return self.patience is not None and self.waited >= self.patience
 
     def get_state(self):
         # JSON has no infinity.
@@ -247,9 +254,6 @@ class StopAtDivergence(keras.callbacks.Callback):
     """Ends a training whose loss is no number, grows or is of nothing.
 
     Args:
-        steps: integer, steps of an epoch.
-        files: function of (epoch, step), both from 0, to the names of the
-            batch's images.
         place: the `Checkpoints` of the same training, which comes after it
             and knows the step.
 
@@ -258,10 +262,8 @@ class StopAtDivergence(keras.callbacks.Callback):
             epoch without a labelled pixel.
     """
 
-    def __init__(self, steps, files, place):
+    def __init__(self, place):
         super().__init__()
-        self.steps = steps
-        self.files = files
         self.place = place
         self.first = None
         self.high = 0
@@ -287,9 +289,10 @@ class StopAtDivergence(keras.callbacks.Callback):
         if self.mean is not None:
             loss = mean * done - self.mean * (done - 1)
         self.mean = mean
-        if self.first is None:
+        # Of a batch without a labelled pixel it is 0.
+        if self.first is None and loss > 0:
             self.first = loss
-        above = loss > DIVERGED * max(self.first, 1e-3)
+        above = loss > DIVERGED * max(self.first or 0, LEAST_FIRST_LOSS)
         self.high = self.high + 1 if above else 0
         if self.high >= DIVERGED_STEPS:
             self._end(
@@ -308,20 +311,15 @@ class StopAtDivergence(keras.callbacks.Callback):
             )
 
     def _end(self, what):
-        epoch, step = self.place.epoch, self.place.step
-        # The update before may have been the one that spoilt it.
-        files = "; ".join(
-            f"step {number + 1}: {', '.join(self.files(epoch, number))}"
-            for number in range(max(step - 1, 0), step + 1)
-        )
+        place = self.place
+        # The one that has just been done counts.
+        done = place.epoch * place.steps + place.step + 1
         raise ValueError(
-            f"The loss {what} in epoch {epoch + 1}, step {step + 1} of "
-            f"{self.steps}. Last batches: {files}. The last good checkpoint: "
-            f"{self.place.newest or 'none yet'}. The learning rate is the "
-            "usual cause: lower `learning_rate` (--set learning_rate=...) or "
-            "warm up (--set warmup_steps=...), or use dtype='float32' if it is "
-            "a half precision. A label outside the classes makes it NaN as "
-            "well."
+            f"The loss {what} in epoch {place.epoch + 1}, step "
+            f"{place.step + 1} of {place.steps}. Last batches: "
+            f"{place.last_batches(done)}. The last good checkpoint: "
+            f"{place.newest or 'none yet'}. {REMEDY} A label outside the "
+            "classes makes it NaN as well."
         )
 
 
@@ -373,6 +371,16 @@ class HistoryFile(keras.callbacks.Callback):
         save_text(text.getvalue(), self.path)
 
 
+def count_validations(path):
+    """How many epochs of a `history.csv` were measured; 0 without one."""
+    if not path.is_file():
+        return 0
+    with open(path, newline="") as file:
+        return sum(
+            bool(row.get("val_mean_iou")) for row in csv.DictReader(file)
+        )
+
+
 class Progress(keras.callbacks.Callback):
     """Says where a training is: a line that redraws itself, or lines.
 
@@ -391,6 +399,7 @@ class Progress(keras.callbacks.Callback):
         self.place = place
         self.epochs = epochs
         self.redraw = redraw
+        self.failed = False
 
     def on_epoch_begin(self, epoch, logs=None):
         self.shown = time.perf_counter()
@@ -433,6 +442,15 @@ class Progress(keras.callbacks.Callback):
         except BrokenPipeError:
             # Not from here: `place`, which comes later, saves first.
             self.place.stop.requested = 141
+        except OSError as error:
+            # A full disk, perhaps, that is not the run folder's.
+            if not self.failed:
+                _LOGGER.warning(
+                    "The line of progress cannot be printed (%s). Training "
+                    "goes on; its figures are in history.csv.",
+                    error,
+                )
+            self.failed = True
 
 
 def _clock(seconds):

@@ -39,7 +39,7 @@ RANGES = {
     "dice_weight": (0, LARGEST),
     "lovasz_weight": (0, LARGEST),
     "label_smoothing": (0, 1),
-    "patience": (0, math.inf),
+    "patience": (1, math.inf),
     "seed": (0, 2**32),
 }
 # Of these 0 would stand for nothing.

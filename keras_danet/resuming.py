@@ -12,6 +12,15 @@ from keras_danet.checkpointing import checkpoints
 from keras_danet.checkpointing import load_checkpoint
 from keras_danet.checkpointing import save_checkpoint
 
+# Against losses and weights that are no numbers.
+REMEDY = (
+    "The learning rate is the usual cause: lower `learning_rate` (--set "
+    "learning_rate=...) or warm up (--set warmup_steps=...), or use "
+    "dtype='float32' if it is a half precision. With another recipe it is "
+    "another training, for another --output; --set start_from=RUN lets that "
+    "begin with the best epoch of this one."
+)
+
 
 def training_state(model):
     """All that the next step of a compiled model depends on.
@@ -102,6 +111,10 @@ class Checkpoints(keras.callbacks.Callback):
             copy of the state. Defaults to `False`.
         run: string, tells trainings from each other whose checkpoints must
             not be mixed. Defaults to `None`.
+        files: function of (epoch, step), both from 0, to the names of the
+            batch's images, for messages. Defaults to `None`.
+        writes: boolean, whether anything is written; of several processes
+            one does, and all take part in reading. Defaults to `True`.
 
     Attributes:
         parts: dict of string to the callbacks whose state is kept as well.
@@ -119,9 +132,13 @@ class Checkpoints(keras.callbacks.Callback):
         stop=None,
         background=False,
         run=None,
+        files=None,
+        writes=True,
     ):
         super().__init__()
         self.run = run
+        self.files = files or (lambda epoch, step: ["not known"])
+        self.writes = writes
         self.folder = folder
         self.steps = steps
         self.parts = {}
@@ -163,7 +180,10 @@ class Checkpoints(keras.callbacks.Callback):
                 "and --resume takes the one before."
             ) from error
         self.newest = path
-        self._damaged = {p for p in checkpoints(self.folder) if p > path}
+        # The folder may have been named in another way.
+        self._damaged = {
+            p for p in checkpoints(self.folder) if p.name > path.name
+        }
         self._saved = self.epoch, self.step
         # `fit` begins an epoch with empty metrics.
         self._sums = path if 0 < self.step < self.steps else None
@@ -236,8 +256,10 @@ class Checkpoints(keras.callbacks.Callback):
             name: as_array(variable)
             for name, variable in training_state(self.model).items()
         }
-        self._check_finite(state)
+        self._check_finite(state, done)
         self._saved = self.epoch, self.step
+        if not self.writes:
+            return
         if not self.background:
             self._write(path, state, header)
             return
@@ -249,17 +271,26 @@ class Checkpoints(keras.callbacks.Callback):
         )
         self._writer.start()
 
-    def _check_finite(self, state):
+    def last_batches(self, done):
+        """Names the images of the last two batches of `done` ones."""
+        epoch, last = divmod(done - 1, self.steps)
+        # The update before may have been the one that spoilt it.
+        return "; ".join(
+            f"step {step + 1}: {', '.join(self.files(epoch, step))}"
+            for step in range(max(last - 1, 0), last + 1)
+        )
+
+    def _check_finite(self, state, done):
         for name, array in state.items():
             kind, number = name.split("/")
             if kind == "model" and not np.isfinite(array).all():
                 path = self.model.variables[int(number)].path
+                epoch, last = divmod(done - 1, self.steps)
                 raise ValueError(
                     f"The weight {path} is no number any more, after epoch "
-                    f"{self.epoch + 1}, step {self.step} of {self.steps}. The "
-                    f"last good checkpoint: {self.newest or 'none yet'}. Lower "
-                    "`learning_rate` (--set learning_rate=...), or use "
-                    "dtype='float32' if it is a half precision."
+                    f"{epoch + 1}, step {last + 1} of {self.steps}. Last "
+                    f"batches: {self.last_batches(done)}. The last good "
+                    f"checkpoint: {self.newest or 'none yet'}. {REMEDY}"
                 )
 
     def finish(self):

@@ -217,7 +217,7 @@ def write_run_config(
         distribute: string, name of the engine.
         devices: integer.
         recipe: string, path of the recipe, or `None`.
-        data_digest: string, which tells the training split from others.
+        data_digest: string, which tells the data from others.
 
     Raises:
         ValueError: if the run was begun on other data or another backend.
@@ -229,7 +229,7 @@ def write_run_config(
         sessions = old.get("sessions", [])
         for what, before, now in (
             ("backend", old.get("backend"), keras.backend.backend()),
-            ("training data", old.get("data_digest"), data_digest),
+            ("list of files or classes", old.get("data_digest"), data_digest),
         ):
             if before != now:
                 raise ValueError(

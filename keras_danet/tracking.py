@@ -181,10 +181,27 @@ class TensorBoard(keras.callbacks.Callback):
         self.writer = event_file_writer.EventFileWriter(str(folder))
         self.steps = steps
         self.pictures = pictures
+        self.begun = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._begin(epoch)
+
+    def _begin(self, epoch):
+        """Has viewers drop what a killed process wrote of this epoch on."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+
+        if not self.begun:
+            self.begun = True
+            start = SessionLog(status=SessionLog.START)
+            self._write(Event(session_log=start), epoch * self.steps + 1)
 
     def on_epoch_end(self, epoch, logs=None):
+        from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
+        # Where only the validation of an epoch was left.
+        self._begin(epoch)
         rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
         scalars = {**(logs or {}), "learning_rate": float(rate)}
         values = [
@@ -206,14 +223,14 @@ class TensorBoard(keras.callbacks.Callback):
                 )
                 for number, picture in enumerate(pictures)
             ]
-        self._write(Summary(value=values), (epoch + 1) * self.steps)
-
-    def _write(self, summary, step):
-        from tensorboard.compat.proto.event_pb2 import Event
-
-        self.writer.add_event(
-            Event(summary=summary, step=step, wall_time=time.time())
+        self._write(
+            Event(summary=Summary(value=values)), (epoch + 1) * self.steps
         )
+
+    def _write(self, event, step):
+        event.step = step
+        event.wall_time = time.time()
+        self.writer.add_event(event)
         self.writer.flush()
 
     def close(self):

@@ -18,6 +18,7 @@ from keras_danet import distribution
 from keras_danet import runs
 from keras_danet.building import build_model
 from keras_danet.building import compile_model
+from keras_danet.checkpointing import checkpoints as checkpoint_files
 from keras_danet.checkpointing import newest_checkpoint
 from keras_danet.checkpointing import remove_leftovers
 from keras_danet.data.bad_files import BadFiles
@@ -40,6 +41,7 @@ from keras_danet.monitoring import StopAtDivergence
 from keras_danet.monitoring import Throughput
 from keras_danet.monitoring import Validation
 from keras_danet.monitoring import averaged_weights
+from keras_danet.monitoring import count_validations
 from keras_danet.resuming import Checkpoints
 from keras_danet.resuming import StopSignal
 from keras_danet.tracking import tracking
@@ -126,7 +128,11 @@ def train(
         _run_folder(run, config, overwrite, resume, placement) as folder,
     ):
         keras.utils.set_random_seed(config.seed)
-        training = _Training(config, folder, placement, stop)
+        # The chief's folder, whoever this process is.
+        checkpoint = resume and find_checkpoint(pathlib.Path(run))
+        training = _Training(config, folder, placement, stop, bool(checkpoint))
+        # Drawing the scenes takes a while.
+        stop.check()
         runs.write_run_config(
             folder,
             config,
@@ -144,6 +150,8 @@ def train(
             stop=stop,
             background=background,
             run=training.digest(),
+            files=training.files,
+            writes=placement.is_chief,
         )
         if not placement.is_chief:
             track, verbose = (), 0
@@ -151,10 +159,10 @@ def train(
             watchers = training.watchers(
                 checkpoints, trackers, _verbosity(verbose)
             )
-            if resume:
+            if checkpoint:
                 training.build_metrics()
-                # Of the chief's folder, whoever this process is.
-                restore(checkpoints, pathlib.Path(run) / "checkpoints")
+                checkpoints.restore(*checkpoint)
+                _check_best_model(checkpoints, pathlib.Path(run), config)
             return training.fit(checkpoints, watchers)
 
 
@@ -173,11 +181,46 @@ def _run_folder(run, config, overwrite, resume, placement):
             yield pathlib.Path(folder)
 
 
-def restore(checkpoints, folder):
-    """Goes on from the newest whole checkpoint of a folder, if any."""
+def find_checkpoint(run):
+    """(path, header) of the newest whole checkpoint, None for a new run.
+
+    Raises:
+        ValueError: if the run came further than its checkpoints tell.
+    """
+    folder = run / "checkpoints"
     path, header = newest_checkpoint(folder, _LOGGER.warning)
     if path:
-        checkpoints.restore(path, header)
+        return path, header
+    # A process that is killed after its first validation may have a model and
+    # no checkpoint yet.
+    measured = count_validations(run / "history.csv")
+    if checkpoint_files(folder) or measured > 1:
+        raise ValueError(
+            f"{run} cannot be gone on with: it has been measured {measured} "
+            f"times, and {folder} holds no whole checkpoint. Keep it and "
+            "choose another --output, or begin anew in its place with "
+            "--overwrite."
+        )
+    return None
+
+
+def _check_best_model(checkpoints, run, config):
+    """Without its best model a run keeps the next one, or is at its end."""
+    validation = checkpoints.parts["validation"]
+    path = run / "model.keras"
+    if validation.best == -math.inf or path.exists():
+        return
+    if checkpoints.epoch >= config.epochs or validation.is_over:
+        raise ValueError(
+            f"{path} is missing, and the training has ended: nothing will "
+            "write it again. Put it back, or train anew with --overwrite."
+        )
+    _LOGGER.warning(
+        "%s, the model of the best epoch, is missing: the best of the epochs "
+        "that are left will be kept.",
+        path,
+    )
+    validation.best = -math.inf
 
 
 def _verbosity(verbose):
@@ -187,7 +230,7 @@ def _verbosity(verbose):
 class _Training:
     """A model, its data and what watches over both."""
 
-    def __init__(self, config, run, placement, stop):
+    def __init__(self, config, run, placement, stop, resumed=False):
         placement.check_batch_size(config.batch_size)
         self.config = config
         self.run = run
@@ -209,7 +252,7 @@ class _Training:
         self.steps = steps_per_epoch(
             len(self.train_files.pairs), config.batch_size
         )
-        self.model = build_model(config, self.dataset.num_classes)
+        self.model = build_model(config, self.dataset.num_classes, resumed)
         devices = placement.num_replicas
         compile_model(self.model, config, config.epochs * self.steps, devices)
         placement.check_optimizer(self.model.optimizer)
@@ -247,13 +290,23 @@ class _Training:
         )
 
     def data_digest(self):
-        """What the plan of augmentation is drawn for: files, in order."""
+        """What figures are of: files, in their order, and what labels mean.
+
+        Not the files' contents, which would all have to be read.
+        """
         names = [
-            os.path.relpath(path, self.root)
-            for pair in self.train_files.pairs
-            for path in pair
+            [
+                os.path.relpath(path, self.root)
+                for pair in split
+                for path in pair
+            ]
+            for split in (self.train_files.pairs, self.val_files.pairs)
         ]
-        return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+        dataset = self.dataset
+        colors = sorted((dataset.label_colors or {}).items())
+        meaning = [dataset.class_names, dataset.label_map, colors]
+        text = json.dumps([names, meaning])
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def digest(self):
         """What tells this training from others of the same model."""
@@ -403,7 +456,7 @@ class _Training:
         config = self.config
         checkpoints.set_model(self.model)
         throughput = Throughput(config.batch_size)
-        divergence = StopAtDivergence(self.steps, self.files, checkpoints)
+        divergence = StopAtDivergence(checkpoints)
         validation = Validation(
             self.predictor,
             self.val_files.pairs,

@@ -28,6 +28,14 @@ def tiny(**settings):
     ).replace(settings)
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="others compute in it"
+)
+def test_what_jax_would_compute_in_another_dtype_is_refused():
+    with pytest.raises(ValueError, match="JAX_ENABLE_X64=1"):
+        building.build_model(tiny(dtype="float64"), 3)
+
+
 def smoothed(labels, logits):
     """A tenth of each pixel is spread over the four classes."""
     shares = [

@@ -640,6 +640,21 @@ def shell_of(path):
     [container] = pods["containers"]
     assert pods["subdomain"] == service["metadata"]["name"]
     assert job["spec"]["completionMode"] == "Indexed"
+    # Only what ends in a mistake of the user's is not tried again.
+    rules = job["spec"]["podFailurePolicy"]["rules"]
+    actions = {
+        code: rule["action"]
+        for rule in rules
+        if "onExitCodes" in rule
+        for code in rule["onExitCodes"]["values"]
+    }
+    assert actions == {2: "FailJob", 143: "Ignore"}
+    assert all(
+        rule["onExitCodes"]["containerName"] == container["name"]
+        for rule in rules
+        if "onExitCodes" in rule
+    )
+    assert pods["restartPolicy"] == "Never"
     environment = {entry["name"]: entry["value"] for entry in container["env"]}
     assert environment["NUM_WORKERS"] == str(job["spec"]["completions"])
     assert job["spec"]["completions"] == job["spec"]["parallelism"]

@@ -20,6 +20,7 @@ from keras_danet import trainer
 from keras_danet.data.scenes import write_scenes
 from keras_danet.optimizers import SGD
 from keras_danet.recipes import TrainConfig
+from keras_danet.resuming import Checkpoints
 from keras_danet.tracking import TensorBoard
 from keras_danet.tracking import tracking
 
@@ -32,14 +33,16 @@ class Place:
     epoch = step = 0
     steps = 100
     newest = None
+    last_batches = Checkpoints.last_batches
+
+    def files(self, epoch, step):
+        return [f"{epoch}-{step}.png"]
 
 
 def watch(losses, first=0):
     """Tells the losses of steps as `fit` does: as means of the epoch."""
     place = Place()
-    stop = monitoring.StopAtDivergence(
-        100, lambda epoch, step: [f"{epoch}-{step}.png"], place
-    )
+    stop = monitoring.StopAtDivergence(place)
     stop.on_epoch_begin(0)
     for number, mean in enumerate(
         np.cumsum(losses) / np.arange(1, 1 + len(losses))
@@ -68,14 +71,19 @@ def test_a_loss_that_does_not_come_back_ends_a_training():
         ValueError, match="grew to 70 from 3, .* step 12 of 100"
     ):
         watch([3.0, 3.0, *[70.0] * 10])
+    # A first batch without a label tells nothing.
+    with pytest.raises(ValueError, match="grew to 70 from 3"):
+        watch([0.0, 3.0, *[70.0] * 10])
+    watch([0.0, *[3.0] * 50])
+    # What was trained before may begin low.
+    watch([0.001, *[0.5] * 50])
 
 
 def test_a_training_that_is_gone_on_with_knows_its_first_loss():
     stop = watch([2.0, 3.0])
     assert stop.get_state() == {"first": 2.0, "high": 0}
-    other = monitoring.StopAtDivergence(100, None, Place())
+    other = monitoring.StopAtDivergence(Place())
     other.set_state({"first": 2.0, "high": 9})
-    other.files = lambda *_: ["x.png"]
     other.on_epoch_begin(0)
     other.place.step = 50
     # The mean of an epoch's first half, in which it was still low.
@@ -253,6 +261,35 @@ def test_tensorboard_has_scalars_and_pictures(config, tmp_path):
     with Image.open(io.BytesIO(first.encoded_image_string)) as picture:
         assert picture.size == (first.width, first.height)
         assert first.width > 3 * 48 and first.height > 32
+
+
+def test_tensorboard_shows_no_step_twice(tmp_path):
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    )
+    model = types.SimpleNamespace(
+        optimizer=types.SimpleNamespace(learning_rate=0.1)
+    )
+    # Killed after its third epoch, gone on with from the second.
+    for epochs, loss in ((range(3), 1.0), (range(1, 4), 2.0)):
+        board = TensorBoard(tmp_path, 8, None)
+        board.set_model(model)
+        for epoch in epochs:
+            board.on_epoch_begin(epoch)
+            board.on_epoch_end(epoch, {"loss": loss})
+        board.close()
+        # Files are read in the order of their names, which begin with these.
+        for path in tmp_path.glob("events*"):
+            path.rename(tmp_path / f"{loss}.tfevents")
+    # And from the end of the fourth, of which the validation was left.
+    board = TensorBoard(tmp_path, 8, None)
+    board.set_model(model)
+    board.on_epoch_end(3, {"loss": 3.0})
+    board.close()
+    shown = accumulator.EventAccumulator(str(tmp_path))
+    shown.Reload()
+    found = [(event.step, event.value) for event in shown.Scalars("loss")]
+    assert found == [(8, 1.0), (16, 2.0), (24, 2.0), (32, 3.0)]
 
 
 class Begun(contextlib.nullcontext):

@@ -1,6 +1,7 @@
 """What the next step depends on, and when a training stops."""
 
 import os
+import pathlib
 import signal
 
 import keras
@@ -125,7 +126,8 @@ def test_every_so_many_steps_and_so_many_kept(tmp_path, background):
     assert read_header(place.newest)["epoch"] == 5
 
 
-def test_damaged_ones_do_not_push_out_whole_ones(tmp_path):
+@pytest.mark.parametrize("named", ["as it is", "from here"])
+def test_damaged_ones_do_not_push_out_whole_ones(tmp_path, named):
     place = keeper(tmp_path, every=1, keep=1)
     place.on_epoch_begin(0)
     for step in range(3):
@@ -138,6 +140,8 @@ def test_damaged_ones_do_not_push_out_whole_ones(tmp_path):
     told = []
     path, header = newest_checkpoint(other.folder, told.append)
     assert path == whole and len(told) == 1 and str(damaged) in told[0]
+    if named == "from here":
+        path = pathlib.Path(os.path.relpath(path))
     other.restore(path, header)
     other.on_epoch_begin(0)
     other.on_train_batch_end(0, {})
@@ -178,14 +182,30 @@ def test_an_error_behind_is_told(tmp_path, monkeypatch):
 
 
 def test_what_is_no_number_is_not_kept(tmp_path):
-    place = keeper(tmp_path, every=1)
+    place = keeper(
+        tmp_path, every=1, files=lambda epoch, step: [f"{epoch}-{step}.png"]
+    )
     place.on_epoch_begin(0)
     place.on_train_batch_end(0, {})
     place.model.layers[0].kernel.assign([[np.nan], [1.0]])
-    with pytest.raises(ValueError, match="kernel is no number any more") as e:
+    with pytest.raises(
+        ValueError, match="kernel is no number any more, .* epoch 1, step 2 of"
+    ) as e:
         place.on_train_batch_end(1, {})
+    assert "step 1: 0-0.png; step 2: 0-1.png." in str(e.value)
     assert "step-000000001.ckpt" in str(e.value)
     assert len(checkpoints(place.folder)) == 1
+
+
+def test_processes_that_do_not_write_only_take_part(tmp_path):
+    place = keeper(tmp_path, every=1, writes=False)
+    place.on_epoch_begin(0)
+    place.on_train_batch_end(0, {})
+    assert not place.folder.exists() and place.newest is None
+    place.model.layers[0].kernel.assign([[np.nan], [1.0]])
+    # All of them end, not the one that writes.
+    with pytest.raises(ValueError, match="no number any more"):
+        place.on_train_batch_end(1, {})
 
 
 def test_sigterm_is_a_wish_until_the_step_is_done(tmp_path):

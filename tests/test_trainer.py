@@ -1,5 +1,7 @@
 import contextlib
 import csv
+import dataclasses
+import errno
 import importlib.util
 import json
 import os
@@ -377,6 +379,89 @@ def test_output_that_nobody_reads_ends_it_with_a_checkpoint(
     assert same_weights(run, tmp_path / "run")
 
 
+def test_a_full_disk_below_the_log_does_not_end_a_training(
+    unbroken, tmp_path, monkeypatch, caplog
+):
+    config, run, history = unbroken
+
+    class Full(Unread):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Full())
+        patch.setattr(monitoring, "SECONDS_PER_LINE", 0)
+        found = trainer.train(config, tmp_path / "run", verbose=2)
+    assert found["loss"] == history["loss"]
+    assert same_weights(run, tmp_path / "run")
+    told = [text for text in caplog.messages if "No space left" in text]
+    assert len(told) == 1 and "history.csv" in told[0]
+
+
+def test_a_run_is_not_begun_anew_unasked(unbroken, tmp_path, caplog):
+    config, run, _ = unbroken
+    there = tmp_path / "run"
+    shutil.copytree(run, there)
+    for path in checkpoints(there / "checkpoints"):
+        os.truncate(path, path.stat().st_size - 50)
+    before = {p: p.read_bytes() for p in there.rglob("*") if p.is_file()}
+    message = "it has been measured 2 times, and .*checkpoints holds no whole"
+    with pytest.raises(ValueError, match=message):
+        trainer.train(config, there, resume=True, verbose=0)
+    assert before == {p: p.read_bytes() for p in before}
+    shutil.rmtree(there / "checkpoints")
+    with pytest.raises(ValueError, match=message):
+        trainer.train(config, there, resume=True, verbose=0)
+    # Killed between the first model and the first checkpoint.
+    rows = (there / "history.csv").read_text().splitlines(True)
+    (there / "history.csv").write_text("".join(rows[:2]))
+    trainer.train(config, there, resume=True, verbose=0)
+    assert same_weights(run, there)
+
+
+def test_a_best_model_that_is_missing_is_told(
+    unbroken, tmp_path, monkeypatch, caplog
+):
+    config, run, _ = unbroken
+    ended = tmp_path / "ended"
+    shutil.copytree(run, ended)
+    (ended / "model.keras").unlink()
+    with pytest.raises(ValueError, match="model.keras is missing, .* ended"):
+        trainer.train(config, ended, resume=True, verbose=0)
+    there = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        KillAt(patch, Checkpoints, "on_epoch_end", 1)
+        trainer.train(config, there, verbose=0)
+    kept = read_header(checkpoints(there / "checkpoints")[0])
+    assert kept["parts"]["validation"]["best"] is not None
+    (there / "model.keras").unlink()
+    # The epoch that is left is worse, and still the best there is.
+    worse = types.SimpleNamespace(mean_iou=0.0, pixel_accuracy=0.0)
+    monkeypatch.setattr(monitoring, "evaluate", lambda *_: worse)
+    trainer.train(config, there, resume=True, verbose=0)
+    assert (there / "model.keras").exists()
+    assert any("the best of the epochs" in text for text in caplog.messages)
+    kept = read_header(checkpoints(there / "checkpoints")[0])
+    assert kept["parts"]["validation"]["best"] == 0.0
+
+
+def test_what_a_training_began_with_need_not_stay(
+    unbroken, tmp_path, monkeypatch
+):
+    config, run, _ = unbroken
+    shutil.copytree(run, tmp_path / "source")
+    config = config.replace({"start_from": str(tmp_path / "source")})
+    trainer.train(config, tmp_path / "a", verbose=0)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        KillAt(patch, Checkpoints, "on_train_batch_end", 2)
+        trainer.train(config, tmp_path / "b", checkpoint_every=1, verbose=0)
+    shutil.rmtree(tmp_path / "source")
+    trainer.train(config, tmp_path / "b", resume=True, verbose=0)
+    assert same_weights(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(FileNotFoundError):
+        trainer.train(config, tmp_path / "c", resume=True, verbose=0)
+
+
 def test_sigterm_saves_and_says_143(unbroken, tmp_path, monkeypatch):
     config, run, history = unbroken
     for number, (owner, name) in enumerate(
@@ -462,7 +547,7 @@ def test_what_was_changed_is_told(unbroken, tmp_path, root):
     with pytest.raises(ValueError, match="power was 0.9 and is 0.8"):
         trainer.train(config.replace({"power": 0.8}), there, resume=True)
     written = json.loads((there / "config.json").read_text())
-    for key, message in (("backend", "backend"), ("data_digest", "training")):
+    for key, message in (("backend", "backend"), ("data_digest", "list of")):
         text = json.dumps({**written, key: "other"})
         (there / "config.json").write_text(text)
         with pytest.raises(ValueError, match=f"another {message}.*: other"):
@@ -502,8 +587,9 @@ def test_patience_ends_a_training(root, tmp_path, monkeypatch):
             mean_iou=next(scores), pixel_accuracy=0.5
         ),
     )
-    config = tiny(root, epochs=9, patience=1)
+    config = tiny(root, epochs=9, patience=2)
     history = trainer.train(config, tmp_path / "run", verbose=0)
+    # Two without a better one, as Keras's EarlyStopping counts.
     assert history["val_mean_iou"] == [0.2, 0.3, 0.3, 0.1]
     # Nothing is left to go on with.
     again = trainer.train(config, tmp_path / "run", resume=True, verbose=0)
@@ -543,6 +629,18 @@ def test_what_tells_a_training_from_others(root, tmp_path):
     same = digest(root)
     assert digest(tmp_path / "moved") == same
     assert digest(tmp_path / "less") != same
+    shutil.copytree(root, tmp_path / "judged")
+    listed = tmp_path / "judged" / "val.txt"
+    listed.write_text("".join(listed.read_text().splitlines(True)[1:]))
+    assert digest(tmp_path / "judged") != same
+    training = trainer._Training(tiny(root), tmp_path, Placement(), None)
+    assert training.digest() == same
+    swapped = list(training.dataset.label_map)
+    swapped[:2] = swapped[1::-1]
+    training.dataset = dataclasses.replace(
+        training.dataset, label_map=tuple(swapped)
+    )
+    assert training.digest() != same
     assert digest(root, seed=1) != same
 
 
