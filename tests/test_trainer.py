@@ -379,6 +379,22 @@ def test_output_that_nobody_reads_ends_it_with_a_checkpoint(
     assert same_weights(run, tmp_path / "run")
 
 
+def test_sigterm_while_scenes_are_drawn_ends_before_training(
+    root, tmp_path, monkeypatch
+):
+    def write(folder):
+        shutil.copytree(root, folder)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("keras_danet.data.scenes.write_scenes", write)
+    monkeypatch.setattr(trainer._Training, "fit", None)
+    config = tiny(root).replace({"data_root": None})
+    with pytest.raises(SystemExit) as caught:
+        trainer.train(config, tmp_path / "run", verbose=0)
+    assert caught.value.code == 143
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_full_disk_below_the_log_does_not_end_a_training(
     unbroken, tmp_path, monkeypatch, caplog
 ):
