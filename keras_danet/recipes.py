@@ -213,6 +213,12 @@ class TrainConfig:
                     f"`{name}` must be at least {least} and below {below}. "
                     f"Received: {name}={value!r}"
                 )
+        if self.end_learning_rate > self.learning_rate:
+            raise ValueError(
+                "`end_learning_rate` must be at most `learning_rate`, from "
+                "which it falls. Received: end_learning_rate="
+                f"{self.end_learning_rate}, learning_rate={self.learning_rate}"
+            )
         stem = self.stem_filters or (1,)
         if not all(1 <= filters <= MOST_STEM_FILTERS for filters in stem):
             raise ValueError(

@@ -69,6 +69,10 @@ def test_whole_numbers_become_floats():
         ({"stem_filters": (9, 9, 10**9)}, "`stem_filters` must be .*to 1024"),
         ({"learning_rate": 10**400}, "`learning_rate` must be .*below 1e.38"),
         ({"clip_norm": 0}, "`clip_norm` must be above 0"),
+        (
+            {"learning_rate": 1e-3, "end_learning_rate": 1.0},
+            "`end_learning_rate` must be at most",
+        ),
         ({"patience": 0}, "`patience` must be at least 1"),
         ({"loss": "ohem", "ohem_threshold": 0}, "`ohem_threshold` must be ab"),
         # The crop has 1,536 pixels.
