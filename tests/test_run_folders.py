@@ -1,8 +1,13 @@
 """What becomes of run folders, whoever fails, is killed or comes twice."""
 
+import contextlib
+import errno
 import fcntl
+import itertools
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 
@@ -10,6 +15,7 @@ import pytest
 from conftest import one_backend
 
 from keras_danet import run_folders
+from keras_danet.data.scenes import write_scenes
 from keras_danet.recipes import TrainConfig
 
 pytestmark = one_backend
@@ -21,6 +27,15 @@ SETTINGS = {
     "crop_size": [32, 32],
 }
 CONFIG = TrainConfig(**SETTINGS)
+CONFIG_TEXT = json.dumps({"config": SETTINGS})
+
+
+CHECKPOINT = "checkpoints/step-000000001.ckpt"
+OLD = {"run/model.keras": "old"}
+WAITING = {".run-replaced/model.keras": "old"}
+NEWER = "checkpoints/step-000000007.ckpt"
+ONE = {f"run/{NEWER}": "new"}
+BOTH = {**WAITING, f"run/{CHECKPOINT}": "new"}
 
 
 class Failure(Exception):
@@ -41,8 +56,14 @@ def write(run, name, text="x"):
 
 def old_run(tmp_path):
     run = tmp_path / "run"
-    write(run, "config.json", json.dumps({"config": SETTINGS}))
+    write(run, "config.json", CONFIG_TEXT)
     write(run, "model.keras", "old")
+    return run
+
+
+def empty_folder(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
     return run
 
 
@@ -53,19 +74,81 @@ def fail(run, *made, **options):
         run_folders.open_run_folder(run, CONFIG, **options) as opened,
     ):
         for name in made:
-            write(opened, name, "new")
+            write(opened, name, CONFIG_TEXT if "config" in name else "new")
         raise Failure
 
 
-@pytest.mark.parametrize(
-    "made", ["checkpoints/step-000000001.ckpt", "model.keras"]
-)
-def test_a_new_run_that_can_be_gone_on_with_stays(tmp_path, made):
+def kept(folder):
+    """What there is to use or to go on with, and whose it is."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_text()
+        for path in folder.rglob("*")
+        if path.suffix in (".keras", ".ckpt")
+    }
+
+
+def test_a_new_run_with_a_model_stays(tmp_path, caplog):
     run = old_run(tmp_path)
-    fail(run, "config.json", made, overwrite=True)
-    assert (run / made).read_text() == "new"
+    fail(run, "config.json", "model.keras", overwrite=True)
+    assert kept(tmp_path) == {"run/model.keras": "new"}
     assert os.listdir(tmp_path) == ["run"]
-    assert (run / "config.json").read_text() == "new"
+    assert not caplog.messages
+
+
+def stopped_run(tmp_path):
+    """A finished run, and one of a step that was to replace it."""
+    run = old_run(tmp_path)
+    fail(run, "config.json", CHECKPOINT, overwrite=True)
+    assert kept(tmp_path) == BOTH
+    return run
+
+
+def test_a_finished_run_outlives_a_mistake_of_one_step(tmp_path, caplog):
+    run = stopped_run(tmp_path)
+    [told] = caplog.messages
+    assert f"{run} has no model.keras yet" in told
+    assert f"kept in {tmp_path / '.run-replaced'}. --resume goes" in told
+    assert f"remove {run}: the next start" in told
+    # Going on ends with both as well, as long as there is no model,
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        with run_folders.open_run_folder(run, CONFIG):
+            pass
+    fail(run, resume=True)
+    assert kept(tmp_path) == BOTH
+    # and keeps the new run once there is one.
+    fail(run, "model.keras", resume=True)
+    assert kept(tmp_path) == {
+        "run/model.keras": "new",
+        f"run/{CHECKPOINT}": "new",
+    }
+    assert os.listdir(tmp_path) == ["run"]
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}])
+def test_the_old_run_is_had_back_by_removing_the_new(tmp_path, options, caplog):
+    shutil.rmtree(stopped_run(tmp_path))
+    caplog.clear()
+    with contextlib.suppress(FileExistsError):
+        with run_folders.open_run_folder(tmp_path / "run", CONFIG, **options):
+            pass
+    assert kept(tmp_path) == OLD
+    assert os.listdir(tmp_path) == ["run"]
+    assert "was to be replaced" in caplog.text
+
+
+def test_a_run_without_a_model_is_replaced_by_a_newer_one(tmp_path):
+    run = stopped_run(tmp_path)
+    # It comes back, if the newer one comes to nothing,
+    fail(run, "config.json", overwrite=True)
+    assert kept(tmp_path) == BOTH
+    # goes once that can be gone on with,
+    fail(run, "config.json", NEWER, overwrite=True)
+    assert kept(tmp_path) == {**WAITING, **ONE}
+    assert sorted(os.listdir(tmp_path)) == [".run-replaced", "run"]
+    # and the finished one with it, once there is a model.
+    fail(run, "config.json", "model.keras", overwrite=True)
+    assert kept(tmp_path) == {"run/model.keras": "new"}
+    assert os.listdir(tmp_path) == ["run"]
 
 
 def test_a_new_run_that_is_nothing_yet_goes(tmp_path):
@@ -78,43 +161,109 @@ def test_a_new_run_that_is_nothing_yet_goes(tmp_path):
     assert names(tmp_path) == before
 
 
-KILLED = """
-import os, sys
-from keras_danet import run_folders
-
-with run_folders.open_run_folder(sys.argv[1], None, overwrite=True) as run:
-    for name in sys.argv[2:]:
-        (run / name).write_text("new")
-    os._exit(9)
-"""
+CHANGES = {"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir"}
 
 
-@pytest.mark.parametrize("made, kept", [([], "old"), (["model.keras"], "new")])
-def test_killed_while_it_replaces_a_run(tmp_path, made, kept, caplog):
-    run = old_run(tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(run), "config.json", *made]
-    )
-    assert done.returncode == 9
-    # The next one, of whatever kind, finds one run, that which can be used.
-    with pytest.raises(FileExistsError, match="--overwrite"):
-        with run_folders.open_run_folder(run, CONFIG):
-            pass
-    assert (run / "model.keras").read_text() == kept
-    assert os.listdir(tmp_path) == ["run"]
-    told = [line for line in caplog.messages if "was to be replaced" in line]
-    assert len(told) == (kept == "old")
+def is_killed(change, run, *made, **options):
+    """Whether a training is killed, before its so manieth change of files."""
+    child = os.fork()
+    if child:
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code in (0, -signal.SIGKILL)
+        return code != 0
+    changes = itertools.count()
+
+    def watch(event, _):
+        if event in CHANGES and next(changes) == change:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        sys.addaudithook(watch)
+        with run_folders.open_run_folder(run, CONFIG, **options) as opened:
+            if "config.json" in made:
+                size = {"train": 1, "val": 1}, (32, 32)
+                write_scenes(opened / "scenes", *size)
+            for name in made:
+                write(opened, name, CONFIG_TEXT if "config" in name else "new")
+        os._exit(0)
+    finally:
+        os._exit(1)
 
 
-def test_what_was_put_in_a_killed_runs_place_is_not_removed(tmp_path):
+@pytest.mark.parametrize(
+    "made",
+    [
+        ["config.json"],
+        ["config.json", NEWER],
+        ["config.json", NEWER, "model.keras"],
+    ],
+    ids=len,
+)
+@pytest.mark.parametrize(
+    "begin, options, expected",
+    [
+        (old_run, {"overwrite": True}, [OLD, {**WAITING, **ONE}]),
+        (stopped_run, {"overwrite": True}, [BOTH, {**WAITING, **ONE}]),
+        (empty_folder, {}, [{}, ONE]),
+    ],
+)
+def test_a_kill_at_any_moment_loses_nothing(
+    tmp_path, made, begin, options, expected
+):
+    expected = [*expected, {"run/model.keras": "new", **ONE}]
+    for change in itertools.count():
+        folder = tmp_path / str(change)
+        write(folder, "thesis.txt")
+        run = begin(folder)
+        if not is_killed(change, run, *made, **options):
+            break
+        # Nor does one of the next start, which settles what was left.
+        is_killed(change % 9, run, resume=True)
+        fail(run, resume=True)
+        assert kept(folder) in expected
+        assert set(os.listdir(folder)) <= {"thesis.txt", "run", ".run-replaced"}
+        assert not [*folder.rglob(".partial-*"), *folder.rglob(".scenes-*")]
+        for scenes in folder.rglob("scenes"):
+            assert len(os.listdir(scenes)) == 6
+    assert change > 10
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
+def test_killed_while_it_draws_or_before(tmp_path, options):
+    run = tmp_path / "run"
+    write(run, ".scenes-0gk3_x1z/scenes/train/a.png")
+    write(run, ".partial-config.json")
+    write(run, "lost+found/x")
+    write(run, "scenes/train.txt")
+    stay = ["lost+found", "lost+found/x", "scenes", "scenes/train.txt"]
+    with run_folders.open_run_folder(run, CONFIG, **options):
+        assert names(run) == stay
+    assert names(run) == stay
+    # The one that it was to replace is there first.
+    waiting = old_run(tmp_path / "x")
+    os.rename(waiting, tmp_path / ".run-replaced")
+    shutil.rmtree(run / "lost+found")
+    write(run, ".scenes-0gk3_x1z/scenes/train/a.png")
+    if options:
+        fail(run, **options)
+    else:
+        with pytest.raises(FileExistsError, match="--overwrite"):
+            with run_folders.open_run_folder(run, CONFIG):
+                pass
+    assert names(run) == ["config.json", "model.keras"]
+    assert sorted(os.listdir(tmp_path)) == ["run", "x"]
+
+
+@pytest.mark.parametrize("mine", ["thesis.txt", "scenes/mine", "lost+found/x"])
+def test_what_was_put_in_a_killed_runs_place_is_not_removed(tmp_path, mine):
     run = old_run(tmp_path)
     os.rename(run, tmp_path / ".run-replaced")
-    write(run, "thesis.txt")
+    write(run, mine)
     with pytest.raises(FileExistsError, match="not a run folder"):
         with run_folders.open_run_folder(run, CONFIG, resume=True):
             pass
-    assert (run / "thesis.txt").exists()
-    assert (tmp_path / ".run-replaced" / "model.keras").exists()
+    assert (run / mine).exists()
+    assert kept(tmp_path) == WAITING
 
 
 def test_a_run_is_replaced_through_a_link(tmp_path):
@@ -127,23 +276,22 @@ def test_a_run_is_replaced_through_a_link(tmp_path):
     assert (run / "model.keras").read_text() == "new" and link.is_symlink()
 
 
-def test_what_was_there_before_stays(tmp_path):
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
+def test_what_was_there_before_stays(tmp_path, options):
     project = tmp_path / "project"
-    for name in (".git/HEAD", ".env", "scenes/mine"):
+    for name in (".git/HEAD", "scenes/mine"):
         write(project, name)
-    with pytest.raises(FileNotFoundError, match="not a run folder"):
-        with run_folders.open_run_folder(project, CONFIG, resume=True):
+    with pytest.raises(OSError, match="not a run folder|--overwrite"):
+        with run_folders.open_run_folder(project, CONFIG, **options):
             pass
-    # One killed before it had a config.json, or a folder made by hand.
-    for name in (".git", ".env"):
-        os.rename(project / name, tmp_path / name)
-    write(project, ".partial-config.json")
+    os.rename(project / ".git", tmp_path / ".git")
     before = names(project)
-    fail(project, "config.json", "checkpoints/.partial-x", resume=True)
+    fail(project, "config.json", "checkpoints/.partial-x", **options)
     assert names(project) == before
-    (tmp_path / "empty").mkdir()
-    fail(tmp_path / "empty", "config.json", resume=True)
-    assert names(tmp_path / "empty") == []
+    # It may be where a volume is mounted.
+    run = empty_folder(tmp_path)
+    fail(run, "config.json", "checkpoints/.partial-x", "scenes/x", **options)
+    assert names(run) == []
 
 
 def test_one_training_at_a_time(tmp_path):
@@ -238,7 +386,7 @@ def test_too_late_without_locks(tmp_path, monkeypatch):
     def look(path, *_):
         write(path, "model.keras", "first")
 
-    monkeypatch.setattr(run_folders, "_choose", look)
+    monkeypatch.setattr(run_folders, "_settle", look)
     exists = type(run).exists
     monkeypatch.setattr(
         type(run), "exists", lambda path: path != run and exists(path)
@@ -247,6 +395,39 @@ def test_too_late_without_locks(tmp_path, monkeypatch):
         with run_folders.open_run_folder(run, CONFIG):
             pass
     assert names(tmp_path) == ["run", "run/model.keras"]
+
+
+@pytest.mark.parametrize("code", [errno.EBUSY, errno.EXDEV])
+def test_a_run_that_cannot_be_moved_is_named(tmp_path, monkeypatch, code):
+    """It is itself where a volume is mounted."""
+    run = old_run(tmp_path)
+
+    def rename(*paths):
+        raise OSError(code, os.strerror(code), *map(str, paths))
+
+    monkeypatch.setattr(os, "rename", rename)
+    message = (
+        f"{run} cannot be renamed .*{os.strerror(code)}. Expected .*Choose"
+    )
+    with pytest.raises(OSError, match=message):
+        with run_folders.open_run_folder(run, CONFIG, overwrite=True):
+            pass
+    assert kept(tmp_path) == OLD and os.listdir(tmp_path) == ["run"]
+    # Nor is it in the way of one that waits.
+    write(tmp_path / ".run-replaced", "model.keras", "old")
+    (run / "model.keras").unlink()
+    with pytest.raises(OSError, match=message):
+        with run_folders.open_run_folder(run, CONFIG, resume=True):
+            pass
+    assert kept(tmp_path) == WAITING
+    assert sorted(os.listdir(tmp_path)) == [".run-replaced", "run"]
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
+def test_a_root_has_no_name(options):
+    with pytest.raises(ValueError, match="root .*Received: /. Choose another"):
+        with run_folders.open_run_folder("/", CONFIG, **options):
+            pass
 
 
 @pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
