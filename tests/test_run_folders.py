@@ -67,6 +67,10 @@ def empty_folder(tmp_path):
     return run
 
 
+def no_folder(tmp_path):
+    return tmp_path / "run"
+
+
 def fail(run, *made, **options):
     """A training that makes some files and then fails."""
     with (
@@ -193,11 +197,11 @@ def is_killed(change, run, *made, **options):
 @pytest.mark.parametrize(
     "made",
     [
-        ["config.json"],
+        ["config.json", "history.csv", "classes.json", "tensorboard/x"],
         ["config.json", NEWER],
         ["config.json", NEWER, "model.keras"],
     ],
-    ids=len,
+    ids=["nothing", "checkpoint", "model"],
 )
 @pytest.mark.parametrize(
     "begin, options, expected",
@@ -205,6 +209,7 @@ def is_killed(change, run, *made, **options):
         (old_run, {"overwrite": True}, [OLD, {**WAITING, **ONE}]),
         (stopped_run, {"overwrite": True}, [BOTH, {**WAITING, **ONE}]),
         (empty_folder, {}, [{}, ONE]),
+        (no_folder, {}, [{}, ONE]),
     ],
 )
 def test_a_kill_at_any_moment_loses_nothing(
@@ -236,8 +241,10 @@ def test_killed_while_it_draws_or_before(tmp_path, options):
     write(run, "lost+found/x")
     write(run, "scenes/train.txt")
     stay = ["lost+found", "lost+found/x", "scenes", "scenes/train.txt"]
+    write(tmp_path, ".run-removed/model.keras")
     with run_folders.open_run_folder(run, CONFIG, **options):
         assert names(run) == stay
+        assert sorted(os.listdir(tmp_path)) == [".run.lock", "run"]
     assert names(run) == stay
     # The one that it was to replace is there first.
     waiting = old_run(tmp_path / "x")
@@ -292,6 +299,10 @@ def test_what_was_there_before_stays(tmp_path, options):
     run = empty_folder(tmp_path)
     fail(run, "config.json", "checkpoints/.partial-x", "scenes/x", **options)
     assert names(run) == []
+    # Somebody may remove it meanwhile.
+    with run_folders.open_run_folder(run, CONFIG, **options):
+        run.rmdir()
+    assert not run.exists()
 
 
 def test_one_training_at_a_time(tmp_path):
