@@ -299,6 +299,11 @@ def test_what_was_there_before_stays(tmp_path, options):
     run = empty_folder(tmp_path)
     fail(run, "config.json", "checkpoints/.partial-x", "scenes/x", **options)
     assert names(run) == []
+    # What is gone on with, whoever began it, is not new.
+    write(run, "config.json", CONFIG_TEXT)
+    fail(run, "history.csv", resume=True)
+    assert names(run) == ["config.json", "history.csv"]
+    shutil.rmtree(run)
     # Somebody may remove it meanwhile.
     with run_folders.open_run_folder(run, CONFIG, **options):
         run.rmdir()
