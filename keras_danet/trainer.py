@@ -44,6 +44,7 @@ from keras_danet.monitoring import averaged_weights
 from keras_danet.monitoring import count_validations
 from keras_danet.resuming import Checkpoints
 from keras_danet.resuming import StopSignal
+from keras_danet.run_folders import open_run_folder
 from keras_danet.tracking import tracking
 
 _LOGGER = logging.getLogger("keras_danet")
@@ -174,7 +175,7 @@ def _run_folder(run, config, overwrite, resume, placement):
     takes all of them.
     """
     if placement.is_chief:
-        with runs.open_run_folder(run, config, overwrite, resume) as run:
+        with open_run_folder(run, config, overwrite, resume) as run:
             yield run
     else:
         with tempfile.TemporaryDirectory(prefix="keras-danet-") as folder:

@@ -65,7 +65,7 @@ ROWS = (
     {"models.danet"},
     {"models", "recipes", "checkpointing", "distribution", "memory"},
     {"inference", "visualization", "runs", "resuming"},
-    {"evaluation", "export"},
+    {"evaluation", "export", "run_folders"},
     {"monitoring"},
     {"tracking"},
     {"building"},

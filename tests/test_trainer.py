@@ -33,6 +33,7 @@ from keras_danet.optimizers import SGD
 from keras_danet.recipes import TrainConfig
 from keras_danet.resuming import Checkpoints
 from keras_danet.resuming import training_state
+from keras_danet.run_folders import open_run_folder
 
 needs_tensorflow = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow") is None, reason="tf.data's"
@@ -166,7 +167,7 @@ def test_an_existing_run_is_kept(root, tmp_path):
     with pytest.raises(ValueError, match="batch_size"):
         trainer.train(tiny(root, batch_size=13), run, overwrite=True, verbose=0)
     assert [p.name for p in tmp_path.rglob("*")] == ["run", "config.json"]
-    with runs.open_run_folder(run, tiny(root), overwrite=True) as new:
+    with open_run_folder(run, tiny(root), overwrite=True) as new:
         assert new == run
         assert list(run.iterdir()) == []
         (run / "model.keras").write_bytes(b"new")
