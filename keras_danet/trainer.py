@@ -111,8 +111,8 @@ def train(
             or if the loss becomes NaN or diverges. A run folder without a
             model or checkpoint is removed, and the run that it replaced
             comes back.
-        FileExistsError: if `run` exists and neither `overwrite` nor `resume`
-            is set.
+        FileExistsError: if `run` holds something and neither `overwrite` nor
+            `resume` is set.
         OSError: if a file cannot be written, or another training uses the
             folder. What was finished stays.
         SystemExit: after SIGTERM, with 143; after Ctrl-C, with 130; with 141
