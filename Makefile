@@ -8,9 +8,10 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# On the CPU, of which bits and tolerances are; without the cache, which two
-# suites would write at once.
-PYTEST := CUDA_VISIBLE_DEVICES=-1 JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q --durations=10 -p no:cacheprovider \
+# Bits and tolerances are a CPU's.
+ON_CPU := CUDA_VISIBLE_DEVICES=-1 JAX_PLATFORMS=cpu
+# Without the cache, which two suites would write at once.
+PYTEST := $(ON_CPU) $(BIN)/python -m pytest -q --durations=10 -p no:cacheprovider \
 	-m "not slow"
 # Makes before 4.0 cannot keep the suites' lines apart.
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
@@ -95,8 +96,8 @@ test-data: $(VENV)/dev.stamp
 
 test-alone: $(VENV)/dev.stamp
 	@echo "== without TensorFlow"
-	@KERAS_BACKEND=torch $(BIN)/python tests/without_tensorflow.py
-	@KERAS_BACKEND=jax $(BIN)/python tests/without_tensorflow.py
+	@KERAS_BACKEND=torch $(ON_CPU) $(BIN)/python tests/without_tensorflow.py
+	@KERAS_BACKEND=jax $(ON_CPU) $(BIN)/python tests/without_tensorflow.py
 
 test-slow: $(VENV)/dev.stamp
 	@KERAS_BACKEND=torch $(PYTEST) -m slow

@@ -20,23 +20,29 @@ from keras_danet.optimizers import SGD
 from keras_danet.optimizers import PolySchedule
 
 
-def build_model(config, num_classes, resumed=False):
+def build_model(config, num_classes, like=None):
     """The model that `config` describes, before its first step.
 
     Args:
         config: `TrainConfig`.
         num_classes: integer.
-        resumed: boolean, whether a checkpoint will bring the weights: then
-            those to start from need not be there any more. Defaults to
-            `False`.
+        like: path of a `.keras` file of the same network, for a training
+            that is gone on with: a checkpoint brings the weights, and those
+            to start from need not be there any more. Defaults to `None`.
 
     Raises:
         ValueError: if weights to start from are those of another network, or
             the backend does not compute in its dtype.
     """
     _check_dtype(config.dtype)
-    if resumed:
-        config = _without_what_is_gone(config)
+    if like and os.path.exists(like):
+        # A recipe does not tell all of a network that it starts from.
+        config = config.replace(
+            {
+                name: str(like) if name == "start_from" else None
+                for name in gone_sources(config)
+            }
+        )
     options = {
         "auxiliary": config.auxiliary,
         "dropout": config.dropout,
@@ -75,19 +81,18 @@ def _check_dtype(dtype):
         )
 
 
-def _without_what_is_gone(config):
-    return config.replace(
-        {
-            name: None
-            for name, presets in (
-                ("start_from", DANet.presets),
-                ("backbone_weights", DilatedResNet.presets),
-            )
-            if (source := getattr(config, name))
-            and source not in presets
-            and not os.path.exists(source)
-        }
-    )
+def gone_sources(config):
+    """The fields of `config` that name weights, and none that are there."""
+    return [
+        name
+        for name, presets in (
+            ("start_from", DANet.presets),
+            ("backbone_weights", DilatedResNet.presets),
+        )
+        if (source := getattr(config, name))
+        and source not in presets
+        and not os.path.exists(source)
+    ]
 
 
 def build_backbone(config):

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import os
 import signal
 import sys
 
@@ -14,6 +13,8 @@ from keras_danet.verbs import export
 from keras_danet.verbs import predict
 from keras_danet.verbs import recipes
 from keras_danet.verbs import train
+from keras_danet.verbs.output import flush_output
+from keras_danet.verbs.output import give_up_output
 
 DESCRIPTION = """\
 Train, evaluate, use and export DANet, the Dual Attention Network for scene
@@ -60,11 +61,10 @@ def main(argv=None):
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        _give_up_output()
+        give_up_output()
         return 141
-    except SystemExit as error:
-        if error.code == 141:
-            _give_up_output()
+    except SystemExit:
+        flush_output()
         raise
     except (ValueError, OSError) as error:
         # The user's mistakes: our own errors, and the file system's.
@@ -86,11 +86,6 @@ def main(argv=None):
     except KeyboardInterrupt:
         print("keras-danet: interrupted", file=sys.stderr)
         return 130
-
-
-def _give_up_output():
-    """Python would try, and complain, once more as it ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager

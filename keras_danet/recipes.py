@@ -12,7 +12,8 @@ from keras_danet.data.datasets import get_dataset
 from keras_danet.data.folder import FOLDER
 from keras_danet.data.plan import Augmentation
 
-# The largest power of ten that float32 holds, and more epochs than anybody has.
+# The largest power of ten that float32 holds; more epochs, and wider stems,
+# than anybody has.
 LARGEST = 1e38
 MOST_EPOCHS = 10**6
 MOST_STEM_FILTERS = 1024

@@ -17,8 +17,7 @@ REMEDY = (
     "The learning rate is the usual cause: lower `learning_rate` (--set "
     "learning_rate=...) or warm up (--set warmup_steps=...), or use "
     "dtype='float32' if it is a half precision. With another recipe it is "
-    "another training, for another --output; --set start_from=RUN lets that "
-    "begin with the best epoch of this one."
+    "another training, for another --output."
 )
 
 
@@ -271,13 +270,24 @@ class Checkpoints(keras.callbacks.Callback):
         )
         self._writer.start()
 
-    def last_batches(self, done):
-        """Names the images of the last two batches of `done` ones."""
+    def trace(self, done):
+        """Where to look for what went wrong within `done` steps."""
         epoch, last = divmod(done - 1, self.steps)
         # The update before may have been the one that spoilt it.
-        return "; ".join(
+        files = "; ".join(
             f"step {step + 1}: {', '.join(self.files(epoch, step))}"
             for step in range(max(last - 1, 0), last + 1)
+        )
+        run = self.folder.parent
+        start = (
+            f" --set start_from={run} begins it with the best epoch of this "
+            "one."
+            if (run / "model.keras").exists()
+            else ""
+        )
+        return (
+            f"Last batches: {files}. The last good checkpoint: "
+            f"{self.newest or 'none yet'}. {REMEDY}{start}"
         )
 
     def _check_finite(self, state, done):
@@ -288,9 +298,8 @@ class Checkpoints(keras.callbacks.Callback):
                 epoch, last = divmod(done - 1, self.steps)
                 raise ValueError(
                     f"The weight {path} is no number any more, after epoch "
-                    f"{epoch + 1}, step {last + 1} of {self.steps}. Last "
-                    f"batches: {self.last_batches(done)}. The last good "
-                    f"checkpoint: {self.newest or 'none yet'}. {REMEDY}"
+                    f"{epoch + 1}, step {last + 1} of {self.steps}. "
+                    f"{self.trace(done)}"
                 )
 
     def finish(self):

@@ -24,7 +24,7 @@ def open_run_folder(run, config, overwrite=False, resume=False):
     A folder that holds nothing, or only what a run leaves that is killed
     before it has a `config.json`, is as good as none.
 
-    A new run that ends without a model and a checkpoint leaves nothing. The
+    A new run that ends without a model or checkpoint leaves nothing new. The
     run that it replaces waits beside it, hidden as `.{name}-replaced`, until
     the new one has a model; it comes back if the new one comes to nothing or
     is removed.
@@ -103,7 +103,7 @@ def _alone(run):
             # The system takes the lock back however the process ends.
             file = held.enter_context(open(path, "w"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.fstat(file.fileno()).st_nlink:
+            if not _is_at(file, path):
                 raise BlockingIOError("removed by whoever has just had it")
         except BlockingIOError as error:
             raise BlockingIOError(
@@ -118,6 +118,12 @@ def _alone(run):
         finally:
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def _is_at(file, path):
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    return False
 
 
 def _beside(run):

@@ -188,16 +188,14 @@ class TensorBoard(keras.callbacks.Callback):
 
     def _begin(self, epoch):
         """Has viewers drop what a killed process wrote of this epoch on."""
-        from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.event_pb2 import SessionLog
 
         if not self.begun:
             self.begun = True
             start = SessionLog(status=SessionLog.START)
-            self._write(Event(session_log=start), epoch * self.steps + 1)
+            self._write(epoch * self.steps + 1, session_log=start)
 
     def on_epoch_end(self, epoch, logs=None):
-        from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         # Where only the validation of an epoch was left.
@@ -223,14 +221,14 @@ class TensorBoard(keras.callbacks.Callback):
                 )
                 for number, picture in enumerate(pictures)
             ]
-        self._write(
-            Event(summary=Summary(value=values)), (epoch + 1) * self.steps
-        )
+        self._write((epoch + 1) * self.steps, summary=Summary(value=values))
 
-    def _write(self, event, step):
-        event.step = step
-        event.wall_time = time.time()
-        self.writer.add_event(event)
+    def _write(self, step, **content):
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self.writer.add_event(
+            Event(step=step, wall_time=time.time(), **content)
+        )
         self.writer.flush()
 
     def close(self):

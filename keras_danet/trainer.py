@@ -18,6 +18,7 @@ from keras_danet import distribution
 from keras_danet import runs
 from keras_danet.building import build_model
 from keras_danet.building import compile_model
+from keras_danet.building import gone_sources
 from keras_danet.checkpointing import checkpoints as checkpoint_files
 from keras_danet.checkpointing import newest_checkpoint
 from keras_danet.checkpointing import remove_leftovers
@@ -41,7 +42,7 @@ from keras_danet.monitoring import StopAtDivergence
 from keras_danet.monitoring import Throughput
 from keras_danet.monitoring import Validation
 from keras_danet.monitoring import averaged_weights
-from keras_danet.monitoring import count_validations
+from keras_danet.monitoring import read_history
 from keras_danet.resuming import Checkpoints
 from keras_danet.resuming import StopSignal
 from keras_danet.run_folders import open_run_folder
@@ -108,7 +109,9 @@ def train(
     Raises:
         ValueError: for settings or data that cannot be used or do not fit
             into memory, settings other than those of the run to go on with,
-            or if the loss becomes NaN or diverges. A run folder without a
+            or if the loss becomes NaN or diverges; if the run to go on with
+            has no whole checkpoint any more, or has ended and its
+            `model.keras` is missing. A run folder without a
             model or checkpoint is removed, and the run that it replaced
             comes back.
         FileExistsError: if `run` holds something and neither `overwrite` nor
@@ -130,8 +133,9 @@ def train(
     ):
         keras.utils.set_random_seed(config.seed)
         # The chief's folder, whoever this process is.
-        checkpoint = resume and find_checkpoint(pathlib.Path(run))
-        training = _Training(config, folder, placement, stop, bool(checkpoint))
+        run = pathlib.Path(run)
+        like = run / "model.keras" if resume else None
+        training = _Training(config, folder, placement, stop, like)
         # Drawing the scenes takes a while.
         stop.check()
         runs.write_run_config(
@@ -160,10 +164,10 @@ def train(
             watchers = training.watchers(
                 checkpoints, trackers, _verbosity(verbose)
             )
-            if checkpoint:
+            if resume and (checkpoint := find_checkpoint(run, config)):
                 training.build_metrics()
                 checkpoints.restore(*checkpoint)
-                _check_best_model(checkpoints, pathlib.Path(run), config)
+                _check_best_model(checkpoints, run, config)
             return training.fit(checkpoints, watchers)
 
 
@@ -171,8 +175,7 @@ def train(
 def _run_folder(run, config, overwrite, resume, placement):
     """The run folder; for processes but the chief one that is thrown away.
 
-    They save what the chief saves: reading what is spread over processes
-    takes all of them.
+    They measure and end as the chief does, and nobody reads their files.
     """
     if placement.is_chief:
         with open_run_folder(run, config, overwrite, resume) as run:
@@ -182,25 +185,37 @@ def _run_folder(run, config, overwrite, resume, placement):
             yield pathlib.Path(folder)
 
 
-def find_checkpoint(run):
+def find_checkpoint(run, config):
     """(path, header) of the newest whole checkpoint, None for a new run.
 
     Raises:
         ValueError: if the run came further than its checkpoints tell.
+        FileNotFoundError: if a new run has no weights to start from.
     """
     folder = run / "checkpoints"
     path, header = newest_checkpoint(folder, _LOGGER.warning)
     if path:
         return path, header
+    rows = read_history(run / "history.csv")
+    measured = [row["epoch"] for row in rows if row.get("val_mean_iou")]
     # A process that is killed after its first validation may have a model and
     # no checkpoint yet.
-    measured = count_validations(run / "history.csv")
-    if checkpoint_files(folder) or measured > 1:
+    is_young = len(rows) < config.epochs and measured in (
+        [],
+        [row["epoch"] for row in rows[-1:]],
+    )
+    has_model = (run / "model.keras").exists()
+    if checkpoint_files(folder) or (has_model and not is_young):
         raise ValueError(
-            f"{run} cannot be gone on with: it has been measured {measured} "
-            f"times, and {folder} holds no whole checkpoint. Keep it and "
-            "choose another --output, or begin anew in its place with "
+            f"{run} cannot be gone on with: it came to epoch {len(rows)} of "
+            f"{config.epochs}, and {folder} holds no whole checkpoint. Keep "
+            "it and choose another --output, or begin anew in its place with "
             "--overwrite."
+        )
+    for name in gone_sources(config):
+        raise FileNotFoundError(
+            f"There is no {getattr(config, name)} to start from. Expected "
+            f"what `{name}` names, as {run} has no checkpoint yet."
         )
     return None
 
@@ -231,7 +246,7 @@ def _verbosity(verbose):
 class _Training:
     """A model, its data and what watches over both."""
 
-    def __init__(self, config, run, placement, stop, resumed=False):
+    def __init__(self, config, run, placement, stop, like=None):
         placement.check_batch_size(config.batch_size)
         self.config = config
         self.run = run
@@ -253,7 +268,7 @@ class _Training:
         self.steps = steps_per_epoch(
             len(self.train_files.pairs), config.batch_size
         )
-        self.model = build_model(config, self.dataset.num_classes, resumed)
+        self.model = build_model(config, self.dataset.num_classes, like)
         devices = placement.num_replicas
         compile_model(self.model, config, config.epochs * self.steps, devices)
         placement.check_optimizer(self.model.optimizer)

@@ -14,6 +14,7 @@ from keras_danet import DANet
 from keras_danet import DilatedResNet
 from keras_danet import memory
 from keras_danet.cli import main
+from keras_danet.data.scenes import write_scenes
 from keras_danet.verbs import evaluate
 
 RECIPE = """
@@ -180,6 +181,27 @@ def test_an_interruption_has_its_exit_code(monkeypatch, capsys):
     monkeypatch.setattr(evaluate, "run", interrupt)
     assert main(["evaluate", "run"]) == 130
     assert capsys.readouterr().err == "keras-danet: interrupted\n"
+
+
+@pytest.mark.slow
+def test_output_on_a_full_disk_is_no_error_of_a_training(tmp_path):
+    write_scenes(tmp_path / "scenes", {"train": 8, "val": 2}, size=(48, 64))
+    (tmp_path / "recipe.py").write_text(RECIPE)
+    arguments = ["recipe.py", "--data", "scenes", "--output", "run"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "keras_danet", "train", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+        )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "model.keras").exists()
+    assert "Best mean IoU" in done.stderr
+    assert done.stderr.count("No space left") == 2
+    for word in ("Traceback", "ignored"):
+        assert word not in done.stderr
 
 
 @pytest.mark.parametrize(

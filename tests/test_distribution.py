@@ -640,20 +640,15 @@ def shell_of(path):
     [container] = pods["containers"]
     assert pods["subdomain"] == service["metadata"]["name"]
     assert job["spec"]["completionMode"] == "Indexed"
-    # Only what ends in a mistake of the user's is not tried again.
-    rules = job["spec"]["podFailurePolicy"]["rules"]
-    actions = {
-        code: rule["action"]
-        for rule in rules
-        if "onExitCodes" in rule
-        for code in rule["onExitCodes"]["values"]
+    # Evictions and SIGTERM do not count towards the limit.
+    evicted, stopped = job["spec"]["podFailurePolicy"]["rules"]
+    assert evicted["onPodConditions"] == [{"type": "DisruptionTarget"}]
+    assert stopped["onExitCodes"] == {
+        "containerName": container["name"],
+        "operator": "In",
+        "values": [143],
     }
-    assert actions == {2: "FailJob", 143: "Ignore"}
-    assert all(
-        rule["onExitCodes"]["containerName"] == container["name"]
-        for rule in rules
-        if "onExitCodes" in rule
-    )
+    assert evicted["action"] == stopped["action"] == "Ignore"
     assert pods["restartPolicy"] == "Never"
     environment = {entry["name"]: entry["value"] for entry in container["env"]}
     assert environment["NUM_WORKERS"] == str(job["spec"]["completions"])

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import math
+import pathlib
 import sys
 import types
 
@@ -33,7 +34,8 @@ class Place:
     epoch = step = 0
     steps = 100
     newest = None
-    last_batches = Checkpoints.last_batches
+    folder = pathlib.Path("run", "checkpoints")
+    trace = Checkpoints.trace
 
     def files(self, epoch, step):
         return [f"{epoch}-{step}.png"]
@@ -165,6 +167,19 @@ def test_progress_in_a_log_file(monkeypatch, capsys):
     ]
     assert "GiB" in first[6]
     assert "validation 40.00%" in lines[-1]
+
+
+def test_a_broken_pipe_is_no_wish_above_others(monkeypatch):
+    def fail(*_, **__):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", fail)
+    for before, after in ((0, 141), (143, 143), (130, 130)):
+        place = Place()
+        place.stop = types.SimpleNamespace(requested=before)
+        shown = monitoring.Progress(monitoring.Throughput(1), place, 1, False)
+        shown.on_epoch_end(0)
+        assert place.stop.requested == after
 
 
 def test_progress_on_a_terminal(monkeypatch, capsys):

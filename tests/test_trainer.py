@@ -17,6 +17,8 @@ import pytest
 from conftest import one_backend
 from PIL import Image
 
+from keras_danet import DANet
+from keras_danet import DilatedResNet
 from keras_danet import distribution
 from keras_danet import monitoring
 from keras_danet import runs
@@ -422,15 +424,30 @@ def test_a_run_is_not_begun_anew_unasked(unbroken, tmp_path, caplog):
     for path in checkpoints(there / "checkpoints"):
         os.truncate(path, path.stat().st_size - 50)
     before = {p: p.read_bytes() for p in there.rglob("*") if p.is_file()}
-    message = "it has been measured 2 times, and .*checkpoints holds no whole"
+    message = "it came to epoch 2 of 2, and .*checkpoints holds no whole"
     with pytest.raises(ValueError, match=message):
         trainer.train(config, there, resume=True, verbose=0)
     assert before == {p: p.read_bytes() for p in before}
     shutil.rmtree(there / "checkpoints")
     with pytest.raises(ValueError, match=message):
         trainer.train(config, there, resume=True, verbose=0)
-    # Killed between the first model and the first checkpoint.
+    # At its end after a single validation; beyond its only one so far.
     rows = (there / "history.csv").read_text().splitlines(True)
+    column = rows[0].split(",").index("val_mean_iou")
+
+    def without(row):
+        cells = row.split(",")
+        cells[column] = ""
+        return ",".join(cells)
+
+    for ended in (
+        [rows[0], without(rows[1]), rows[2]],
+        [*rows[:2], without(rows[2])],
+    ):
+        (there / "history.csv").write_text("".join(ended))
+        with pytest.raises(ValueError, match="cannot be gone on with"):
+            trainer.train(config, there, resume=True, verbose=0)
+    # Killed between the first model and the first checkpoint.
     (there / "history.csv").write_text("".join(rows[:2]))
     trainer.train(config, there, resume=True, verbose=0)
     assert same_weights(run, there)
@@ -465,18 +482,30 @@ def test_a_best_model_that_is_missing_is_told(
 def test_what_a_training_began_with_need_not_stay(
     unbroken, tmp_path, monkeypatch
 ):
-    config, run, _ = unbroken
-    shutil.copytree(run, tmp_path / "source")
-    config = config.replace({"start_from": str(tmp_path / "source")})
+    config, _, _ = unbroken
+    # Of which a recipe does not tell the input's mean.
+    source = tmp_path / "source.keras"
+    model = DANet(
+        8, DilatedResNet(18, filters=8), pixel_mean=7.0, pixel_std=50.0
+    )
+    model.save(source)
+    config = config.replace({"start_from": str(source)})
     trainer.train(config, tmp_path / "a", verbose=0)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        KillAt(patch, Checkpoints, "on_train_batch_end", 2)
+        KillAt(patch, Checkpoints, "on_train_batch_end", 5)
         trainer.train(config, tmp_path / "b", checkpoint_every=1, verbose=0)
-    shutil.rmtree(tmp_path / "source")
+    source.unlink()
     trainer.train(config, tmp_path / "b", resume=True, verbose=0)
     assert same_weights(tmp_path / "a", tmp_path / "b")
+    found = runs.load_run_model(tmp_path / "b").get_config()
+    assert found["pixel_mean"] == model.get_config()["pixel_mean"]
     with pytest.raises(FileNotFoundError):
         trainer.train(config, tmp_path / "c", resume=True, verbose=0)
+    # A model alone is not what it started from.
+    shutil.rmtree(tmp_path / "b" / "checkpoints")
+    (tmp_path / "b" / "history.csv").unlink()
+    with pytest.raises(FileNotFoundError, match="no checkpoint yet"):
+        trainer.train(config, tmp_path / "b", resume=True, verbose=0)
 
 
 def test_sigterm_saves_and_says_143(unbroken, tmp_path, monkeypatch):

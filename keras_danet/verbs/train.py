@@ -4,6 +4,8 @@ import ast
 import os
 import pathlib
 
+from keras_danet.verbs.output import say_last
+
 
 def add(verbs):
     verb = verbs.add_parser(
@@ -120,7 +122,7 @@ def run(arguments):
     epoch = trainer.validation_epochs(config)[
         history["val_mean_iou"].index(best)
     ]
-    print(
+    say_last(
         f"Best mean IoU on whole validation images {best:.2%}, epoch {epoch} "
         f"of {config.epochs}. The run lies in {run}"
     )

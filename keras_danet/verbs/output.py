@@ -1,0 +1,29 @@
+"""Standard output that cannot be written any more."""
+
+import os
+import sys
+
+
+def say_last(text):
+    """Prints what a verb ends with, whose work is done and stays done."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # A full disk below a log, perhaps.
+        print(f"{text} (Standard output: {error})", file=sys.stderr)
+        give_up_output()
+
+
+def give_up_output():
+    """Drops what is left to print: Python would complain as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def flush_output():
+    """Prints what is left to print, or drops it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        give_up_output()
