@@ -136,6 +136,7 @@ def train(
         run = pathlib.Path(run)
         like = run / "model.keras" if resume else None
         training = _Training(config, folder, placement, stop, like)
+        checkpoint = find_checkpoint(run, config) if resume else None
         # Drawing the scenes takes a while.
         stop.check()
         runs.write_run_config(
@@ -164,7 +165,7 @@ def train(
             watchers = training.watchers(
                 checkpoints, trackers, _verbosity(verbose)
             )
-            if resume and (checkpoint := find_checkpoint(run, config)):
+            if checkpoint:
                 training.build_metrics()
                 checkpoints.restore(*checkpoint)
                 _check_best_model(checkpoints, run, config)
