@@ -222,6 +222,15 @@ def test_sigterm_is_a_wish_until_the_step_is_done(tmp_path):
     assert (kept["epoch"], kept["step"]) == (0, 2)
 
 
+@pytest.fixture
+def with_ctrl_c():
+    """What runs behind a shell ignores it, these tests perhaps as well."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("with_ctrl_c")
 def test_the_first_ctrl_c_is_a_wish_and_the_second_is_not(tmp_path):
     with StopSignal().listening() as stop:
         place = keeper(tmp_path, every=100, stop=stop)
