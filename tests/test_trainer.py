@@ -365,6 +365,7 @@ class Unread:
         pass
 
 
+@one_backend
 def test_output_that_nobody_reads_ends_it_with_a_checkpoint(
     unbroken, tmp_path, monkeypatch
 ):
@@ -382,6 +383,7 @@ def test_output_that_nobody_reads_ends_it_with_a_checkpoint(
     assert same_weights(run, tmp_path / "run")
 
 
+@one_backend
 def test_sigterm_while_scenes_are_drawn_ends_before_training(
     root, tmp_path, monkeypatch
 ):
@@ -398,6 +400,7 @@ def test_sigterm_while_scenes_are_drawn_ends_before_training(
     assert not (tmp_path / "run").exists()
 
 
+@one_backend
 def test_a_full_disk_below_the_log_does_not_end_a_training(
     unbroken, tmp_path, monkeypatch, caplog
 ):
@@ -417,6 +420,7 @@ def test_a_full_disk_below_the_log_does_not_end_a_training(
     assert len(told) == 1 and "history.csv" in told[0]
 
 
+@one_backend
 def test_a_run_is_not_begun_anew_unasked(unbroken, tmp_path, caplog):
     config, run, _ = unbroken
     there = tmp_path / "run"
@@ -453,6 +457,7 @@ def test_a_run_is_not_begun_anew_unasked(unbroken, tmp_path, caplog):
     assert same_weights(run, there)
 
 
+@one_backend
 def test_a_best_model_that_is_missing_is_told(
     unbroken, tmp_path, monkeypatch, caplog
 ):
@@ -479,6 +484,7 @@ def test_a_best_model_that_is_missing_is_told(
     assert kept["parts"]["validation"]["best"] == 0.0
 
 
+@one_backend
 def test_what_a_training_began_with_need_not_stay(
     unbroken, tmp_path, monkeypatch
 ):
