@@ -24,6 +24,14 @@ one_backend = pytest.mark.skipif(
     reason="the same on every backend; tested on torch",
 )
 
+
+def slow_but_on_torch(test):
+    """Held on every backend; TensorFlow and JAX compile for long."""
+    if keras.backend.backend() == "torch":
+        return test
+    return pytest.mark.slow(test)
+
+
 # tests/references.py is shared by tests in several folders.
 sys.path.insert(0, str(ROOT / "tests"))
 

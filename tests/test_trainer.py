@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import one_backend
+from conftest import slow_but_on_torch
 from PIL import Image
 
 from keras_danet import DANet
@@ -307,6 +308,7 @@ def test_a_killed_run_ends_like_an_unbroken_one(
     assert len(written["sessions"]) == 2
 
 
+@slow_but_on_torch
 def test_averages_survive_as_well(root, tmp_path, monkeypatch):
     """`fit` would end a part of an epoch with averages as weights."""
 
@@ -514,6 +516,7 @@ def test_what_a_training_began_with_need_not_stay(
         trainer.train(config, tmp_path / "b", resume=True, verbose=0)
 
 
+@slow_but_on_torch
 def test_sigterm_saves_and_says_143(unbroken, tmp_path, monkeypatch):
     config, run, history = unbroken
     for number, (owner, name) in enumerate(
