@@ -1,7 +1,6 @@
 """What several devices gain here, and arithmetic for 8, 64 and 512 of them.
 
     python benchmarks/scaling.py measure      # minutes; TensorFlow and JAX
-    python benchmarks/scaling.py measure --size 256 --backends tensorflow
     python benchmarks/scaling.py input        # the input pipeline, one core
     python benchmarks/scaling.py arithmetic   # seconds, nothing is run
 
@@ -21,7 +20,7 @@ import tempfile
 import time
 
 BACKENDS = ("tensorflow", "jax")
-DEPTH, FILTERS, BATCH = 18, 32, 8
+MODEL = {"depth": 18, "filters": 32, "size": 128, "batch": 8}
 # Name -> devices, share of the batch, whether batch norms are synchronised.
 CONTESTANTS = {
     "one device": (1, 1, True),
@@ -47,18 +46,15 @@ RATE, CROP = 10, (768, 768)
 FILE_BYTES = 2.25e6
 
 
-def measure(size, backends):
-    for backend in backends:
+def measure():
+    for backend in BACKENDS:
         times = {name: [] for name in CONTESTANTS}
         for _ in range(ROUNDS):
             for name, contestant in CONTESTANTS.items():
                 if backend == "jax" and not contestant[2]:
                     continue  # they cannot be taken apart there
-                times[name].append(run(backend, size, contestant))
-        print(
-            f"\n{backend}, DANet-ResNet{DEPTH}, {FILTERS} filters, {BATCH} "
-            f"images of {size}x{size}, {os.cpu_count()} cores"
-        )
+                times[name].append(run(backend, contestant))
+        print(f"\n{backend}, {MODEL}, {os.cpu_count()} cores")
         # The fastest: what else runs on the machine can only slow it.
         one = min(times["one device"])
         for name, found in times.items():
@@ -66,15 +62,14 @@ def measure(size, backends):
                 seconds = min(found)
                 print(
                     f"{name:36}{seconds:8.3f} s a batch "
-                    f"{BATCH / seconds:7.1f} images/s "
+                    f"{MODEL['batch'] / seconds:7.1f} images/s "
                     f"{one / seconds:6.2f}   "
                     f"(slowest {max(found):.3f})"
                 )
 
 
-def run(backend, size, contestant):
-    task = json.dumps([size, *contestant])
-    command = [sys.executable, __file__, "child", task]
+def run(backend, contestant):
+    command = [sys.executable, __file__, "child", json.dumps(contestant)]
     done = subprocess.run(
         command,
         env={
@@ -89,7 +84,7 @@ def run(backend, size, contestant):
     return float(done.stdout.splitlines()[-1])
 
 
-def child(size, devices, parts, synchronised):
+def child(devices, parts, synchronised):
     """Prints the seconds that one global batch takes."""
     import keras
     import numpy as np
@@ -105,12 +100,14 @@ def child(size, devices, parts, synchronised):
     jax = keras.backend.backend() == "jax"
     engine = "data_parallel" if jax else "mirrored"
     with distribution.scope(engine if devices > 1 else "none", devices):
-        model = DANet(19, DilatedResNet(DEPTH, filters=FILTERS))
+        model = DANet(
+            19, DilatedResNet(MODEL["depth"], filters=MODEL["filters"])
+        )
         model.compile(
             loss=PixelCrossentropy(reducer=distribution.sum_over_replicas),
             jit_compile=jax,
         )
-        batch = BATCH // parts
+        batch, size = MODEL["batch"] // parts, MODEL["size"]
         steps = STEPS * parts
         images = np.zeros((batch * steps, size, size, 3), "float32")
         labels = np.zeros((batch * steps, size, size), "uint8")
@@ -233,14 +230,11 @@ def network(depth):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=("measure", "input", "arithmetic"))
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--backends", nargs="+", default=BACKENDS)
     if sys.argv[1:2] == ["child"]:
         return child(*json.loads(sys.argv[2]))
-    arguments = parser.parse_args()
-    if arguments.what == "measure":
-        return measure(arguments.size, arguments.backends)
-    return measure_input() if arguments.what == "input" else arithmetic()
+    what = parser.parse_args().what
+    jobs = {"measure": measure, "input": measure_input}
+    return jobs.get(what, arithmetic)()
 
 
 if __name__ == "__main__":
