@@ -1,23 +1,78 @@
-"""DANet, the Dual Attention Network for scene segmentation, for Keras 3."""
+"""DANet, the Dual Attention Network for scene segmentation, for Keras 3.
 
-from keras_danet import layers as layers
-from keras_danet import losses as losses
-from keras_danet.inference import Predictor as Predictor
-from keras_danet.layers import BilinearResize as BilinearResize
-from keras_danet.layers import ChannelAttention as ChannelAttention
-from keras_danet.layers import PositionAttention as PositionAttention
-from keras_danet.losses import PixelCrossentropy as PixelCrossentropy
-from keras_danet.metrics import MeanIoU as MeanIoU
-from keras_danet.metrics import PixelAccuracy as PixelAccuracy
-from keras_danet.metrics import SegmentationMetrics as SegmentationMetrics
-from keras_danet.models import DANet as DANet
-from keras_danet.models import DilatedResNet as DilatedResNet
-from keras_danet.models import dilate as dilate
-from keras_danet.models import freeze as freeze
-from keras_danet.models import optimize_for_inference as optimize_for_inference
-from keras_danet.models import unfreeze as unfreeze
-from keras_danet.optimizers import SGD as SGD
-from keras_danet.optimizers import PolySchedule as PolySchedule
-from keras_danet.recipes import TrainConfig as TrainConfig
+Names are imported when they are first used: the command line and what needs
+no network do without Keras.
+"""
+
+import importlib
+import importlib.util
+import typing
+
+from keras_danet import backends
+
+if typing.TYPE_CHECKING:
+    from keras_danet import layers as layers
+    from keras_danet import losses as losses
+    from keras_danet.inference import Predictor as Predictor
+    from keras_danet.layers import BilinearResize as BilinearResize
+    from keras_danet.layers import ChannelAttention as ChannelAttention
+    from keras_danet.layers import PositionAttention as PositionAttention
+    from keras_danet.losses import PixelCrossentropy as PixelCrossentropy
+    from keras_danet.metrics import MeanIoU as MeanIoU
+    from keras_danet.metrics import PixelAccuracy as PixelAccuracy
+    from keras_danet.metrics import SegmentationMetrics as SegmentationMetrics
+    from keras_danet.models import DANet as DANet
+    from keras_danet.models import DilatedResNet as DilatedResNet
+    from keras_danet.models import dilate as dilate
+    from keras_danet.models import freeze as freeze
+    from keras_danet.models import (
+        optimize_for_inference as optimize_for_inference,
+    )
+    from keras_danet.models import unfreeze as unfreeze
+    from keras_danet.optimizers import SGD as SGD
+    from keras_danet.optimizers import PolySchedule as PolySchedule
+    from keras_danet.recipes import TrainConfig as TrainConfig
 
 __version__ = "0.1.0"
+
+# For those who run it, what the lines above are for those who only read.
+_HOMES = {
+    "Predictor": "inference",
+    "BilinearResize": "layers",
+    "ChannelAttention": "layers",
+    "PositionAttention": "layers",
+    "PixelCrossentropy": "losses",
+    "MeanIoU": "metrics",
+    "PixelAccuracy": "metrics",
+    "SegmentationMetrics": "metrics",
+    "DANet": "models",
+    "DilatedResNet": "models",
+    "dilate": "models",
+    "freeze": "models",
+    "optimize_for_inference": "models",
+    "unfreeze": "models",
+    "SGD": "optimizers",
+    "PolySchedule": "optimizers",
+    "TrainConfig": "recipes",
+}
+__all__ = ["layers", "losses", *_HOMES]
+
+
+def __getattr__(name):
+    if home := _HOMES.get(name):
+        value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    elif not name.startswith("_") and importlib.util.find_spec(
+        f"{__name__}.{name}"
+    ):
+        value = importlib.import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})
+
+
+backends.watch_imports()

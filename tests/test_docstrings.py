@@ -38,7 +38,7 @@ def test_examples(name):
 
 
 @pytest.mark.parametrize(
-    "public", [n for n in vars(keras_danet) if n[0].isupper()]
+    "public", [n for n in keras_danet.__all__ if n[0].isupper()]
 )
 def test_public_names_are_documented(public):
     thing = getattr(keras_danet, public)
