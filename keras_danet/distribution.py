@@ -9,9 +9,7 @@ import numpy as np
 
 from keras_danet import keras_distributions
 from keras_danet import tensorflow_strategies
-from keras_danet.tensorflow_strategies import (
-    sum_over_replicas as sum_over_replicas,
-)
+from keras_danet.losses.replicas import sum_over_replicas as sum_over_replicas
 
 # Engine -> the backends that have it.
 ENGINES = {

@@ -111,6 +111,14 @@ def _clipping():
 
 
 @contextlib.contextmanager
+def unscaled_losses():
+    """Keras's losses undivided by the number of replicas, while it is open."""
+    module = sys.modules[keras.losses.Loss.__module__]
+    with _replaced(module, "scale_loss_for_distribution", lambda value: value):
+        yield
+
+
+@contextlib.contextmanager
 def _replaced(owner, name, replacement):
     # Of a class only what it defines itself: the rest is its parents'.
     own = vars(owner).get(name)

@@ -259,7 +259,8 @@ class SegmentationMetrics(keras.Metric):
         iou = hits / ops.maximum(union, 1.0)
         mean = ops.sum(iou) / ops.maximum(present, 1.0)
         accuracy = ops.sum(hits) / ops.maximum(ops.sum(true), 1.0)
-        poison = ops.where(counts[-1] > 0, float("nan"), 1.0)
+        # NaN where one was, and made only then: debuggers stop at any.
+        poison = ops.sqrt(1.0 - 2.0 * ops.cast(counts[-1] > 0, counts.dtype))
         return {"mean_iou": mean * poison, "pixel_accuracy": accuracy * poison}
 
     def confusion_matrix(self):

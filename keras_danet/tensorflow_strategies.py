@@ -3,9 +3,6 @@
 import contextlib
 import json
 import os
-import sys
-
-import keras
 
 from keras_danet.keras_mends import mended
 
@@ -15,24 +12,6 @@ EXAMPLE = (
     'TF_CONFIG=\'{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
     '"task": {"type": "worker", "index": 0}}\''
 )
-
-
-def sum_over_replicas(total):
-    """The sum of a scalar over the replicas of the strategy in force.
-
-    Args:
-        total: scalar tensor, each replica's own.
-
-    Returns:
-        Scalar tensor; `total` itself outside of replicas, and on other
-        backends: JAX's devices see the global batch.
-    """
-    if keras.backend.backend() != "tensorflow":
-        return total
-    context = sys.modules["tensorflow"].distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return total
-    return context.all_reduce("SUM", total)
 
 
 def choose(num_devices):

@@ -1,10 +1,10 @@
 """Losses that are a mean over pixels, and the first of them."""
 
-import math
-
 import keras
 from keras import ops
 
+from keras_danet.arguments import as_numbers
+from keras_danet.arguments import is_number
 from keras_danet.losses.pixels import PixelLoss
 from keras_danet.losses.pixels import crossentropy
 
@@ -20,13 +20,12 @@ class PixelMean(PixelLoss):
         super().__init__(**kwargs)
         self.class_weights = _checked_weights(class_weights)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true, y_pred, sample_weight=None):
         num_classes = y_pred.shape[-1]
-        labels, valid, known = self.read_labels(y_true, num_classes)
+        labels, known, poison = self.read_labels(y_true, num_classes)
         entropies = crossentropy(labels, y_pred)
-        kept = self.kept(entropies, valid, known)
+        kept = self.kept(entropies, known)
         shares = ops.cast(kept, entropies.dtype)
-        pixels = entropies
         if self.class_weights is None:
             pixels = self.pixel_losses(entropies, y_pred, None, None)
         else:
@@ -34,22 +33,20 @@ class PixelMean(PixelLoss):
             of_pixels = ops.take(weights, labels, axis=0)
             pixels = self.pixel_losses(entropies, y_pred, of_pixels, weights)
             shares = shares * of_pixels
-        pixels = ops.where(known, pixels, float("nan"))
         pixels = ops.where(kept, pixels, 0.0)
-        # Scaled so that the plain mean over all pixels, which Keras takes
-        # (and shares among replicas), is the mean over the ones that count.
-        total = self.reducer(ops.sum(shares))
-        num_pixels = self.reducer(ops.sum(ops.ones_like(pixels)))
-        scale = num_pixels / ops.where(total > 0, total, 1.0)
-        return pixels * ops.where(total > 0, scale, 0.0)
+        if sample_weight is not None:
+            pixels = pixels * sample_weight
+            if self.reduction == "mean_with_sample_weight":
+                shares = shares * sample_weight
+        return self.reduce(pixels, ops.sum(shares), poison)
 
     def pixel_losses(self, entropies, logits, of_pixels, weights):
         """Each pixel's loss; its class's weight, and all of them, or None."""
         raise NotImplementedError
 
-    def kept(self, entropies, valid, known):
-        """Which pixels count."""
-        return valid
+    def kept(self, entropies, known):
+        """Which of the `known` pixels, those labelled with a class, count."""
+        return known
 
     def _weight_tensor(self, num_classes, dtype):
         if len(self.class_weights) != num_classes:
@@ -96,15 +93,17 @@ class PixelCrossentropy(PixelMean):
     Args:
         ignore_label: integer, the label of pixels to leave out. Defaults to
             `255`.
-        reduction: as in `keras.losses.Loss`. `"sum_over_batch_size"` is the
-            formula above; `"none"` gives a map whose mean it is. Defaults to
-            `"sum_over_batch_size"`.
-        reducer: function from a tensor to its sum over all replicas
-            (`distribution.sum_over_replicas`), by which |V| is that of the
-            global batch. It is not saved. Defaults to `None`: one replica,
-            or an engine that shows every device the global batch, as JAX's.
-        class_weights: tuple of one number, not negative, per class, such as
-            `keras-danet class-weights` prints. Defaults to `None`, all 1.
+        reduction: as in `keras.losses.Loss`. `"sum_over_batch_size"`, or
+            `"mean"`, is the formula above; `"sum"` leaves the divisor out;
+            with `"mean_with_sample_weight"` sample weights count in the
+            divisor as well; `"none"` gives a map whose mean is the formula.
+            Defaults to `"sum_over_batch_size"`.
+        reducer: function from a tensor to its sum over all replicas, by which
+            |V| is that of the global batch. It is not saved. Defaults to
+            `None`: those of the `tf.distribute` strategy in force, if any.
+        class_weights: tuple, list or array of one number, not negative, per
+            class, such as `keras-danet class-weights` prints. Defaults to
+            `None`, all 1.
         label_smoothing: float in [0, 1). Defaults to `0.0`.
         name: string. Defaults to `"pixel_crossentropy"`.
         dtype: dtype of the computation. Defaults to `keras.config.floatx()`,
@@ -116,6 +115,11 @@ class PixelCrossentropy(PixelMean):
         y_pred: logits `(batch, height, width, num_classes)`.
         sample_weight: one weight per pixel, shaped like the labels, or one
             per image, `(batch,)`. They weight the sum, not |V|.
+
+    Returns:
+        A scalar, or a map `(batch, height, width)` with reduction `"none"`.
+        In a replica it is that replica's part of the loss of the global
+        batch: the sum over replicas is the loss.
 
     Raises:
         ValueError: if labels, logits or weights do not fit each other.
@@ -168,7 +172,7 @@ class PixelCrossentropy(PixelMean):
 
 
 def _in_unit(argument, value):
-    if type(value) not in (int, float) or not 0 <= value < 1:
+    if not is_number(value) or not 0 <= value < 1:
         raise ValueError(
             f"`{argument}` must be in [0, 1). Received: {argument}={value!r}"
         )
@@ -178,15 +182,12 @@ def _in_unit(argument, value):
 def _checked_weights(class_weights):
     if class_weights is None:
         return None
-    try:
-        weights = tuple(float(weight) for weight in class_weights)
-    except (TypeError, ValueError):
-        weights = ()
-    known = all(0 <= weight < math.inf for weight in weights)
-    if not known or not any(weights):
+    weights = as_numbers(class_weights) or ()
+    if not any(weights) or min(weights) < 0:
         raise ValueError(
             "`class_weights` must be one number per class, 0 or more and not "
-            "all 0. "
+            "all 0, in the order of the classes: a tuple, list or array, such "
+            "as (1.0, 5.0, 2.0). "
             f"Received: class_weights={class_weights!r}"
         )
     return weights

@@ -5,6 +5,8 @@ import math
 import keras
 from keras import ops
 
+from keras_danet.arguments import is_integer
+from keras_danet.arguments import is_number
 from keras_danet.losses.crossentropy import PixelMean
 
 
@@ -78,33 +80,32 @@ class OhemCrossentropy(PixelMean):
             name=name,
             dtype=dtype,
         )
-        if type(threshold) not in (int, float) or not 0 < threshold <= 1:
+        if not is_number(threshold) or not 0 < threshold <= 1:
             raise ValueError(
                 "`threshold` is a probability in (0, 1]. "
                 f"Received: threshold={threshold!r}"
             )
-        if type(min_kept) is not int or min_kept < 0:
+        if not is_integer(min_kept) or min_kept < 0:
             raise ValueError(
                 "`min_kept` is a number of pixels, 0 or more. "
                 f"Received: min_kept={min_kept!r}"
             )
-        self.threshold = threshold
-        self.min_kept = min_kept
+        self.threshold = float(threshold)
+        self.min_kept = int(min_kept)
 
-    def kept(self, entropies, valid, known):
+    def kept(self, entropies, known):
         entropies = ops.stop_gradient(entropies)
-        # What is no class stays in, to make the loss NaN.
-        entropies = ops.where(known, entropies, float("inf"))
         hard = entropies > -math.log(self.threshold)
         if self.min_kept:
-            ranked = ops.where(valid, entropies, -float("inf"))
+            # No entropy is below 0.
+            ranked = ops.where(known, entropies, -1.0)
             batch, height, width = ops.shape(ranked)
             ranked = ops.sort(ops.reshape(ranked, (batch, height * width)))
             place = ops.maximum(height * width - self.min_kept, 0)
             lowest = ops.take(ranked, place, axis=1)
             lowest = ops.reshape(lowest, (batch, 1, 1))
             hard = ops.logical_or(hard, entropies >= lowest)
-        return ops.logical_and(valid, hard)
+        return ops.logical_and(known, hard)
 
     def pixel_losses(self, entropies, logits, of_pixels, weights):
         return entropies if weights is None else entropies * of_pixels
@@ -172,11 +173,11 @@ class FocalLoss(PixelMean):
             name=name,
             dtype=dtype,
         )
-        if type(gamma) not in (int, float) or not 0 <= gamma < math.inf:
+        if not is_number(gamma) or gamma < 0:
             raise ValueError(
                 f"`gamma` must be a number, 0 or more. Received: {gamma!r}"
             )
-        self.gamma = gamma
+        self.gamma = float(gamma)
 
     def pixel_losses(self, entropies, logits, of_pixels, weights):
         pixels = entropies

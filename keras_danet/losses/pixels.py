@@ -1,60 +1,106 @@
 """What every loss over label maps has in common, and their sum."""
 
-import math
-
 import keras
 from keras import ops
 
+from keras_danet.arguments import as_sequence
+from keras_danet.arguments import is_integer
+from keras_danet.arguments import is_number
 from keras_danet.layers.attention import wide_dtype
+from keras_danet.losses.replicas import num_replicas
+from keras_danet.losses.replicas import part_of
+from keras_danet.losses.replicas import sum_over_replicas
 
 
 class PixelLoss(keras.losses.Loss):
     """Reads label maps: (batch, height, width), with pixels to leave out.
 
+    Subclasses give a sum and its divisor by `call`, through `reduce`.
+
     Args:
         ignore_label: integer, the label of pixels to leave out.
         reduction: as in `keras.losses.Loss`.
         reducer: function from a tensor to its sum over all replicas, or
-            `None` for one replica.
+            `None` for those of the strategy in force.
         name: string.
         dtype: dtype of the computation. Defaults to `keras.config.floatx()`,
             but never to a half precision.
     """
 
+    knows_replicas = True
+
     def __init__(self, ignore_label, reduction, reducer, name, dtype=None):
         if dtype is None:
             dtype = wide_dtype(keras.config.floatx())
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        if type(ignore_label) is not int:
+        if not is_integer(ignore_label):
             raise ValueError(
                 "`ignore_label` must be an integer. "
                 f"Received: ignore_label={ignore_label!r}"
             )
-        self.ignore_label = ignore_label
-        self.reducer = reducer or (lambda total: total)
+        self.ignore_label = int(ignore_label)
+        self.reducer = reducer or sum_over_replicas
 
     def __call__(self, y_true, y_pred, sample_weight=None):
-        y_true = _one_per_pixel(y_true, y_pred, "labels")
-        if sample_weight is not None:
-            sample_weight = ops.convert_to_tensor(sample_weight, self.dtype)
-            if len(sample_weight.shape) == 1:
-                sample_weight = ops.reshape(sample_weight, (-1, 1, 1))
-            else:
-                sample_weight = _one_per_pixel(
-                    sample_weight, y_pred, "sample weights"
+        with keras.name_scope(self.name):
+            y_pred = ops.convert_to_tensor(y_pred, self.dtype)
+            y_true = ops.convert_to_tensor(y_true, self.dtype)
+            y_true = _one_per_pixel(y_true, y_pred, "labels")
+            if sample_weight is not None:
+                sample_weight = _weights_of_pixels(
+                    ops.convert_to_tensor(sample_weight, self.dtype), y_pred
                 )
-        return super().__call__(y_true, y_pred, sample_weight)
+            # Not Keras's `__call__`, which divides by all pixels.
+            return self.call(y_true, y_pred, sample_weight)
+
+    def call(self, y_true, y_pred, sample_weight=None):
+        raise NotImplementedError
 
     def read_labels(self, y_true, num_classes):
-        """Classes (0 where there is none), what is labelled, what a class."""
+        """Classes (0 where there is none), what is a class, and a poison.
+
+        The poison is a scalar, 0, or NaN if a label is neither a class nor
+        ignored. Made so, and not picked from NaNs by a mask, it leaves none
+        for a debugger to find in a healthy training.
+        """
         labels = ops.cast(y_true, "int32")
-        # Keras hands labels on as floats; a fraction is no label.
+        # Labels are read as floats; a fraction is no label.
         whole = ops.equal(ops.cast(labels, y_true.dtype), y_true)
         ignored = ops.logical_and(whole, labels == self.ignore_label)
         known = ops.logical_and(labels >= 0, labels < num_classes)
         known = ops.logical_and(known, whole)
         known = ops.logical_and(known, ops.logical_not(ignored))
-        return ops.where(known, labels, 0), ops.logical_not(ignored), known
+        right = ops.all(ops.logical_or(known, ignored))
+        poison = ops.sqrt(ops.cast(right, y_true.dtype) - 1)
+        return ops.where(known, labels, 0), known, poison
+
+    def reduce(self, values, divisor, poison=0.0, own=True):
+        """The loss, or this replica's part of it, by `reduction`.
+
+        Args:
+            values: tensor that is summed, which `reduction` may weigh.
+            divisor: scalar that makes a mean of the sum.
+            poison: that of `read_labels`.
+            own: boolean, whether `values` and `divisor` are this replica's,
+                and not what all replicas have.
+        """
+        several = num_replicas()
+        if self.reduction == "sum":
+            total = ops.sum(values) + poison
+            return total if own else total / several
+        replicas = 1.0
+        if own:
+            # One exchange of both.
+            both = ops.stack([divisor, ops.ones_like(divisor)])
+            divisor, replicas = ops.unstack(self.reducer(both), 2)
+        something = divisor > 0
+        scale = replicas / ops.where(something, divisor, 1.0)
+        scale = ops.where(something, scale, 0.0) + poison
+        if self.reduction in (None, "none"):
+            # As many as they are times too large: their mean is the loss.
+            count = ops.prod(ops.convert_to_tensor(ops.shape(values), "int32"))
+            return values * (scale * ops.cast(count, values.dtype))
+        return ops.sum(values) * scale / several
 
     def get_config(self):
         return {**super().get_config(), "ignore_label": self.ignore_label}
@@ -71,11 +117,24 @@ def crossentropy(labels, logits):
     return ops.reshape(pixels, ops.shape(labels))
 
 
+def _weights_of_pixels(weights, logits):
+    """Sample weights by pixel or by image, to be multiplied with a map."""
+    rank = _rank(weights)
+    if rank == 1:
+        return ops.reshape(weights, (-1, 1, 1))
+    if rank is not None:
+        return _one_per_pixel(weights, logits, "sample weights")
+    # Of each image one, or all: which of them, the step itself finds.
+    batch, height, width = ops.shape(logits)[:-1]
+    each = ops.size(weights) // ops.maximum(batch, 1)
+    weights = ops.reshape(weights, (batch, ops.maximum(each, 1)))
+    weights = weights * ops.ones((batch, height * width), weights.dtype)
+    return ops.reshape(weights, (batch, height, width))
+
+
 def _one_per_pixel(values, logits, what):
     """`values` as `(batch, height, width)`, refused if it does not fit."""
-    values = ops.convert_to_tensor(values)
-    # A TensorFlow function that met both forms of labels knows no rank.
-    if getattr(values.shape, "rank", 0) is not None:
+    if _rank(values) is not None:
         received = tuple(values.shape)
         expected = tuple(logits.shape[:-1])
         squeezed = received[:3] if received[3:] == (1,) else received
@@ -91,6 +150,13 @@ def _one_per_pixel(values, logits, what):
                 "Labels are class indices, not one-hot vectors."
             )
     return ops.reshape(values, ops.shape(logits)[:-1])
+
+
+def _rank(values):
+    """None where a TensorFlow function met values of several ranks."""
+    if keras.backend.backend() == "tensorflow":
+        return values.shape.rank
+    return len(values.shape)
 
 
 @keras.saving.register_keras_serializable(package="keras_danet")
@@ -119,25 +185,15 @@ class SumOfLosses(keras.losses.Loss):
     >>> model.compile(loss=loss)  # doctest: +SKIP
     """
 
+    knows_replicas = True
+
     def __init__(self, losses, name="sum_of_losses"):
         super().__init__(name=name)
-        pairs = [tuple(pair) for pair in losses]
-        if not pairs or not all(
-            len(pair) == 2
-            and type(pair[0]) in (int, float)
-            and math.isfinite(pair[0])
-            and isinstance(pair[1], keras.losses.Loss)
-            for pair in pairs
-        ):
-            raise ValueError(
-                "`losses` must be pairs of a number and a loss, such as "
-                f"[(1.0, PixelCrossentropy())]. Received: losses={losses!r}"
-            )
-        self.losses = pairs
+        self.losses = _checked_pairs(losses)
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         return sum(
-            weight * loss(y_true, y_pred, sample_weight)
+            weight * part_of(loss, y_true, y_pred, sample_weight)
             for weight, loss in self.losses
         )
 
@@ -157,3 +213,18 @@ class SumOfLosses(keras.losses.Loss):
             for weight, loss in config["losses"]
         ]
         return cls(**{**config, "losses": losses})
+
+
+def _checked_pairs(losses):
+    pairs = [as_sequence(pair) or () for pair in as_sequence(losses) or ()]
+    if not pairs or not all(
+        len(pair) == 2
+        and is_number(pair[0])
+        and isinstance(pair[1], keras.losses.Loss)
+        for pair in pairs
+    ):
+        raise ValueError(
+            "`losses` must be pairs of a number and a loss, such as "
+            f"[(1.0, PixelCrossentropy())]. Received: losses={losses!r}"
+        )
+    return [(float(weight), loss) for weight, loss in pairs]

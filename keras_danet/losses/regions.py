@@ -3,8 +3,10 @@
 import keras
 from keras import ops
 
+from keras_danet.arguments import is_number
 from keras_danet.losses.pixels import PixelLoss
 from keras_danet.losses.pixels import crossentropy
+from keras_danet.losses.replicas import global_batch
 
 CLASSES = ("present", "all")
 
@@ -34,12 +36,6 @@ class RegionLoss(PixelLoss):
         return {**super().get_config(), "classes": self.classes}
 
 
-def nan_if_any(wrong, dtype):
-    """NaN if anything is wrong, else 0."""
-    wrong = ops.any(wrong)
-    return ops.where(wrong, float("nan"), ops.zeros((), dtype))
-
-
 @keras.saving.register_keras_serializable(package="keras_danet")
 class DiceLoss(RegionLoss):
     """One minus the soft Dice coefficient of each class, averaged.
@@ -64,8 +60,10 @@ class DiceLoss(RegionLoss):
         classes: `"present"` or `"all"`. With `"all"` a class that is absent,
             and predicted, costs up to 1. Defaults to `"present"`.
         ignore_label: integer. Defaults to `255`.
-        reduction: as in `keras.losses.Loss`; `"none"` gives a vector by class
-            whose mean is the loss. Defaults to `"sum_over_batch_size"`.
+        reduction: as in `keras.losses.Loss`; `"sum"` is the sum over those
+            classes; `"none"` gives a vector by class whose mean is the loss.
+            Defaults to `"sum_over_batch_size"`, as `"mean"` and
+            `"mean_with_sample_weight"`.
         reducer: as in `PixelCrossentropy`; gradients must flow through it.
             By it the sums are those of the global batch.
         name: string. Defaults to `"dice_loss"`.
@@ -106,15 +104,15 @@ class DiceLoss(RegionLoss):
             name=name,
             dtype=dtype,
         )
-        if type(smooth) not in (int, float) or not 0 <= smooth < float("inf"):
+        if not is_number(smooth) or smooth < 0:
             raise ValueError(
                 f"`smooth` must be a number, 0 or more. Received: {smooth!r}"
             )
-        self.smooth = smooth
+        self.smooth = float(smooth)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true, y_pred, sample_weight=None):
         num_classes = y_pred.shape[-1]
-        labels, valid, known = self.read_labels(y_true, num_classes)
+        labels, known, poison = self.read_labels(y_true, num_classes)
         of_label = ops.exp(-crossentropy(labels, y_pred))
         labels, mask, of_label = (
             ops.reshape(x, (-1,))
@@ -126,9 +124,8 @@ class DiceLoss(RegionLoss):
             for values in (of_label * mask, mask)
         )
         given = ops.matmul(mask, scores)
-        wrong = nan_if_any(valid != known, y_pred.dtype)
         both, wanted, given = ops.unstack(
-            self.reducer(ops.stack([both, wanted + wrong, given])), 3
+            self.reducer(ops.stack([both, wanted, given])), 3
         )
         divisor = wanted + given + self.smooth
         # A class of which there is nothing at all is not missed.
@@ -137,8 +134,9 @@ class DiceLoss(RegionLoss):
         dice = ops.where(nothing, 1.0, dice)
         labelled = wanted if self.classes == "present" else ops.sum(wanted)
         counted = ops.cast(labelled > 0, dice.dtype) * ops.ones_like(dice)
-        share = num_classes / ops.maximum(ops.sum(counted), 1.0)
-        return (1 - dice) * counted * share
+        return self.reduce(
+            (1 - dice) * counted, ops.sum(counted), poison, own=False
+        )
 
     def get_config(self):
         return {**super().get_config(), "smooth": self.smooth}
@@ -167,11 +165,14 @@ class LovaszSoftmax(RegionLoss):
             the others as 0). Otherwise the batch is one large image. Defaults
             to `False`, as theirs.
         ignore_label: integer. Defaults to `255`.
-        reduction: as in `keras.losses.Loss`; `"none"` gives a vector by class
-            (by image with `per_image`) whose mean is the loss. Defaults to
-            `"sum_over_batch_size"`.
-        reducer: as in `PixelCrossentropy`, with `per_image` only: pixels of
-            several replicas cannot be sorted together.
+        reduction: as in `keras.losses.Loss`; `"sum"` is the sum over those
+            classes (images with `per_image`); `"none"` gives a vector by
+            class (by image) whose mean is the loss. Defaults to
+            `"sum_over_batch_size"`, as `"mean"` and
+            `"mean_with_sample_weight"`.
+        reducer: as in `PixelCrossentropy`, with `per_image` only. Without
+            `per_image` the replicas of a strategy gather the batch, and each
+            sorts all of it: prefer `per_image` there.
         name: string. Defaults to `"lovasz_softmax"`.
         dtype: as in `PixelCrossentropy`.
 
@@ -216,43 +217,50 @@ class LovaszSoftmax(RegionLoss):
             )
         if reducer is not None and not per_image:
             raise ValueError(
-                "LovaszSoftmax sorts the pixels of the whole batch, which "
-                "several replicas do not hold together. Use per_image=True."
+                "Without per_image=True LovaszSoftmax sorts the pixels of the "
+                "whole batch, for which a `reducer` is of no use. Leave it "
+                "out: the replicas of a strategy gather the batch."
             )
         self.per_image = per_image
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true, y_pred, sample_weight=None):
+        if self.per_image:
+            losses, counted, poison = self._class_losses(y_true, y_pred)
+            counts = ops.sum(counted, axis=1)
+            losses = ops.sum(losses, axis=1) / ops.maximum(counts, 1.0)
+            labelled = ops.cast(counts > 0, losses.dtype)
+            return self.reduce(losses, ops.sum(labelled), poison)
+        with global_batch(y_true, y_pred) as (batch, count):
+            losses, counted, poison = self._class_losses(*batch)
+            whole = self.reduce(losses[0], ops.sum(counted), poison)
+        return whole / count
+
+    def _class_losses(self, y_true, y_pred):
+        """The losses (images, classes), 0 where not counted; which are."""
         num_classes = y_pred.shape[-1]
-        labels, valid, known = self.read_labels(y_true, num_classes)
-        batch = ops.shape(labels)[0] if self.per_image else 1
+        labels, known, poison = self.read_labels(y_true, num_classes)
+        images, height, width = ops.shape(labels)
+        # Without -1: of no image no size can be told.
+        pixels = height * width
+        if not self.per_image:
+            images, pixels = 1, images * pixels
         # (images, classes, pixels)
-        scores = ops.reshape(ops.softmax(y_pred), (batch, -1, num_classes))
+        scores = ops.reshape(ops.softmax(y_pred), (images, pixels, num_classes))
         scores = ops.transpose(scores, (0, 2, 1))
         labels = ops.where(known, labels, -1)
-        labels = ops.reshape(labels, (batch, 1, -1))
+        labels = ops.reshape(labels, (images, 1, pixels))
         classes = ops.reshape(ops.arange(num_classes), (1, -1, 1))
         wanted = labels == ops.cast(classes, "int32")
         errors = ops.where(wanted, 1 - scores, scores)
         # Without error, what is ignored comes last and costs nothing.
         errors = ops.where(labels >= 0, errors, 0.0)
         losses = lovasz_losses(errors, wanted)
-        labelled = ops.any(labels >= 0, axis=2)
-        counted = ops.broadcast_to(labelled, ops.shape(losses))
-        if self.classes == "present":
-            counted = ops.any(wanted, axis=2)
+        counted = ops.any(wanted, axis=2)
+        if self.classes == "all":
+            labelled = ops.any(labels >= 0, axis=2)
+            counted = ops.broadcast_to(labelled, ops.shape(losses))
         counted = ops.cast(counted, losses.dtype)
-        num_counted = ops.maximum(ops.sum(counted, 1, keepdims=True), 1.0)
-        wrong = nan_if_any(valid != known, losses.dtype)
-        losses = losses * counted / num_counted + wrong
-        if not self.per_image:
-            return losses[0] * num_classes
-        losses = ops.sum(losses, axis=1)
-        num_labelled = ops.sum(ops.cast(labelled, losses.dtype))
-        num_images = ops.sum(ops.ones_like(losses))
-        return losses * (
-            self.reducer(num_images)
-            / ops.maximum(self.reducer(num_labelled), 1.0)
-        )
+        return losses * counted, counted, poison
 
     def get_config(self):
         return {**super().get_config(), "per_image": self.per_image}
