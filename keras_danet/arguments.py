@@ -1,8 +1,24 @@
-"""What an argument is: a number, an integer, or some of them in an order."""
+"""What an argument may be: an integer, a number, a boolean, or several.
+
+`integer`, `number`, `boolean`, `integers` and `numbers` give plain Python,
+which configs, JSON and `.keras` files can hold, for whatever means the same:
+NumPy's scalars and arrays of no dimension. Everything else is a ValueError,
+"`name` must be .... Received: name=value". A boolean is no number.
+
+>>> integer("filters", np.int64(8), "must be a positive integer", least=1)
+8
+>>> numbers("class_weights", np.array([1, 2.5], "float32"))
+(1.0, 2.5)
+>>> number("dropout", True)
+Traceback (most recent call last):
+    ...
+ValueError: `dropout` must be a number. Received: dropout=True
+"""
 
 import collections.abc
 import math
-import numbers
+from numbers import Integral
+from numbers import Real
 
 import numpy as np
 
@@ -16,16 +32,25 @@ NO_SEQUENCES = (
 )
 
 
+def plain(value):
+    """`value`, but a scalar of NumPy, or of its like, as Python's own."""
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        return value.item()
+    return value
+
+
 def is_number(value):
     """Whether it is a finite real number, of Python or NumPy; no boolean.
 
     >>> is_number(np.float32(0.5)), is_number("0.5"), is_number(True)
     (True, False, False)
     """
+    value = plain(value)
+    # A comparison, as an integer may be too large for a float.
     return (
-        isinstance(value, numbers.Real)
+        isinstance(value, Real)
         and not isinstance(value, bool)
-        and math.isfinite(value)
+        and bool(-math.inf < value < math.inf)
     )
 
 
@@ -35,7 +60,8 @@ def is_integer(value):
     >>> is_integer(np.int64(3)), is_integer(3.0), is_integer(True)
     (True, False, False)
     """
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    value = plain(value)
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def as_sequence(values):
@@ -53,7 +79,7 @@ def as_sequence(values):
         values = np.asarray(values).tolist()
     if not isinstance(values, collections.abc.Iterable):
         return None
-    return tuple(v.item() if isinstance(v, np.generic) else v for v in values)
+    return tuple(map(plain, values))
 
 
 def as_numbers(values):
@@ -66,3 +92,66 @@ def as_numbers(values):
     if values is None or not all(map(is_number, values)):
         return None
     return tuple(map(float, values))
+
+
+def integer(name, value, must="must be an integer", **bounds):
+    """`value` as an int within `bounds`, those of `_within`."""
+    found = plain(value)
+    if not is_integer(found) or not _within(found, **bounds):
+        raise refusal(name, must, value)
+    return int(found)
+
+
+def number(name, value, must="must be a number", **bounds):
+    """`value` as a finite int or float within `bounds`."""
+    found = plain(value)
+    if not is_number(found) or not _within(found, **bounds):
+        raise refusal(name, must, value)
+    return int(found) if isinstance(found, Integral) else float(found)
+
+
+def boolean(name, value, must="must be a boolean"):
+    found = plain(value)
+    if type(found) is not bool:
+        raise refusal(name, must, value)
+    return found
+
+
+def integers(name, values, must="must be integers", length=None, **bounds):
+    """A tuple of what `as_sequence` finds, if these are integers; not empty."""
+    return _several(integer, name, values, must, length, bounds)
+
+
+def numbers(name, values, must="must be numbers", length=None, **bounds):
+    """A tuple of what `as_sequence` finds, if these are numbers; not empty."""
+    return _several(number, name, values, must, length, bounds)
+
+
+def _several(one, name, values, must, length, bounds):
+    found = as_sequence(values)
+    if not found or len(found) != (length or len(found)):
+        raise refusal(name, must, values)
+    try:
+        return tuple(one(name, value, must, **bounds) for value in found)
+    except ValueError:
+        raise refusal(name, must, values) from None
+
+
+def refusal(name, must, value):
+    """The ValueError for an argument that is not what it must be."""
+    return ValueError(f"`{name}` {must}. Received: {name}={shown(value)}")
+
+
+def shown(value):
+    """`repr` for an error: a number may have thousands of digits."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "an integer of thousands of digits"
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _within(
+    value, least=-math.inf, most=math.inf, above=-math.inf, below=math.inf
+):
+    return least <= value <= most and above < value < below

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_danet import arguments
+
 # A count is `high * 2**30 + low`: 64-bit integers do not exist on JAX by
 # default, and a low limb below 2**30 leaves an int32 room for one update.
 LIMB_BITS = 30
@@ -160,19 +162,14 @@ class SegmentationMetrics(keras.Metric):
         self, num_classes, ignore_label=255, name="segmentation_metrics"
     ):
         super().__init__(name=name)
-        if int(num_classes) != num_classes or num_classes < 2:
-            raise ValueError(
-                "`num_classes` must be an integer of at least 2 (a binary mask "
-                f"has 2 classes). Received: num_classes={num_classes}."
-            )
-        if type(ignore_label) is not int:
-            raise ValueError(
-                "`ignore_label` must be an integer. "
-                f"Received: ignore_label={ignore_label!r}."
-            )
+        self.num_classes = arguments.integer(
+            "num_classes",
+            num_classes,
+            "must be an integer of at least 2 (a binary mask has 2 classes)",
+            least=2,
+        )
+        self.ignore_label = arguments.integer("ignore_label", ignore_label)
         self._direction = "up"  # what `ModelCheckpoint(mode="auto")` reads
-        self.num_classes = int(num_classes)
-        self.ignore_label = ignore_label
         self._table_rows = max(self.num_classes, 256)
         # The last element counts invalid labels. "int" is int64 on TensorFlow,
         # which keeps int32 variables off the GPU, and int32 elsewhere.

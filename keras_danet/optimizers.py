@@ -1,11 +1,12 @@
 """What Keras lacks: SGD and its schedule as the reference recipes mean them."""
 
-import math
 import re
 import warnings
 
 import keras
 from keras import ops
+
+from keras_danet import arguments
 
 
 @keras.saving.register_keras_serializable(package="keras_danet")
@@ -60,19 +61,18 @@ class PolySchedule(keras.optimizers.schedules.LearningRateSchedule):
     ):
         super().__init__()
         given = {
-            "initial_learning_rate": initial_learning_rate,
-            "total_steps": total_steps,
-            "power": power,
-            "end_learning_rate": end_learning_rate,
-            "warmup_steps": warmup_steps,
-            "warmup_ratio": warmup_ratio,
+            argument: arguments.number(
+                argument, value, "must be a number, 0 or more", least=0
+            )
+            for argument, value in (
+                ("initial_learning_rate", initial_learning_rate),
+                ("total_steps", total_steps),
+                ("power", power),
+                ("end_learning_rate", end_learning_rate),
+                ("warmup_steps", warmup_steps),
+                ("warmup_ratio", warmup_ratio),
+            )
         }
-        for argument, value in given.items():
-            if not math.isfinite(value) or value < 0:
-                raise ValueError(
-                    f"`{argument}` must be a number, 0 or more. "
-                    f"Received: {argument}={value!r}"
-                )
         if total_steps < 1 or warmup_steps > total_steps or warmup_ratio > 1:
             raise ValueError(
                 "`total_steps` must be at least 1, `warmup_steps` no more than "
@@ -105,9 +105,11 @@ class SGD(keras.optimizers.SGD):
 
     The published recipes were tuned with
 
-        velocity = momentum * velocity + (gradient + weight_decay * weight)
+        gradient = gradient + weight_decay * weight
+        velocity = momentum * velocity + gradient
         weight = weight - learning_rate * velocity
 
+    or, with `nesterov`, `learning_rate * (gradient + momentum * velocity)`.
     `keras.optimizers.SGD` shrinks weights beside the velocity instead, which
     is weaker by up to 1 / (1 - momentum), and lets a falling learning rate
     reach the velocity late.
@@ -122,18 +124,21 @@ class SGD(keras.optimizers.SGD):
         learning_rate: float or `LearningRateSchedule`. Defaults to `0.01`.
         momentum: float in [0, 1). Defaults to `0.9`.
         weight_decay: float, added to the gradient as `weight_decay * weight`
-            for every trainable weight. Defaults to `0.0`.
+            for every trainable weight but those of
+            `exclude_from_weight_decay`. Defaults to `0.0`.
         multipliers: dict of regular expression to float. The learning rate of
             a variable in whose path the expression is found is that many
             times larger, as in a parameter group of PyTorch's.
             `DANet.head_multipliers` makes one for the head. Defaults to
             `None`.
         name: string. Defaults to `"SGD"`.
+        nesterov: boolean, as PyTorch's. Defaults to `False`.
         **kwargs: those of `keras.optimizers.Optimizer` (`clipnorm`, ...).
 
     Raises:
-        ValueError: for multipliers that are no numbers, or a variable that
-            two expressions are found in.
+        ValueError: for arguments out of range or that do not go together,
+            multipliers that are no numbers, or a variable that two
+            expressions are found in.
 
     Example:
 
@@ -152,14 +157,74 @@ class SGD(keras.optimizers.SGD):
         weight_decay=0.0,
         multipliers=None,
         name="SGD",
+        nesterov=False,
         **kwargs,
     ):
-        super().__init__(
-            learning_rate=learning_rate, momentum=momentum, name=name, **kwargs
+        momentum = arguments.number(
+            "momentum", momentum, "must be in [0, 1)", least=0, below=1
         )
-        # Not `self.weight_decay`: Keras would apply that one, decoupled.
-        self.coupled_weight_decay = weight_decay
+        if weight_decay is not None:
+            weight_decay = arguments.number(
+                "weight_decay",
+                weight_decay,
+                "must be a number, 0 or more",
+                least=0,
+            )
+        super().__init__(
+            learning_rate=arguments.plain(learning_rate),
+            momentum=float(momentum),
+            nesterov=arguments.boolean("nesterov", nesterov),
+            weight_decay=weight_decay,
+            name=name,
+            **{key: arguments.plain(value) for key, value in kwargs.items()},
+        )
+        if self.nesterov and not momentum:
+            raise ValueError(
+                "`nesterov` looks ahead along the momentum, which is 0. "
+                "Received: nesterov=True, momentum=0"
+            )
+        if self.gradient_accumulation_steps and self.ema_overwrite_frequency:
+            # Keras 3.15 would overwrite within an update.
+            raise ValueError(
+                "`ema_overwrite_frequency` cannot be had with "
+                "`gradient_accumulation_steps`. Leave one of them out; "
+                "keras.callbacks.SwapEMAWeights puts the averages in place "
+                "for validation."
+            )
         self.multipliers = _checked_multipliers(multipliers)
+        self._not_decayed = {"paths": [], "names": [], "places": []}
+
+    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+        """Keeps variables from the decay, with which that is saved.
+
+        Args:
+            var_list: list of variables. Defaults to none.
+            var_names: list of regular expressions, found in the names of
+                variables, such as `["bias", "gamma", "beta"]`. Defaults to
+                none.
+
+        Raises:
+            ValueError: once the optimizer is built.
+        """
+        if self.built:
+            raise ValueError(
+                "`exclude_from_weight_decay` must be called before the "
+                "optimizer is built, which `fit` and `apply` do."
+            )
+        self._not_decayed = {
+            "paths": [variable.path for variable in var_list or ()],
+            "names": list(var_names or ()),
+            "places": [],
+        }
+
+    def _use_weight_decay(self, variable):
+        return variable.path not in self._not_decayed["paths"] and not any(
+            re.search(name, variable.name)
+            for name in self._not_decayed["names"]
+        )
+
+    def _apply_weight_decay(self, variables):
+        pass  # Keras's, decoupled; `update_step` has the other one.
 
     def build(self, variables):
         if self.built:
@@ -168,6 +233,11 @@ class SGD(keras.optimizers.SGD):
         self._variable_multipliers = tuple(
             _multiplier(self.multipliers, variable.path)
             for variable in variables
+        )
+        self._is_decayed = tuple(
+            self._use_weight_decay(variable)
+            and place not in self._not_decayed["places"]
+            for place, variable in enumerate(variables)
         )
         for pattern in self.multipliers:
             if not any(re.search(pattern, v.path) for v in variables):
@@ -181,12 +251,15 @@ class SGD(keras.optimizers.SGD):
         index = self._get_variable_index(variable)
         learning_rate = ops.cast(learning_rate, variable.dtype)
         update = ops.cast(gradient, variable.dtype)
-        if self.coupled_weight_decay:
-            update = update + self.coupled_weight_decay * variable
+        if self.weight_decay and self._is_decayed[index]:
+            update = update + self.weight_decay * variable
         if self.momentum:
-            velocity = self.momentums[index]
-            update = self.momentum * velocity + update
-            self.assign(velocity, update)
+            moment = self.momentums[index]
+            velocity = self.momentum * moment + update
+            self.assign(moment, velocity)
+            update = (
+                update + self.momentum * velocity if self.nesterov else velocity
+            )
         learning_rate = learning_rate * self._variable_multipliers[index]
         self.assign_sub(variable, learning_rate * update)
 
@@ -216,28 +289,47 @@ class SGD(keras.optimizers.SGD):
             average.assign(share * average + (1 - share) * variable)
 
     def get_config(self):
-        config = super().get_config()
-        del config["nesterov"]
-        return {
-            **config,
-            "weight_decay": self.coupled_weight_decay,
+        config = {
+            **super().get_config(),
             "multipliers": dict(self.multipliers),
         }
+        not_decayed = {
+            key: list(values) for key, values in self._not_decayed.items()
+        }
+        if self.built:
+            # A loaded model's variables may have other paths.
+            not_decayed["places"] = [
+                place
+                for place, is_in in enumerate(self._is_decayed)
+                if not is_in
+            ]
+        if any(not_decayed.values()):
+            config["not_decayed"] = not_decayed
+        return config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        not_decayed = config.pop("not_decayed", None)
+        optimizer = super().from_config(config, custom_objects)
+        if not_decayed:
+            optimizer._not_decayed = not_decayed
+        return optimizer
 
 
 def _checked_multipliers(multipliers):
     multipliers = dict(multipliers or {})
+    must = "must be a dict of regular expression to a number, 0 or more"
     for pattern, factor in multipliers.items():
         try:
             re.compile(pattern)
-            known = math.isfinite(factor) and factor >= 0
-        except (TypeError, re.error):
-            known = False
-        if not known:
-            raise ValueError(
-                "`multipliers` must be a dict of regular expression to a "
-                f"number, 0 or more. Received: {pattern!r}: {factor!r}"
+            multipliers[pattern] = arguments.number(
+                "multipliers", factor, must, least=0
             )
+        except (TypeError, ValueError, re.error):
+            raise ValueError(
+                f"`multipliers` {must}. Received: {pattern!r}: {factor!r}"
+            ) from None
     return multipliers
 
 

@@ -7,6 +7,7 @@ import pathlib
 import types
 import typing
 
+from keras_danet import arguments
 from keras_danet.data.datasets import did_you_mean
 from keras_danet.data.datasets import get_dataset
 from keras_danet.data.folder import FOLDER
@@ -311,8 +312,14 @@ def load_recipe(path):
 
 
 def _as_written(value, kind):
-    """Lists as tuples, and whole numbers as floats where `kind` has floats."""
+    """Lists as tuples, and whole numbers as floats where `kind` has floats.
+
+    NumPy's are written as Python's: JSON holds no others.
+    """
     options = _options(kind)
+    value = arguments.plain(value)
+    if getattr(value, "ndim", 0) == 1 and hasattr(value, "tolist"):
+        value = value.tolist()
     if isinstance(value, (list, tuple)):
         kinds = [item for option in options for item in typing.get_args(option)]
         item = float if float in kinds else None

@@ -23,6 +23,8 @@ from PIL import Image
 from PIL import ImageDraw
 from PIL import ImageFont
 
+from keras_danet import arguments
+
 INK = (32, 32, 32)
 # Around swatches: pale class colours would melt into the white page.
 OUTLINE = (128, 128, 128)
@@ -53,10 +55,9 @@ def default_palette(num_classes):
     >>> default_palette(3).tolist()
     [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
     """
-    if not isinstance(num_classes, int | np.integer) or num_classes < 1:
-        raise ValueError(
-            f"`num_classes` must be an integer >= 1. Received: {num_classes!r}"
-        )
+    num_classes = arguments.integer(
+        "num_classes", num_classes, "must be an integer >= 1", least=1
+    )
     index = np.arange(num_classes)
     palette = np.zeros((num_classes, 3), "uint8")
     for bit in range(8):
@@ -316,8 +317,7 @@ def _check_same_length(**pair):
 
 
 def _blend(image, colours, alpha):
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"`alpha` must lie in 0-1. Received: {alpha!r}")
+    alpha = arguments.number("alpha", alpha, "must lie in 0-1", least=0, most=1)
     mixed = alpha * colours.astype("float32") + (1 - alpha) * image
     return np.rint(mixed).astype("uint8")
 

@@ -47,7 +47,7 @@ def test_config_goes_round():
         keras.saving.serialize_keras_object(optimizer)
     )
     assert copy.get_config() == optimizer.get_config()
-    assert copy.coupled_weight_decay == 0.01
+    assert copy.weight_decay == 0.01
 
 
 @pytest.mark.parametrize("warmup, ratio", [(0, 0.1), (4, 0.1), (3, 0.5)])
@@ -276,3 +276,81 @@ def test_a_variable_has_one_multiplier():
 def test_a_multiplier_of_nothing_is_told():
     with pytest.warns(UserWarning, match="'heads' is found in"):
         SGD(multipliers={"heads": 10.0}).build(variables())
+
+
+def steps_of(optimizer, gradients=(1.0, 0.5, 2.0)):
+    """A weight, from 1, after each gradient."""
+    weight, seen = keras.Variable([1.0]), []
+    for gradient in gradients:
+        optimizer.apply([keras.ops.array([gradient])], [weight])
+        seen.append(float(keras.ops.convert_to_numpy(weight)[0]))
+    return seen
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_nesterov_steps_as_in_pytorch(weight_decay):
+    optimizer = SGD(0.1, 0.9, weight_decay, nesterov=True)
+    weight, velocity, expected = 1.0, 0.0, []
+    for gradient in (1.0, 0.5, 2.0):
+        update = gradient + weight_decay * weight
+        velocity = 0.9 * velocity + update
+        weight -= 0.1 * (update + 0.9 * velocity)
+        expected.append(weight)
+    np.testing.assert_allclose(steps_of(optimizer), expected, rtol=1e-6)
+    if not weight_decay:
+        np.testing.assert_allclose(expected[-1], 0.1406, atol=1e-7)
+    copy = SGD.from_config(optimizer.get_config())
+    np.testing.assert_allclose(steps_of(copy), expected, rtol=1e-6)
+
+
+def test_what_does_not_go_with_an_option_is_refused():
+    with pytest.raises(ValueError, match="along the momentum, which is 0"):
+        SGD(0.1, momentum=0.0, nesterov=True)
+    with pytest.raises(ValueError, match="`nesterov` must be a boolean"):
+        SGD(0.1, nesterov="yes")
+    with pytest.raises(ValueError, match="cannot be had with"):
+        SGD(
+            gradient_accumulation_steps=2,
+            use_ema=True,
+            ema_overwrite_frequency=3,
+        )
+    with pytest.raises(ValueError, match="weight_decay=-1"):
+        SGD(weight_decay=-1)
+
+
+def test_what_is_excluded_does_not_decay(tmp_path):
+    def build(exclude=True):
+        dense = keras.layers.Dense(2, name="dense")
+        other = keras.layers.Dense(2, name="other")
+        model = keras.Sequential([keras.Input((2,)), dense, other])
+        for variable in model.weights:
+            variable.assign(np.ones(variable.shape))
+        optimizer = SGD(0.1, momentum=0.0, weight_decay=0.5)
+        if exclude:
+            optimizer.exclude_from_weight_decay([dense.kernel], ["bias"])
+        model.compile(optimizer, "mse")
+        return model
+
+    def decay(model):
+        weights = model.trainable_variables
+        zeros = [keras.ops.zeros(weight.shape) for weight in weights]
+        model.optimizer.apply(zeros, weights)
+        return [keras.ops.convert_to_numpy(w).mean() for w in weights]
+
+    # Kernels and biases in turn; 1 - 0.1 * 0.5 * 1 is a decayed one.
+    np.testing.assert_allclose(decay(build(False)), [0.95] * 4, rtol=1e-6)
+    model = build()
+    np.testing.assert_allclose(decay(model), [1, 1, 0.95, 1], rtol=1e-6)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(decay(loaded), [1, 1, 0.95**2, 1], rtol=1e-6)
+    with pytest.raises(ValueError, match="before the optimizer is built"):
+        model.optimizer.exclude_from_weight_decay(var_names=["kernel"])
+
+
+def test_the_decay_can_be_read_and_set():
+    optimizer = SGD(0.1, momentum=0.0, weight_decay=0.5)
+    assert optimizer.weight_decay == 0.5
+    optimizer.weight_decay = 2.0
+    # Coupled, and once: 1 - 0.1 * (0 + 2 * 1).
+    np.testing.assert_allclose(steps_of(optimizer, [0.0]), [0.8], rtol=1e-6)

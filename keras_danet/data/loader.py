@@ -86,7 +86,7 @@ class TrainingBatches(ReadAhead):
         self.augmentation = augmentation
         self.seed = seed
         self.places = places(len(pairs), batch_size, shard)
-        check_integer("start_step", start_step, least=0)
+        start_step = check_integer("start_step", start_step, least=0)
         self.start = start_epoch * len(self.places) + start_step
         self.bad_files = bad_files or BadFiles(pairs, dataset)
         self._plan = start_epoch, self._draw(start_epoch)

@@ -121,7 +121,7 @@ def training_dataset(
     """
     used = places(len(pairs), batch_size, shard)
     steps, share = used.shape
-    check_integer("start_step", start_step, least=0)
+    start_step = check_integer("start_step", start_step, least=0)
     start_epoch += start_step // steps
     start_step %= steps
     bad_files = bad_files or BadFiles(pairs, dataset)

@@ -2,11 +2,11 @@
 
 import dataclasses
 import math
-from numbers import Integral
-from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
+
+from keras_danet import arguments
 
 # More pixels than any crop that a network trains on.
 MAX_CROP_PIXELS = 2**28
@@ -82,11 +82,13 @@ class Augmentation:
     mean_pixel: tuple[float, float, float] = (123.675, 116.28, 103.53)
 
     def __post_init__(self):
-        _check_crop_size(self.crop_size)
-        _check_scale_range(self.scale_range)
+        checked = {
+            "crop_size": _checked_crop_size(self.crop_size),
+            "scale_range": _checked_scale_range(self.scale_range),
+        }
         for name in ("long_side", "short_side"):
             if getattr(self, name) is not None:
-                check_integer(name, getattr(self, name), least=1)
+                checked[name] = check_integer(name, getattr(self, name), 1)
         for name, most in (
             ("scale_step", math.inf),
             ("max_class_share", 1),
@@ -97,19 +99,22 @@ class Augmentation:
             ("hue", 180),
             ("blur", 10),
         ):
-            _check_number(name, getattr(self, name), most)
+            checked[name] = _checked_number(name, getattr(self, name), most)
         if self.max_class_share == 0:
             raise ValueError(
                 "`max_class_share` must be above 0; 1 takes any crop. "
                 "Received: max_class_share=0."
             )
-        if len(self.mean_pixel) != 3:
-            raise ValueError(
-                "`mean_pixel` must be three numbers. Received: "
-                f"mean_pixel={self.mean_pixel!r}."
-            )
-        for level in self.mean_pixel:
-            _check_number("mean_pixel", level, 255)
+        checked["mean_pixel"] = arguments.numbers(
+            "mean_pixel",
+            self.mean_pixel,
+            "must be three numbers from 0 to 255",
+            length=3,
+            least=0,
+            most=255,
+        )
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
 
 class Plan(NamedTuple):
@@ -170,9 +175,9 @@ def draw_plan(seed, epoch, num_examples, augmentation):
     >>> sorted(plan.order.tolist()), plan.crop_y.shape
     ([0, 1, 2, 3], (4, 10))
     """
-    check_integer("seed", seed, least=0)
-    check_integer("epoch", epoch, least=0)
-    check_integer("num_examples", num_examples, least=1)
+    seed = check_integer("seed", seed, least=0)
+    epoch = check_integer("epoch", epoch, least=0)
+    num_examples = check_integer("num_examples", num_examples, least=1)
     fields = Plan._fields
     children = np.random.SeedSequence([seed, epoch]).spawn(len(fields))
     streams = dict(
@@ -238,8 +243,8 @@ def steps_per_epoch(num_examples, batch_size):
     >>> steps_per_epoch(367, 8)
     45
     """
-    check_integer("num_examples", num_examples, least=1)
-    check_integer("batch_size", batch_size, least=1)
+    num_examples = check_integer("num_examples", num_examples, least=1)
+    batch_size = check_integer("batch_size", batch_size, least=1)
     if batch_size > num_examples:
         raise ValueError(
             f"One batch needs {batch_size} examples and there are only "
@@ -270,64 +275,51 @@ def places(num_examples, batch_size, shard=(0, 1)):
     [[2, 3], [6, 7]]
     """
     steps = steps_per_epoch(num_examples, batch_size)
-    match shard:
-        case [Integral() as worker, Integral() as workers] if (
-            0 <= worker < workers and batch_size % workers == 0
-        ):
-            shares = np.arange(steps * batch_size).reshape(steps, workers, -1)
-            return shares[:, worker]
-    raise ValueError(
-        "`shard` must be (which, of how many) workers, counted from 0, whose "
-        f"number divides the batch of {batch_size}. Received: shard={shard!r}."
+    must = (
+        "must be (which, of how many) workers, counted from 0, whose number "
+        f"divides the batch of {batch_size}"
     )
+    worker, workers = arguments.integers(
+        "shard", shard, must, length=2, least=0
+    )
+    if worker >= workers or batch_size % workers:
+        raise arguments.refusal("shard", must, shard)
+    shares = np.arange(steps * batch_size).reshape(steps, workers, -1)
+    return shares[:, worker]
 
 
 def check_integer(name, value, least):
-    """Raises a ValueError unless `least` <= `value` < 2**32, an integer."""
+    """`value`, an integer of at least `least` and below 2**32."""
     # The seed sequence reads 32-bit words: a larger seed would run into the
     # epoch's word and repeat another seed's plan.
-    if (
-        not isinstance(value, Integral)
-        or isinstance(value, bool)
-        or not least <= value < 2**32
-    ):
-        raise ValueError(
-            f"`{name}` must be an integer, at least {least} and below 2**32. "
-            f"Received: {name}={value!r}."
-        )
+    must = f"must be an integer, at least {least} and below 2**32"
+    return arguments.integer(name, value, must, least=least, below=2**32)
 
 
-def _check_number(name, value, most):
-    # Written so that NaN fails it too.
-    if (
-        not isinstance(value, Real)
-        or not 0 <= value <= most
-        or value == math.inf
-    ):
-        raise ValueError(
-            f"`{name}` must be a number from 0 to {most}. "
-            f"Received: {name}={value!r}."
-        )
+def _checked_number(name, value, most):
+    must = f"must be a number from 0 to {most}"
+    return arguments.number(name, value, must, least=0, most=most)
 
 
-def _check_crop_size(crop_size):
-    match crop_size:
-        case [int() as height, int() as width] if (
-            min(height, width) > 0 and height * width <= MAX_CROP_PIXELS
-        ):
-            return
-    raise ValueError(
-        "`crop_size` must be two positive integers, (height, width), of at "
-        f"most {MAX_CROP_PIXELS} pixels. Received: crop_size={crop_size!r}."
+def _checked_crop_size(crop_size):
+    must = (
+        "must be two positive integers, (height, width), of at most "
+        f"{MAX_CROP_PIXELS} pixels"
     )
+    size = arguments.integers("crop_size", crop_size, must, length=2, least=1)
+    if math.prod(size) > MAX_CROP_PIXELS:
+        raise arguments.refusal("crop_size", must, crop_size)
+    return size
 
 
-def _check_scale_range(scale_range):
-    match scale_range:
-        case [Real() as low, Real() as high] if 0 < low <= high < math.inf:
-            return
-    raise ValueError(
-        "`scale_range` must be the least and the greatest scale, two finite "
-        "numbers with 0 < least <= greatest; (1, 1) keeps the size. "
-        f"Received: scale_range={scale_range!r}."
+def _checked_scale_range(scale_range):
+    must = (
+        "must be the least and the greatest scale, two finite numbers with "
+        "0 < least <= greatest; (1, 1) keeps the size"
     )
+    low, high = arguments.numbers(
+        "scale_range", scale_range, must, length=2, above=0
+    )
+    if low > high:
+        raise arguments.refusal("scale_range", must, scale_range)
+    return low, high

@@ -19,6 +19,8 @@ from PIL import Image
 from PIL import ImageDraw
 from PIL import ImageFilter
 
+from keras_danet import arguments
+
 CLASS_NAMES = (
     "sky",
     "building",
@@ -434,16 +436,8 @@ def _develop(scene):
 
 
 def _checked_integer(name, value, low, high):
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or not low <= number < high:
-        raise ValueError(
-            f"`{name}` cannot be used: expected an integer from {low} to "
-            f"{high - 1}. Received: {name}={value!r}"
-        )
-    return number
+    must = f"cannot be used: expected an integer from {low} to {high - 1}"
+    return arguments.integer(name, value, must, least=low, below=high)
 
 
 def _checked_size(size):

@@ -8,6 +8,7 @@ input, and `gamma` starts at 0, so both begin as identities.
 import keras
 from keras import ops
 
+from keras_danet import arguments
 from keras_danet.layers.convolution import Conv2D
 from keras_danet.layers.layout import spatial_axes
 from keras_danet.layers.layout import standardize_data_format
@@ -159,16 +160,14 @@ class PositionAttention(_Attention):
         self, reduction=8, block_size=None, data_format=None, **kwargs
     ):
         super().__init__(data_format=data_format, **kwargs)
-        for argument, value in (
-            ("reduction", reduction),
-            ("block_size", 1 if block_size is None else block_size),
-        ):
-            if type(value) is not int or value < 1:
-                raise ValueError(
-                    f"`{argument}` must be a positive integer. "
-                    f"Received: {argument}={value!r}"
-                )
-        self.reduction = reduction
+        must = "must be a positive integer"
+        self.reduction = arguments.integer(
+            "reduction", reduction, must, least=1
+        )
+        if block_size is not None:
+            block_size = arguments.integer(
+                "block_size", block_size, must, least=1
+            )
         self.block_size = block_size
 
     def build(self, input_shape):

@@ -5,6 +5,8 @@ import sys
 import keras
 from keras import ops
 
+from keras_danet import arguments
+
 # Winograd's F(2x2, 3x3): the kernel's transform. Those of inputs and outputs
 # have no factors but 1 and -1 and are written out as sums.
 KERNEL_TRANSFORM = (
@@ -27,6 +29,12 @@ class Conv2D(keras.layers.Conv2D):
     a strided 1x1 kernel and a single image: there the pixels that the kernel
     sees are taken first.
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(
+            *map(arguments.plain, args),
+            **{key: arguments.plain(value) for key, value in kwargs.items()},
+        )
 
     def convolution_op(self, inputs, kernel):
         backend = keras.backend.backend()
@@ -104,8 +112,11 @@ class WinogradConv2D(keras.layers.Layer):
 
     def __init__(self, filters, dilation_rate=1, **kwargs):
         super().__init__(**kwargs)
-        self.filters = filters
-        self.dilation_rate = dilation_rate
+        must = "must be a positive integer"
+        self.filters = arguments.integer("filters", filters, must, least=1)
+        self.dilation_rate = arguments.integer(
+            "dilation_rate", dilation_rate, must, least=1
+        )
 
     def build(self, input_shape):
         self.kernel = self.add_weight(

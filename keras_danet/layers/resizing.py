@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_danet import arguments
 from keras_danet.layers.attention import wide_dtype
 from keras_danet.layers.layout import spatial_axes
 from keras_danet.layers.layout import standardize_data_format
@@ -94,30 +95,19 @@ class BilinearResize(keras.layers.Layer):
 
     def __init__(self, align_corners=True, data_format=None, **kwargs):
         super().__init__(**kwargs)
-        if type(align_corners) is not bool:
-            raise ValueError(
-                "`align_corners` must be a boolean. "
-                f"Received: align_corners={align_corners!r}"
-            )
-        self.align_corners = align_corners
+        self.align_corners = arguments.boolean("align_corners", align_corners)
         self.data_format = standardize_data_format(data_format)
 
     def _static_size(self, size):
         """`(height, width)`, each an integer or None, of either form."""
+        must = (
+            "must be (height, width) in positive integers or an image tensor "
+            "of rank 4 to take them from"
+        )
         if isinstance(size, (tuple, list)):
-            valid = len(size) == 2 and all(
-                isinstance(side, int) and side > 0 for side in size
-            )
-        else:
-            valid = len(getattr(size, "shape", ())) == 4
-        if not valid:
-            raise ValueError(
-                "`size` must be (height, width) in positive integers or an "
-                "image tensor of rank 4 to take them from. "
-                f"Received: size={size!r}"
-            )
-        if isinstance(size, (tuple, list)):
-            return tuple(size)
+            return arguments.integers("size", size, must, length=2, least=1)
+        if len(getattr(size, "shape", ())) != 4:
+            raise arguments.refusal("size", must, size)
         return tuple(
             size.shape[axis] for axis in spatial_axes(self.data_format)
         )

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_danet.arguments import boolean
 from keras_danet.arguments import is_number
 from keras_danet.losses.pixels import PixelLoss
 from keras_danet.losses.pixels import crossentropy
@@ -211,10 +212,7 @@ class LovaszSoftmax(RegionLoss):
             name=name,
             dtype=dtype,
         )
-        if type(per_image) is not bool:
-            raise ValueError(
-                f"`per_image` must be a boolean. Received: {per_image!r}"
-            )
+        per_image = boolean("per_image", per_image)
         if reducer is not None and not per_image:
             raise ValueError(
                 "Without per_image=True LovaszSoftmax sorts the pixels of the "

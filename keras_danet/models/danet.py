@@ -1,12 +1,12 @@
 """DANet: two attention branches over a dilated backbone, and their sum."""
 
 import contextlib
-import numbers
 import warnings
 
 import keras
 from keras import layers
 
+from keras_danet import arguments
 from keras_danet.layers import BilinearResize
 from keras_danet.layers import ChannelAttention
 from keras_danet.layers import Conv2D
@@ -191,47 +191,37 @@ class DANet(FunctionalModel):
         name="danet",
         dtype=None,
     ):
-        _check_num_classes(num_classes)
-        attention = _standardize_attention(attention)
-        for argument, value in (
-            ("auxiliary", auxiliary),
-            ("align_corners", align_corners),
-        ):
-            if type(value) is not bool:
-                raise ValueError(
-                    f"`{argument}` must be a boolean. "
-                    f"Received: {argument}={value!r}"
-                )
-        if type(dropout) not in (int, float) or not 0 <= dropout < 1:
-            raise ValueError(
-                "`dropout` is the share of channels to drop, in [0, 1). "
-                f"Received: dropout={dropout!r}"
-            )
-        arguments = {
-            "num_classes": num_classes,
+        given = {
+            "num_classes": _checked_num_classes(num_classes),
             "backbone": backbone,
-            "attention": attention,
-            "auxiliary": auxiliary,
-            "dropout": dropout,
-            "align_corners": align_corners,
+            "attention": _standardize_attention(attention),
+            "auxiliary": arguments.boolean("auxiliary", auxiliary),
+            "dropout": arguments.number(
+                "dropout",
+                dropout,
+                "is the share of channels to drop, in [0, 1)",
+                least=0,
+                below=1,
+            ),
+            "align_corners": arguments.boolean("align_corners", align_corners),
             "output_stride": output_stride,
             "multi_grid": as_tuple("multi_grid", multi_grid),
             "stem_filters": as_tuple("stem_filters", stem_filters),
             "pixel_mean": _per_channel("pixel_mean", pixel_mean),
             "pixel_std": _per_channel("pixel_std", pixel_std),
         }
-        if min(arguments["pixel_std"]) < 1 / MAX_PIXEL:
+        if min(given["pixel_std"]) < 1 / MAX_PIXEL:
             raise ValueError(
                 "`pixel_std` must be positive (1 switches it off). "
                 f"Received: pixel_std={pixel_std!r}"
             )
         with dtype_policy_scope(dtype) as policy:
-            built, arguments = _pretrained(arguments)
+            built, given = _pretrained(given)
             images, features, outputs = _graph(**built)
             super().__init__(images, outputs, name=name)
-        self.num_classes = num_classes
-        self.attention = attention
-        self._constructor_arguments = {**arguments, "dtype": policy}
+        self.num_classes = given["num_classes"]
+        self.attention = given["attention"]
+        self._constructor_arguments = {**given, "dtype": policy}
         # Kept from Keras's tracking: these are views of the layers above.
         self.__dict__["features"] = features
         self.__dict__["inference_model"] = FunctionalModel(
@@ -410,13 +400,13 @@ class DANet(FunctionalModel):
     presets = presets.DANET
 
     def get_config(self):
-        arguments = dict(self._constructor_arguments)
-        if not isinstance(arguments["backbone"], str):
-            arguments["backbone"] = keras.saving.serialize_keras_object(
-                arguments["backbone"]
+        config = dict(self._constructor_arguments)
+        if not isinstance(config["backbone"], str):
+            config["backbone"] = keras.saving.serialize_keras_object(
+                config["backbone"]
             )
-        arguments["dtype"] = keras.dtype_policies.serialize(arguments["dtype"])
-        return {**arguments, "name": self.name, **frozen_config(self)}
+        config["dtype"] = keras.dtype_policies.serialize(config["dtype"])
+        return {**config, "name": self.name, **frozen_config(self)}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
@@ -742,8 +732,7 @@ def _shapes_of(config, folder):
         }
     else:
         inner = presets.checked_arguments(folder, backbone, DilatedResNet)
-    num_classes = config.get("num_classes")
-    _check_num_classes(num_classes)
+    num_classes = _checked_num_classes(config.get("num_classes"))
     attention = config.get("attention", tuple(ATTENTION))
     return danet_shapes(
         *checked_widths(inner),
@@ -921,12 +910,8 @@ def _build_backbone(backbone, **options):
     return backbone
 
 
-def _check_num_classes(num_classes):
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int):
-        raise ValueError(
-            "`num_classes` must be an integer. "
-            f"Received: num_classes={num_classes!r}"
-        )
+def _checked_num_classes(num_classes):
+    num_classes = arguments.integer("num_classes", num_classes)
     if num_classes < 2:
         raise ValueError(
             "`num_classes` must be at least 2: the network decides between "
@@ -939,6 +924,7 @@ def _check_num_classes(num_classes):
             "byte, and 255 means 'ignore'. "
             f"Received: num_classes={num_classes}"
         )
+    return num_classes
 
 
 def _standardize_attention(attention):
@@ -957,26 +943,15 @@ def _standardize_attention(attention):
 
 
 def _per_channel(argument, value):
-    values = tuple(value) if hasattr(value, "__iter__") else (value,) * 3
-    # NaN is not smaller than anything.
-    if len(values) != 3 or not all(
-        isinstance(v, numbers.Real) and abs(v) <= MAX_PIXEL for v in values
-    ):
-        raise ValueError(
-            f"`{argument}` must be one finite number or three (red, green, "
-            f"blue), of at most {MAX_PIXEL:g}. "
-            f"Received: {argument}={_shortened(value)}"
-        )
-    return tuple(float(v) for v in values)
-
-
-def _shortened(value):
-    """A value in an error: a number may have thousands of digits."""
-    try:
-        text = repr(value)
-    except ValueError:
-        return "an integer of thousands of digits"
-    return text if len(text) <= 80 else f"{text[:80]}..."
+    must = (
+        "must be one finite number or three (red, green, blue), of at most "
+        f"{MAX_PIXEL:g}"
+    )
+    bounds = {"least": -MAX_PIXEL, "most": MAX_PIXEL}
+    if getattr(value, "ndim", 0) == 0 and not hasattr(value, "__len__"):
+        return (float(arguments.number(argument, value, must, **bounds)),) * 3
+    values = arguments.numbers(argument, value, must, length=3, **bounds)
+    return tuple(map(float, values))
 
 
 def _per_output(argument, value, names):

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import keras
 from keras import layers
 
+from keras_danet import arguments
 from keras_danet.models.functional import FunctionalModel
 
 STAGE_OF_STRIDE = {4: "stage1", 8: "stage2", 16: "stage3", 32: "stage4"}
@@ -245,13 +246,12 @@ def dilate(backbone, output_stride=8):
     >>> tuple(features["stage4"].shape)
     (1, 8, 12, 1280)
     """
-    if output_stride not in (8, 16, 32):
-        raise ValueError(
-            "`output_stride` must be 8, 16 or 32. "
-            f"Received: output_stride={output_stride!r}"
-        )
+    must = "must be 8, 16 or 32"
+    stride = arguments.integer("output_stride", output_stride, must)
+    if stride not in (8, 16, 32):
+        raise arguments.refusal("output_stride", must, output_stride)
     _check_backbone(backbone)
-    walk = _Dilation(output_stride)
+    walk = _Dilation(stride)
     # Of any size, whatever size the original was made for.
     images = keras.Input((None, None, backbone.input.shape[-1]), name="images")
     walk.put(images, _Place(1, 1))

@@ -6,6 +6,7 @@ import contextvars
 import keras
 from keras import layers
 
+from keras_danet import arguments
 from keras_danet.layers import BatchNormalization
 from keras_danet.layers import Conv2D
 from keras_danet.models import checkpoints
@@ -21,19 +22,23 @@ from keras_danet.models.shapes import backbone_shapes
 
 # Stride and dilation rate of the four stages by output stride.
 STAGE_STRIDES = {8: (1, 2, 1, 1), 16: (1, 2, 2, 1), 32: (1, 2, 2, 2)}
+# What several integers must be, and how many.
+MUST_BE = {
+    "multi_grid": "must be None or positive dilation rates such as (4, 8, 16)",
+    "stem_filters": "must be None (one 7x7 convolution) or the widths of "
+    "three 3x3 convolutions such as (32, 32, 64)",
+}
+LENGTHS = {"stem_filters": 3}
 STAGE_RATES = {8: (1, 1, 2, 4), 16: (1, 1, 1, 2), 32: (1, 1, 1, 1)}
 
 
 def as_tuple(argument, value):
-    """`value`, a sequence or None, as it is kept; refuses anything else."""
+    """`value`, integers or None, as it is kept; refuses anything else."""
     if value is None:
         return None
-    if not isinstance(value, (tuple, list)):
-        raise ValueError(
-            f"`{argument}` must be None or a tuple of integers. "
-            f"Received: {argument}={value!r}"
-        )
-    return tuple(value)
+    return arguments.integers(
+        argument, value, MUST_BE[argument], LENGTHS.get(argument), least=1
+    )
 
 
 @contextlib.contextmanager
@@ -272,24 +277,15 @@ class DilatedResNet(FunctionalModel):
         name=None,
         dtype=None,
     ):
-        multi_grid = as_tuple("multi_grid", multi_grid)
-        stem_filters = as_tuple("stem_filters", stem_filters)
-        _check_arguments(
+        given = _checked_arguments(
             depth, output_stride, multi_grid, stem_filters, filters
         )
-        arguments = {
-            "depth": depth,
-            "output_stride": output_stride,
-            "multi_grid": multi_grid,
-            "stem_filters": stem_filters,
-            "filters": filters,
-        }
         with dtype_policy_scope(dtype) as policy:
             images = keras.Input((None, None, 3), name="images")
-            outputs = _stages(images, **arguments)
-            name = name or f"resnet{depth}"
+            outputs = _stages(images, **given)
+            name = name or f"resnet{given['depth']}"
             super().__init__(images, outputs, name=name)
-        self._constructor_arguments = {**arguments, "dtype": policy}
+        self._constructor_arguments = {**given, "dtype": policy}
 
     # Name -> where its weights come from, and what they reached.
     presets = presets.BACKBONES
@@ -397,10 +393,14 @@ class DilatedResNet(FunctionalModel):
 
 def checked_widths(config):
     """Depth, filters and stem of a configuration, refused as by the model."""
-    depth, filters = config.get("depth"), config.get("filters", 64)
-    stem_filters = as_tuple("stem_filters", config.get("stem_filters"))
-    _check_arguments(depth, 8, None, stem_filters, filters)
-    return depth, filters, stem_filters
+    checked = _checked_arguments(
+        config.get("depth"),
+        8,
+        None,
+        config.get("stem_filters"),
+        config.get("filters", 64),
+    )
+    return checked["depth"], checked["filters"], checked["stem_filters"]
 
 
 def _refuse_shape(overrides, source):
@@ -436,49 +436,26 @@ def _stages(x, depth, output_stride, multi_grid, stem_filters, filters):
     return outputs
 
 
-def _check_arguments(depth, output_stride, multi_grid, stem_filters, filters):
-    if depth not in STAGE_BLOCKS:
-        raise ValueError(
-            f"`depth` must be one of {sorted(STAGE_BLOCKS)}. "
-            f"Received: depth={depth!r}"
-        )
-    if output_stride not in STAGE_STRIDES:
-        raise ValueError(
-            f"`output_stride` must be one of {sorted(STAGE_STRIDES)}. "
-            f"Received: output_stride={output_stride!r}"
-        )
-    if not _positive_integers((filters,)):
-        raise ValueError(
-            "`filters` must be a positive integer. "
-            f"Received: filters={filters!r}"
-        )
-    if multi_grid is not None and not _positive_integers(multi_grid):
-        raise ValueError(
-            "`multi_grid` must be None or positive dilation rates such as "
-            f"(4, 8, 16). Received: multi_grid={multi_grid!r}"
-        )
-    if multi_grid is not None and output_stride == 32:
+def _checked_arguments(depth, output_stride, multi_grid, stem_filters, filters):
+    """The arguments by name, as they are kept."""
+    checked = {}
+    for name, value, known in (
+        ("depth", depth, STAGE_BLOCKS),
+        ("output_stride", output_stride, STAGE_STRIDES),
+    ):
+        must = f"must be one of {sorted(known)}"
+        checked[name] = arguments.integer(name, value, must)
+        if checked[name] not in known:
+            raise arguments.refusal(name, must, value)
+    checked["multi_grid"] = as_tuple("multi_grid", multi_grid)
+    checked["stem_filters"] = as_tuple("stem_filters", stem_filters)
+    checked["filters"] = arguments.integer(
+        "filters", filters, "must be a positive integer", least=1
+    )
+    if multi_grid is not None and checked["output_stride"] == 32:
         raise ValueError(
             "`multi_grid` sets the dilation of the last stage, which has none "
             "with output_stride=32: use output_stride 8 or 16, or "
             f"multi_grid=None. Received: multi_grid={multi_grid!r}"
         )
-    if stem_filters is not None and not (
-        _positive_integers(stem_filters) and len(stem_filters) == 3
-    ):
-        raise ValueError(
-            "`stem_filters` must be None (one 7x7 convolution) or the widths "
-            "of three 3x3 convolutions such as (32, 32, 64). "
-            f"Received: stem_filters={stem_filters!r}"
-        )
-
-
-def _positive_integers(values):
-    return (
-        isinstance(values, (tuple, list))
-        and len(values) > 0
-        and all(
-            isinstance(v, int) and not isinstance(v, bool) and v > 0
-            for v in values
-        )
-    )
+    return checked
