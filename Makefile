@@ -3,9 +3,6 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN ?= saved_models/scenes_demo
 
-# Without them every command of TensorFlow begins with lines about CPUs.
-export TF_CPP_MIN_LOG_LEVEL ?= 3
-
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Bits and tolerances are a CPU's.
@@ -34,7 +31,7 @@ help:
 $(VENV)/demo.stamp: pyproject.toml constraints.txt
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	@echo "Installing TensorFlow and what the demo needs into $(VENV) ..."
-	@$(PIP) -c constraints.txt -e ".[tensorflow,viz,export]"
+	@$(PIP) -c constraints.txt -e ".[tensorflow,export]"
 	@touch $@
 
 $(VENV)/dev.stamp: pyproject.toml constraints.txt

@@ -4,17 +4,24 @@ import argparse
 import contextlib
 import signal
 import sys
+import threading
 
 from keras_danet.verbs import check_data
 from keras_danet.verbs import class_weights
 from keras_danet.verbs import convert
 from keras_danet.verbs import evaluate
 from keras_danet.verbs import export
+from keras_danet.verbs import init
 from keras_danet.verbs import predict
 from keras_danet.verbs import recipes
 from keras_danet.verbs import train
 from keras_danet.verbs.output import flush_output
 from keras_danet.verbs.output import give_up_output
+from keras_danet.verbs.streams import prepared_streams
+from keras_danet.verbs.streams import quiet_tensorflow
+
+# What is installed by another name than it is imported by.
+DISTRIBUTIONS = {"ai_edge_litert": "ai-edge-litert"}
 
 DESCRIPTION = """\
 Train, evaluate, use and export DANet, the Dual Attention Network for scene
@@ -26,10 +33,11 @@ EXAMPLES = """\
 examples:
   keras-danet check-data camvid CamVid --sheet samples.png
   keras-danet class-weights camvid CamVid --method enet
-  keras-danet recipes training
-  keras-danet train training/scenes_danet_resnet18.py --output saved_models/run
-  keras-danet train training/camvid_danet_resnet18.py --data CamVid \\
+  keras-danet recipes
+  keras-danet train scenes --output saved_models/run
+  keras-danet train camvid_danet_resnet18 --data CamVid \\
       --set epochs=10 --set batch_size=4
+  keras-danet init my_data > my_recipe.py
   keras-danet evaluate saved_models/run --split val
   keras-danet predict saved_models/run street.png --output pictures
   keras-danet export saved_models/run --format tflite --size 360x480
@@ -44,17 +52,27 @@ exit codes:
 def main(argv=None):
     """Runs the command line.
 
+    It can be called from a notebook or a thread as well.
+
     Args:
         argv: list of strings. Defaults to `None`, the process's arguments.
 
     Returns:
         Exit code: 0 done, 1 checked and found wrong, 2 could not do it, 130
         interrupted from the keyboard, 141 if nobody reads the output any
-        more. SIGTERM exits with 143.
+        more.
+
+    Raises:
+        SystemExit: with 143 after SIGTERM; with 2 for arguments that there
+            are not, and with 0 after `--help` and `--version`.
     """
-    arguments = _parser().parse_args(argv)
-    # Names of files need not be text that the terminal knows.
-    sys.stdout.reconfigure(errors="backslashreplace")
+    with prepared_streams():
+        arguments = _parser().parse_args(argv)
+        with quiet_tensorflow():
+            return _run(arguments)
+
+
+def _run(arguments):
     try:
         with _terminable():
             code = arguments.run_verb(arguments)
@@ -66,31 +84,32 @@ def main(argv=None):
     except SystemExit:
         flush_output()
         raise
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         # The user's mistakes: our own errors, and the file system's.
         if arguments.traceback:
             raise
-        print(f"keras-danet: error: {error}", file=sys.stderr)
-        return 2
-    except ImportError as error:
-        if arguments.traceback:
-            raise
-        remedy = (
-            ""
-            if "pip install" in str(error)
-            else ". Install what this step needs, for example: pip install "
-            "'keras-danet[tensorflow,export]'"
-        )
-        print(f"keras-danet: error: {error}{remedy}", file=sys.stderr)
+        print(f"keras-danet: error: {_explain(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("keras-danet: interrupted", file=sys.stderr)
         return 130
 
 
+def _explain(error):
+    name = (getattr(error, "name", None) or "").partition(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or not name:
+        return error
+    package = DISTRIBUTIONS.get(name, name)
+    return f"{error}. This step needs it: pip install {package}"
+
+
 @contextlib.contextmanager
 def _terminable():
     """Lets SIGTERM unwind as an error does: nothing half-done stays."""
+    # Elsewhere Python lets nobody listen.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def stop(*_):
         sys.exit(143)
@@ -113,16 +132,13 @@ def _parser():
     parser.add_argument(
         "--version", action="version", version=f"keras-danet {_version()}"
     )
-    parser.add_argument(
-        "--traceback",
-        action="store_true",
-        help="show where in the code an error arose",
-    )
+    _add_traceback(parser, False)
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     for verb in (
         check_data,
         class_weights,
         recipes,
+        init,
         train,
         evaluate,
         predict,
@@ -130,7 +146,19 @@ def _parser():
         convert,
     ):
         verb.add(verbs)
+    for verb in verbs.choices.values():
+        # Without a default, which would undo what came before the verb.
+        _add_traceback(verb, argparse.SUPPRESS)
     return parser
+
+
+def _add_traceback(parser, default):
+    parser.add_argument(
+        "--traceback",
+        action="store_true",
+        default=default,
+        help="show where in the code an error arose",
+    )
 
 
 def _version():

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import math
 import pathlib
+import re
 import types
 import typing
 
@@ -52,6 +53,8 @@ FIELDS_OF_LOSS = {
     "ohem_threshold": "ohem",
     "ohem_min_kept": "ohem",
 }
+# Of several recipes for a data set the one that needs no GPU.
+ALIASES = {"camvid": "camvid_danet_resnet18"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +67,17 @@ class TrainConfig:
         epochs: integer, passes over the training split.
         batch_size: integer, over all devices together.
         crop_size: (height, width) of the training crops, in pixels.
-        scale_range, scale_step, long_side, short_side, max_class_share,
-            flip, brightness, contrast, saturation, hue, blur: those of
-            `data.plan.Augmentation`.
+        scale_range: (smallest, largest) factor on height and width.
+        scale_step: float, distance of the factors that are drawn; 0 draws
+            any.
+        long_side, short_side: integers, pixels that a side has at scale 1;
+            None leaves the image's own.
+        max_class_share: float, the most of a crop that one class may be.
+        flip: float, chance of mirroring left to right.
+        brightness, contrast, saturation, hue: floats, the most that each is
+            changed by, for half of the examples.
+        blur: float, standard deviation of a Gaussian in pixels, at most; for
+            half of the examples.
         on_bad_file: "error" ends the training at a file that cannot be used;
             "skip" names it, counts it in the history and goes on.
         loader: "tf.data"; "numpy", which needs no TensorFlow; or "auto", the
@@ -74,13 +85,22 @@ class TrainConfig:
         data_root: folder of the data set. None takes the environment
             variable `KERAS_DANET_{DATASET}`, and for the drawn scenes a
             folder in the run, where they are drawn.
-        train_split, val_split: names of the splits.
+        train_split: name of the split to train on.
+        val_split: name of the split to measure on.
         val_every: integer, epochs from one validation to the next.
         patience: integer, validations without a better mean IoU after which
             the training ends early; None never ends it so.
-        depth, filters, output_stride, multi_grid, stem_filters: those of
-            `DilatedResNet`.
-        attention, auxiliary, dropout, align_corners: those of `DANet`.
+        depth: integer, layers of the ResNet: 18, 34, 50, 101 or 152.
+        filters: integer, width of its first stage.
+        output_stride: integer, pixels of the image per feature: 8, 16 or 32.
+        multi_grid: integers, dilation rates of the last stage's blocks; None
+            has one rate for all of them.
+        stem_filters: three integers, widths of a deep stem of 3x3
+            convolutions; None has one of 7x7.
+        attention: the modules, of "position" and "channel"; () has none.
+        auxiliary: boolean, whether a head learns from the third stage.
+        dropout: float, rate before the classifiers.
+        align_corners: boolean, whether upsampling aligns corner pixels.
         backbone_weights: a backbone's preset, or a path that
             `DilatedResNet.from_checkpoint` reads; None draws them.
         start_from: a DANet to go on from, with the classes of this data set:
@@ -93,7 +113,8 @@ class TrainConfig:
         warmup_steps: integer, updates in which it rises to the schedule.
         head_multiplier: float, how many times larger it is outside of the
             backbone.
-        momentum, weight_decay: those of `SGD`.
+        momentum: float, of `SGD`.
+        weight_decay: float, of `SGD`, coupled.
         clip_norm: float above 0, the most that the gradients' common norm may
             be; None clips nothing.
         accumulation_steps: integer, batches whose mean gradient makes one
@@ -101,15 +122,16 @@ class TrainConfig:
         ema_momentum: float, of the moving average of weights that is measured
             and kept; None keeps the weights themselves.
         loss: "crossentropy", "ohem" or "focal", for every output.
-        dice_weight, lovasz_weight: floats, of those losses beside it: Dice
-            over the whole batch, Lovász-Softmax image by image, so that both
-            are the same on any number of devices.
+        dice_weight: float, of a Dice loss beside it, over the whole batch.
+        lovasz_weight: float, of a Lovász-Softmax loss beside it, image by
+            image, so that it is the same on any number of devices.
         class_weights: one float per class for the loss, such as
             `keras-danet class-weights` prints.
         label_smoothing: float in [0, 1), of "crossentropy".
-        ohem_threshold, ohem_min_kept: float and integer, of "ohem": pixels
-            with a lower probability count, and of each crop at least so many
-            (0.7 and 100,000, as in MMSegmentation; fewer than a crop has).
+        ohem_threshold: float, of "ohem": pixels with a lower probability
+            count (0.7, as in MMSegmentation).
+        ohem_min_kept: integer, of "ohem": so many pixels of each crop count
+            at least (100,000, as in MMSegmentation; fewer than a crop has).
         dtype: dtype policy, such as "float32" or "mixed_bfloat16".
         jit_compile: boolean, or "auto" for Keras's choice.
         seed: integer, of weights and augmentation.
@@ -280,13 +302,98 @@ class TrainConfig:
         return dataclasses.replace(self, **settings)
 
 
+def describe_fields():
+    """The keys of a recipe, as (name, type, default, meaning).
+
+    Type and default are as they are written in Python, a default that there
+    is not is `None`. The meaning is one sentence of the class's docstring,
+    empty where Python was told to leave docstrings out.
+    """
+    meanings = {}
+    arguments = (TrainConfig.__doc__ or "").partition("Args:\n")[2]
+    for entry in re.split(r"\n {8}(?! )", f"\n{arguments.rstrip()}"):
+        names, _, text = entry.strip().partition(": ")
+        for name in names.split(","):
+            meanings[name.strip()] = " ".join(text.split())
+    return [
+        (
+            field.name,
+            _type_name(field.type),
+            None
+            if field.default is dataclasses.MISSING
+            else repr(field.default),
+            meanings.get(field.name, ""),
+        )
+        for field in dataclasses.fields(TrainConfig)
+    ]
+
+
+def _type_name(kind):
+    name = kind.__name__ if isinstance(kind, type) else str(kind)
+    if typing.get_origin(kind) is tuple:
+        name = str(kind)
+    return name.replace("typing.", "")
+
+
+def recipes_folder():
+    """Where the recipes lie that come with the package.
+
+    Installed they lie in it; in a checkout beside it, as `training/`.
+    """
+    package = pathlib.Path(__file__).parent
+    installed = package / "recipes"
+    return installed if installed.is_dir() else package.parent / "training"
+
+
+def find_recipe(name):
+    """The path of a recipe, given by its path or by a name.
+
+    Args:
+        name: string or path: a file; or the name of a recipe that comes with
+            the package, whole (`"scenes_danet_resnet18"`) or its beginning
+            (`"scenes"`) where no other begins so.
+
+    Returns:
+        `pathlib.Path`.
+
+    Raises:
+        FileNotFoundError: if there is neither.
+        ValueError: if several recipes begin so.
+    """
+    path = pathlib.Path(name)
+    if path.exists() or path.name != str(name):
+        return path
+    stem = str(name).removesuffix(".py")
+    stem = ALIASES.get(stem, stem)
+    folder = recipes_folder()
+    stems = sorted(path.stem for path in folder.glob("*_danet_*.py"))
+    begin_so = [known for known in stems if known.startswith(f"{stem}_")]
+    if stem in stems:
+        return folder / f"{stem}.py"
+    if len(begin_so) == 1:
+        return folder / f"{begin_so[0]}.py"
+    if begin_so:
+        raise ValueError(
+            f"Several recipes begin with {str(name)!r}. Expected one of: "
+            f"{', '.join(begin_so)}."
+        )
+    raise FileNotFoundError(
+        f"There is no recipe {name}, neither a file nor one of the package's."
+        f"{did_you_mean(stem, [*stems, *ALIASES, 'scenes'])} `keras-danet "
+        "recipes` lists them; `keras-danet init FOLDER` writes one for data "
+        "of your own."
+    )
+
+
 def load_recipe(path):
     """The `config` of a recipe, a Python file (which is executed)."""
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no recipe {path}. A recipe is a Python file with a "
-            "`config = TrainConfig(...)`; see the folder training/."
+            "`config = TrainConfig(...)`; `keras-danet recipes` lists those "
+            "that come with the package, and `keras-danet init FOLDER` writes "
+            "one for data of your own."
         )
     spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
     if spec is None:

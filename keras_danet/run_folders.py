@@ -285,8 +285,13 @@ def _check_same(run, config):
 
 def _check_replaceable(run, overwrite):
     if not overwrite:
+        begun = (run / "config.json").is_file() and (
+            checkpoints(run / "checkpoints")
+            or not (run / "model.keras").exists()
+        )
+        resume = "Go on with it by --resume, choose" if begun else "Choose"
         raise FileExistsError(
-            f"The run folder {run} exists. Choose another with --output, or "
+            f"The run folder {run} exists. {resume} another with --output, or "
             "replace it with --overwrite."
         )
     # Never a folder that is something else.

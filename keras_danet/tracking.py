@@ -15,12 +15,7 @@ from keras_danet.checkpointing import save_text
 from keras_danet.data.decoding import read_pair
 from keras_danet.monitoring import averaged_weights
 
-# Each with what `pip install` is to be told.
-TRACKERS = {
-    "tensorboard": "'keras-danet[tensorboard]'",
-    "wandb": "wandb",
-    "mlflow": "mlflow",
-}
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 # In the run folder: what W&B and MLflow call the run.
 IDENTITIES = "tracking.json"
 # Validation images whose predictions are shown.
@@ -77,7 +72,7 @@ def _check_tracker(name):
     except ImportError as error:
         raise ImportError(
             f"--track {name} needs a package that cannot be imported "
-            f"({error}): pip install {TRACKERS[name]}"
+            f"({error}): pip install {name}"
         ) from error
 
 

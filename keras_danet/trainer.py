@@ -241,7 +241,11 @@ def _check_best_model(checkpoints, run, config):
 
 
 def _verbosity(verbose):
-    return (1 if sys.stdout.isatty() else 2) if verbose == "auto" else verbose
+    if verbose != "auto":
+        return verbose
+    # Without a console there is no output, and some streams cannot tell.
+    is_terminal = getattr(sys.stdout, "isatty", None)
+    return 1 if is_terminal and is_terminal() else 2
 
 
 class _Training:

@@ -1,6 +1,7 @@
 """The house's table of who may import whom (see the README), held by `ast`."""
 
 import ast
+import os
 import pathlib
 import shutil
 import subprocess
@@ -198,5 +199,37 @@ def test_only_the_package_is_packaged(tmp_path):
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "keras_danet").rglob("*.py")
     }
+    recipes = {
+        f"keras_danet/recipes/{path.name}"
+        for path in (ROOT / "training").glob("*.py")
+    }
     info = f"keras_danet-{keras_danet.__version__}.dist-info/"
-    assert modules == {name for name in files if not name.startswith(info)}
+    assert modules | recipes | {"keras_danet/py.typed"} == {
+        name for name in files if not name.startswith(info)
+    }
+    about = zipfile.ZipFile(wheel).read(f"{info}METADATA").decode()
+    assert "\nAuthor: The keras_danet authors\n" in about
+    assert "\nProject-URL: Paper, https://arxiv.org/abs/1809.02983\n" in about
+    assert "matplotlib" not in about
+    assert 'torch>=2.10; extra == "torch"' in about
+    # Installed, where no checkout is.
+    target = tmp_path / "installed"
+    zipfile.ZipFile(wheel).extractall(target)
+    for code in (
+        "from keras_danet import cli, TrainConfig; cli.main(['recipes'])",
+        "from keras_danet.recipes import find_recipe, load_recipe\n"
+        "print(load_recipe(find_recipe('scenes')).dataset)\n"
+        "print(find_recipe('cityscapes_danet_resnet101.py').name)",
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(target)},
+        )
+        assert done.returncode == 0, done.stderr
+        assert "scenes" in done.stdout
+        assert "cityscapes_danet_resnet101.py" in done.stdout or (
+            "recipes" not in code
+        )

@@ -384,19 +384,10 @@ def test_a_tracker_that_cannot_begin_is_told(
         trainer.train(config, tmp_path / "run", track=["wandb"], verbose=0)
 
 
-@pytest.mark.parametrize(
-    "name, package",
-    [
-        ("wandb", "wandb"),
-        ("mlflow", "mlflow"),
-        ("tensorboard", r"'keras-danet\[tensorboard\]'"),
-    ],
-)
-def test_a_missing_package_is_named(
-    config, tmp_path, monkeypatch, name, package
-):
+@pytest.mark.parametrize("name", ["wandb", "mlflow", "tensorboard"])
+def test_a_missing_package_is_named(config, tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match=f"{name}.*: pip install {package}$"):
+    with pytest.raises(ImportError, match=f"{name}.*: pip install {name}$"):
         trainer.train(config, tmp_path / "run", track=[name], verbose=0)
     assert not (tmp_path / "run").exists()
 

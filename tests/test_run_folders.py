@@ -460,3 +460,25 @@ def test_a_file_in_the_way_is_named(tmp_path, options, file):
         with run_folders.open_run_folder(run, CONFIG, **options):
             pass
     assert way.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "left, resumes",
+    [
+        (["config.json"], True),
+        (["config.json", CHECKPOINT], True),
+        (["config.json", CHECKPOINT, "model.keras"], True),
+        # There is nothing to go on from.
+        (["config.json", "model.keras"], False),
+        (["notes.txt"], False),
+    ],
+)
+def test_what_was_killed_is_told_to_be_resumed(tmp_path, left, resumes):
+    for name in left:
+        write(tmp_path / "run", name, CONFIG_TEXT)
+    with pytest.raises(FileExistsError) as error:
+        fail(tmp_path / "run")
+    remedies = ["--resume"] * resumes + ["--output", "--overwrite"]
+    places = [str(error.value).find(remedy) for remedy in remedies]
+    assert -1 not in places and places == sorted(places)
+    assert ("--resume" in str(error.value)) == resumes

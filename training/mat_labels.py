@@ -295,7 +295,7 @@ def run(main):
     try:
         sys.exit(main())
     except ImportError as error:
-        message = f"{error}. Install it: pip install 'keras-danet[data]'"
+        message = f"{error}. Install it: pip install scipy"
     except (ValueError, OSError) as error:
         message = error
     except KeyboardInterrupt:

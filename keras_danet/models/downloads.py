@@ -289,7 +289,9 @@ def _copy(response, file, url, size, max_bytes):
 def _show_progress(url, done, size, told):
     """A counter on a terminal, ten lines in a log or a notebook."""
     name = url.rpartition("/")[2]
-    terminal, whole = sys.stderr.isatty(), done == size
+    # Without a console there is no standard error.
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    whole = done == size
     megabytes = f"{done / 1e6:.1f}"
     text = f"{name}: {megabytes}{f' of {size / 1e6:.1f}' if size else ''} MB"
     if terminal:

@@ -20,6 +20,8 @@ from keras_danet.models import torch_files
 # more is no checkpoint of this kind.
 MAX_FILE_BYTES = 2**32
 MAX_TENSORS = 20_000
+# Before it a file could lead the restricted reader to run code.
+SAFE_TORCH = (2, 10)
 PADDLE_ENDINGS = (".pdparams", ".pdiparams")
 TORCH_ENDINGS = (".pth", ".pt", ".tar", ".bin")
 # So much of a file stays in memory while it is read.
@@ -46,7 +48,7 @@ def read_weights(path):
 
     Args:
         path: path of a `.safetensors`, `.npz`, or PyTorch file (`.pth`,
-            `.pt`, `.bin`, `.pth.tar`). PyTorch's needs torch, from 2.6 on.
+            `.pt`, `.bin`, `.pth.tar`). PyTorch's needs torch, from 2.10 on.
 
     Returns:
         `(tensors, meta)`: dict of name to `StoredTensor`, and what the file
@@ -347,11 +349,14 @@ def _read_torch(path):
             f"{path} is a PyTorch file and torch is not installed. Install "
             "torch, or convert the file to .safetensors where it is."
         ) from error
-    # Before 2.6 the restricted reader could be led to run code.
-    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+    found = tuple(map(int, torch.__version__.split(".")[:2]))
+    if found < SAFE_TORCH:
         raise ImportError(
-            f"Reading {path} safely needs torch 2.6 or later; this is "
-            f"{torch.__version__}. Update torch."
+            f"Reading {path} safely needs torch "
+            f"{'.'.join(map(str, SAFE_TORCH))} or later; this is "
+            f"{torch.__version__}, whose restricted reader has a hole "
+            "(CVE-2026-24747). Update it: pip install --upgrade torch. Or "
+            "convert the file to .safetensors elsewhere."
         )
     with _explained(path):
         content, meta = _unwrap(_load_torch(path))

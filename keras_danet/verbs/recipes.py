@@ -7,12 +7,18 @@ import pathlib
 import re
 import sys
 
-EXPECTED = re.compile(
-    r"^Expected mean IoU: *((?P<percent>\d+(\.\d+)?) *%)?.*", re.MULTILINE
-)
+# What others published, or was measured once, and what came out here.
+FIGURES = {
+    kind: re.compile(
+        rf"^{kind.capitalize()}(?: mean IoU)?: *"
+        r"((?P<percent>\d+(\.\d+)?) *%)?.*",
+        re.MULTILINE,
+    )
+    for kind in ("expected", "measured")
+}
 COLUMNS = (
     *("recipe", "data set", "backbone"),
-    *("crop", "batch", "epochs", "mean IoU"),
+    *("crop", "batch", "epochs", *FIGURES),
 )
 NUM_TEXTS = 3
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -21,17 +27,17 @@ SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 def add(verbs):
     verb = verbs.add_parser(
         "recipes",
-        help="list the recipes in a folder with the mean IoU to expect",
-        description="Lists the recipes in a folder: what each trains, on what, "
-        "and the mean IoU that its docstring expects. Recipes are executed, "
-        "other files are only read. Exit code 1 tells that one is broken.",
+        help="list the recipes with the mean IoU to expect",
+        description="Lists recipes: what each trains, on what, the mean IoU "
+        "that its docstring expects, and the one that was measured here, if it "
+        "was run. Recipes are executed, other files are only read. Exit code 1 "
+        "tells that one is broken.",
     )
     verb.add_argument(
         "folder",
         nargs="?",
-        default="training",
         metavar="FOLDER",
-        help="where they lie (default: training)",
+        help="where they lie (default: those that come with the package)",
     )
     verb.add_argument(
         "--json", action="store_true", help="print a list of objects as JSON"
@@ -40,11 +46,13 @@ def add(verbs):
 
 
 def run(arguments):
-    folder = pathlib.Path(arguments.folder)
+    from keras_danet.recipes import recipes_folder
+
+    folder = pathlib.Path(arguments.folder or recipes_folder())
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"There is no folder {folder}. Expected one of recipes, such as "
-            "training/ of a checkout: keras-danet recipes FOLDER."
+            f"There is no folder {folder}. Expected one of recipes; without a "
+            "folder, `keras-danet recipes` lists those of the package."
         )
     rows = [
         row
@@ -93,7 +101,7 @@ def _describe(path):
         "crop_size": config.crop_size,
         "batch_size": config.batch_size,
         "epochs": config.epochs,
-        **_expectation(ast.get_docstring(tree) or ""),
+        **_figures(ast.get_docstring(tree) or ""),
     }
 
 
@@ -123,22 +131,22 @@ def _is_script(statement):
     )
 
 
-def _expectation(docstring):
-    """The docstring's expected mean IoU, as a share and in its own words."""
-    match = EXPECTED.search(docstring)
-    if match is None:
-        return {"expected_mean_iou": None, "expected": None}
-    number = match["percent"]
-    return {
-        "expected_mean_iou": round(float(number) / 100, 6) if number else None,
-        "expected": match[0].partition(":")[2].strip(),
-    }
+def _figures(docstring):
+    """The docstring's mean IoUs, as shares and in its own words."""
+    found = {}
+    for kind, pattern in FIGURES.items():
+        match = pattern.search(docstring)
+        number = match and match["percent"]
+        found[f"{kind}_mean_iou"] = (
+            round(float(number) / 100, 6) if number else None
+        )
+        found[kind] = match and match[0].partition(":")[2].strip()
+    return found
 
 
 def _print_table(rows):
     lines = [COLUMNS]
     for row in rows:
-        expected = row["expected_mean_iou"]
         lines.append(
             (
                 row["recipe"],
@@ -147,8 +155,7 @@ def _print_table(rows):
                 "x".join(map(str, row["crop_size"])),
                 str(row["batch_size"]),
                 str(row["epochs"]),
-                # With as many digits as were published.
-                "-" if expected is None else f"{100 * expected:g} %",
+                *(_percent(row[f"{kind}_mean_iou"]) for kind in FIGURES),
             )
         )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -160,3 +167,8 @@ def _print_table(rows):
             )
         ]
         print("  ".join(cells))
+
+
+def _percent(share):
+    # With as many digits as were published.
+    return "-" if share is None else f"{100 * share:g} %"

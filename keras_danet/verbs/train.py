@@ -3,6 +3,9 @@
 import ast
 import os
 import pathlib
+import shutil
+import sys
+import textwrap
 
 from keras_danet.verbs.output import say_last
 
@@ -15,14 +18,20 @@ def add(verbs):
         "`config = TrainConfig(...)`) describes, and leaves a run folder with "
         "config.json, history.csv and model.keras, the best of its epochs.",
     )
-    verb.add_argument("recipe", metavar="RECIPE", help="path of the recipe")
+    verb.add_argument(
+        "recipe",
+        metavar="RECIPE",
+        help="path of a recipe, or the name of one that `keras-danet recipes` "
+        "lists, such as scenes",
+    )
     verb.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         dest="settings",
-        help="change a key of the recipe; may be given several times",
+        help="change a key of the recipe, of those below; may be given "
+        "several times",
     )
     verb.add_argument(
         "--data", metavar="FOLDER", help="root folder of the data set"
@@ -92,32 +101,58 @@ def add(verbs):
         "(default: 2)",
     )
     verb.set_defaults(run_verb=run)
+    usage = verb.format_help
+    # Only when they are asked for: reading them takes NumPy.
+    verb.format_help = lambda: f"{usage()}\n{_keys()}"
+
+
+def _keys():
+    """What `--set` takes, a paragraph a key."""
+    from keras_danet.recipes import describe_fields
+
+    width = shutil.get_terminal_size().columns - 2
+    lines = ["keys of a recipe, for --set KEY=VALUE:"]
+    for name, kind, default, meaning in describe_fields():
+        given = "the recipe says" if default is None else f"default: {default}"
+        lines.append(f"  {name} ({kind}; {given})")
+        lines += textwrap.wrap(
+            meaning, width, initial_indent=" " * 6, subsequent_indent=" " * 6
+        )
+    return "\n".join(lines) + "\n"
 
 
 def run(arguments):
-    from keras_danet import trainer
+    from keras_danet.recipes import find_recipe
     from keras_danet.recipes import load_recipe
 
     settings = dict(map(_setting, arguments.settings))
     if arguments.data:
         settings["data_root"] = arguments.data
-    config = load_recipe(arguments.recipe).replace(settings)
-    name = pathlib.Path(arguments.recipe).stem
-    run = arguments.output or os.path.join("saved_models", name)
-    history = trainer.train(
-        config,
-        run,
-        distribute=arguments.distribute,
-        num_devices=arguments.devices,
-        model_devices=arguments.model_devices,
-        recipe=arguments.recipe,
-        overwrite=arguments.overwrite,
-        resume=arguments.resume,
-        checkpoint_every=arguments.checkpoint_every,
-        keep_checkpoints=arguments.keep,
-        background=arguments.background,
-        track=arguments.track,
-    )
+    recipe = find_recipe(arguments.recipe)
+    config = load_recipe(recipe).replace(settings)
+    run = arguments.output or os.path.join("saved_models", recipe.stem)
+    # What is wrong with a recipe is told without Keras.
+    from keras_danet import trainer
+
+    try:
+        history = trainer.train(
+            config,
+            run,
+            distribute=arguments.distribute,
+            num_devices=arguments.devices,
+            model_devices=arguments.model_devices,
+            recipe=recipe,
+            overwrite=arguments.overwrite,
+            resume=arguments.resume,
+            checkpoint_every=arguments.checkpoint_every,
+            keep_checkpoints=arguments.keep,
+            background=arguments.background,
+            track=arguments.track,
+        )
+    except SystemExit as stop:
+        if stop.code in (130, 143):
+            _say_how_to_go_on(run)
+        raise
     best = max(history["val_mean_iou"])
     epoch = trainer.validation_epochs(config)[
         history["val_mean_iou"].index(best)
@@ -127,6 +162,15 @@ def run(arguments):
         f"of {config.epochs}. The run lies in {run}"
     )
     return 0
+
+
+def _say_how_to_go_on(run):
+    if any(pathlib.Path(run, "checkpoints").glob("*.ckpt")):
+        print(
+            f"keras-danet: stopped; a checkpoint lies in {run}. The same line "
+            "with --resume goes on from there.",
+            file=sys.stderr,
+        )
 
 
 def _setting(text):
