@@ -5,7 +5,6 @@ import dataclasses
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_danet import keras_distributions
 from keras_danet import tensorflow_strategies
@@ -110,36 +109,31 @@ class Placement:
             lambda _: batches
         )
 
-    def distribute_shared(self, batches):
-        """The same of batches that every process reads as a whole."""
-        if self.shard[1] == 1:
-            return batches
-        if isinstance(batches, keras.utils.PyDataset):
-            return self.distribute(_Share(batches, self.shard))
-        share = tensorflow_strategies.share_of_batches(batches, self.shard)
-        return self.distribute(share)
+    @property
+    def measuring_shard(self):
+        """(which, of how many) processes, where each may measure its own.
 
+        A network that is spread over processes computes in all of them at a
+        time, so that each measures everything.
+        """
+        return (0, 1) if self.engine == "model_parallel" else self.shard
 
-class _Share(keras.utils.PyDataset):
-    """One of the equal shares of another's batches."""
+    def sum_over_processes(self, counts):
+        """The sum of what every process has counted, in every process.
 
-    def __init__(self, batches, shard):
-        super().__init__(
-            workers=batches.workers,
-            use_multiprocessing=batches.use_multiprocessing,
-            max_queue_size=batches.max_queue_size,
-        )
-        self.batches = batches
-        self.shard = shard
+        Args:
+            counts: int64 array of one shape in all of them.
 
-    def __len__(self):
-        return len(self.batches)
-
-    def __getitem__(self, index):
-        which, workers = self.shard
-        return tuple(
-            np.split(part, workers)[which] for part in self.batches[index]
-        )
+        Returns:
+            int64 array.
+        """
+        if self.measuring_shard[1] == 1:
+            return counts
+        if self.strategy is not None:
+            return tensorflow_strategies.sum_over_workers(
+                self.strategy, counts, self.num_replicas // self.shard[1]
+            )
+        return keras_distributions.sum_over_processes(counts)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import numpy as np
 from keras_danet import metrics
 from keras_danet.checkpointing import save_text
 from keras_danet.data.decoding import read_pair
+from keras_danet.distribution import Placement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Report:
         save_text(json.dumps(content, indent=1) + "\n", path)
 
 
-def evaluate(predictor, pairs, dataset, split, progress=None):
+def evaluate(predictor, pairs, dataset, split, progress=None, placement=None):
     """Predicts every image and counts every labelled pixel.
 
     Args:
@@ -92,6 +93,8 @@ def evaluate(predictor, pairs, dataset, split, progress=None):
         split: string, for the report.
         progress: function of (number done, number in all), called after each
             image. Defaults to `None`.
+        placement: a `distribution.Placement`, whose processes share the
+            images and come to the same report. Defaults to `None`.
 
     Returns:
         A `Report`.
@@ -100,21 +103,24 @@ def evaluate(predictor, pairs, dataset, split, progress=None):
         ValueError: if a file is unreadable, holds unknown label values, or
             image and label differ in size.
     """
+    placement = placement or Placement()
+    which, processes = placement.measuring_shard
+    mine = pairs[which::processes]
     matrix = np.zeros((dataset.num_classes,) * 2, "int64")
-    for index, pair in enumerate(pairs):
+    for index, pair in enumerate(mine):
         image, label = read_pair(pair, dataset)
         matrix += metrics.confusion_matrix(
             label, predictor(image), dataset.num_classes
         )
         if progress:
-            progress(index + 1, len(pairs))
+            progress(index + 1, len(mine))
     return Report(
         dataset=dataset.name,
         split=split,
         protocol=getattr(predictor, "protocol", "unknown"),
         num_images=len(pairs),
         class_names=dataset.class_names,
-        confusion_matrix=matrix,
+        confusion_matrix=placement.sum_over_processes(matrix),
     )
 
 

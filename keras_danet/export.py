@@ -57,7 +57,9 @@ class ExportCheck:
         )
 
 
-def export_model(model, folder, kind, images=(), size=None):
+def export_model(
+    model, folder, kind, images=(), size=None, test_sides=(None, None)
+):
     """Writes `model` for use without Keras, and checks what was written.
 
     The export maps `images` (batch, height, width, 3), RGB floats in 0-255,
@@ -72,6 +74,9 @@ def export_model(model, folder, kind, images=(), size=None):
         images: arrays `(height, width, 3)` in 0-255 to check with. Noise is
             used where there are none.
         size: (height, width) of a TFLite file. Defaults to the first image's.
+        test_sides: (long, short) side that images are to have, `None` for
+            their own, which the file beside the export tells its users.
+            Defaults to `(None, None)`.
 
     Returns:
         An `ExportCheck`; look at `passed`.
@@ -121,7 +126,11 @@ def export_model(model, folder, kind, images=(), size=None):
             run = _tflite_runner(written)
         check = check_export(model, run, images, path)
         _replace(written, path)
-    report = {**dataclasses.asdict(check), "passed": check.passed}
+    report = {
+        **dataclasses.asdict(check),
+        "passed": check.passed,
+        "test_sides": dict(zip(("long", "short"), test_sides, strict=True)),
+    }
     beside = folder / f"{path.name}.check.json"
     save_text(json.dumps(report, indent=1) + "\n", beside)
     return check

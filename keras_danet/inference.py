@@ -1,28 +1,52 @@
 """`Predictor`: an image of any size in, its label map out."""
 
 import os
+import sys
+import threading
 
 import keras
 import numpy as np
 from PIL import Image
 
 from keras_danet.data.decoding import read_image
+from keras_danet.data.resampling import largest_class
+from keras_danet.data.resampling import resize_image
+from keras_danet.data.resampling import resize_logits
+from keras_danet.data.resampling import scaled_size
+from keras_danet.data.resampling import standardize_sides
 from keras_danet.memory import check_memory
 from keras_danet.models import DANet
 from keras_danet.models.functional import FunctionalModel
+
+# Of several threads: memory is asked for one image, and each would take all
+# cores. Keras's trainers are not made for it either.
+_one_at_a_time = threading.Lock()
 
 
 class Predictor:
     """Segments images of any size with a DANet.
 
-    The whole image goes through the network at its own size, once.
+    The whole image goes through the network once: at its own size, or resized
+    to `size` with what training does to its crops (bilinear, with
+    antialiasing). The logits are resized back to the image (bilinear), so
+    that a label map always has the image's size. Threads may share a
+    predictor.
 
     Args:
         model: a `DANet`, or what `optimize_for_inference` made of one.
+        size: what the network sees of an image, with the aspect that it has:
+            an integer, the pixels of its longer side; or (long, short), as
+            large as exceeds neither. Either of the two may be `None`; of two
+            integers the greater is the long side. A run has its own:
+            `TrainConfig.test_sides`. Defaults to `None`, the image's own
+            size.
 
     Call arguments:
         image: a path, a Pillow image, or an array `(height, width, 3)`, RGB
             in 0-255, uint8 or float.
+
+    Attributes:
+        protocol: string, how a number measured with it was measured.
 
     Returns:
         `(height, width)` uint8 array of class indices.
@@ -30,22 +54,19 @@ class Predictor:
     Raises:
         ValueError: if the image has another shape, is empty, has values
             outside 0-255, is too large for the memory there is, or a file
-            cannot be read.
+            cannot be read; or if `size` is none.
 
     Example:
 
     >>> model = keras_danet.DANet(
     ...     num_classes=5, backbone=keras_danet.DilatedResNet(18, filters=8))
-    >>> predictor = keras_danet.Predictor(model)
+    >>> predictor = keras_danet.Predictor(model, size=32)
     >>> labels = predictor(np.zeros((37, 20, 3), "uint8"))
     >>> labels.shape, labels.dtype
     ((37, 20), dtype('uint8'))
     """
 
-    # How a number measured with it was measured.
-    protocol = "whole images, one scale, no mirroring"
-
-    def __init__(self, model):
+    def __init__(self, model, size=None):
         if not isinstance(model, DANet) and not _gives_logits(model):
             raise ValueError(
                 "`model` must be a DANet, or a functional model of images "
@@ -54,21 +75,34 @@ class Predictor:
                 f"Received: {type(model).__name__}"
             )
         self.model = model
+        self.size = standardize_sides(size)
+        self._forward = _forward(model)
         self._fitting_sizes = []
 
     def __call__(self, image):
-        return np.argmax(self.logits(image), axis=-1).astype("uint8")
+        image = self.as_array(image)
+        return largest_class(self._logits(image), image.shape[:2])
 
     def logits(self, image):
         """The logits, `(height, width, num_classes)` float array."""
         image = self.as_array(image)
-        self.check_size(*image.shape[:2])
-        # Devices that share a batch equally get an image each: the same.
-        batch = np.repeat(image[np.newaxis], _num_replicas(), axis=0)
-        return self.model.predict_on_batch(batch)[0]
+        return resize_logits(self._logits(image), image.shape[:2])
+
+    @property
+    def protocol(self):
+        return f"whole images {_describe(self.size)}, one scale, no mirroring"
+
+    def network_size(self, height, width):
+        """(height, width) of what the network sees of such an image."""
+        return tuple(scaled_size((height, width), *self.size).tolist())
+
+    def resize(self, image):
+        """What the network sees of an image."""
+        return resize_image(image, self.network_size(*image.shape[:2]))
 
     def check_size(self, height, width):
         """Raises a ValueError if images of this size need too much memory."""
+        height, width = self.network_size(height, width)
         # An estimate takes as long as a small image; of many sizes in a data
         # set only those need one that are larger than all before.
         if not any(
@@ -77,6 +111,13 @@ class Predictor:
         ):
             check_memory(self.model, 1, height, width)
             self._fitting_sizes.append((height, width))
+
+    def _logits(self, image):
+        """The logits at the size that the network sees."""
+        batch = self.resize(image)[np.newaxis]
+        with _one_at_a_time:
+            self.check_size(*image.shape[:2])
+            return self._forward(batch)
 
     @staticmethod
     def as_array(image):
@@ -105,6 +146,64 @@ class Predictor:
         return image
 
 
+def _describe(sides):
+    match sides:
+        case None, None:
+            return "at their own size"
+        case long, None:
+            which = f"to a long side of {long} pixels"
+        case None, short:
+            which = f"to a short side of {short} pixels"
+        case long, short:
+            which = f"to fit into {long} x {short} pixels (long x short side)"
+    return f"resized {which} and logits back"
+
+
+def _forward(model):
+    """A function of an image batch to the first one's logits, NumPy."""
+    if keras.backend.backend() != "jax":
+        return lambda batch: _predict_on_batch(model, batch)
+    # `predict_on_batch` of JAX gives the weights' memory away while it runs,
+    # and whoever reads them meanwhile, such as `attention_maps`, finds none.
+    network = getattr(model, "inference_model", model)
+    variables = network.variables
+
+    def call(values, batch):
+        mapping = zip(variables, values, strict=True)
+        with keras.StatelessScope(state_mapping=mapping):
+            return network(batch, training=False)
+
+    compiled = sys.modules["jax"].jit(call)
+
+    def forward(batch):
+        # What `compile` was told holds here, too.
+        is_eager = model.run_eagerly or not model.jit_compile
+        # Within an epoch `fit` keeps the weights elsewhere.
+        model.jax_state_sync()
+        values = [_nearest(variable.value) for variable in variables]
+        output = (call if is_eager else compiled)(values, batch)
+        if not output.is_fully_addressable:
+            from jax.experimental import multihost_utils
+
+            output = multihost_utils.process_allgather(output, tiled=True)
+        return np.asarray(output[0])
+
+    return forward
+
+
+def _nearest(value):
+    """A weight that all processes have, where this one computes alone."""
+    if value.is_fully_addressable or not value.is_fully_replicated:
+        return value
+    return value.addressable_data(0)
+
+
+def _predict_on_batch(model, batch):
+    # Devices that share a batch equally get an image each: the same.
+    batch = np.repeat(batch, _num_replicas(), axis=0)
+    return model.predict_on_batch(batch)[0]
+
+
 def _num_replicas():
     placed = keras.distribution.distribution()
     if placed is None:
@@ -126,7 +225,7 @@ def _gives_logits(model):
     return len(output) == 4 and tuple(output[1:3]) == size
 
 
-def attention_maps(model, image, points, num_channels=3):
+def attention_maps(model, image, points, num_channels=3, size=None):
     """What a DANet's attentions look at in an image.
 
     One position's row of the N x N map is computed, never the map.
@@ -138,6 +237,8 @@ def attention_maps(model, image, points, num_channels=3):
         num_channels: integer, how many channels to show: those of channel
             attention's output that vary most over the image. Defaults to
             `3`.
+        size: what the network sees of the image, as of `Predictor`. Defaults
+            to `None`.
 
     Returns:
         `(point_maps, channel_maps, channels)`: per point, a float array of
@@ -145,7 +246,11 @@ def attention_maps(model, image, points, num_channels=3):
         and the channels' numbers. Empty for an attention that the model has
         not.
     """
-    image = Predictor.as_array(image)
+    predictor = Predictor(model, size)
+    image = predictor.as_array(image)
+    rows, columns = image.shape[:2]
+    predictor.check_size(rows, columns)
+    image = predictor.resize(image)
     point_maps, channel_maps, channels = [], [], []
     if "position" in model.attention:
         layer = model.get_layer("position_attention")
@@ -156,8 +261,8 @@ def attention_maps(model, image, points, num_channels=3):
         height, width, depth = query.shape
         for row, column in points:
             cell = query[
-                row * height // image.shape[0],
-                column * width // image.shape[1],
+                row * height // rows,
+                column * width // columns,
             ]
             energy = key.reshape(-1, depth) @ cell
             weights = np.exp(energy - energy.max())

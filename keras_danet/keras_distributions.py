@@ -4,6 +4,7 @@ import contextlib
 import os
 
 import keras
+import numpy as np
 
 from keras_danet.tensorflow_strategies import first_devices
 
@@ -88,6 +89,16 @@ def open_distribution(name, num_devices, model_devices):
         yield placed
     finally:
         keras.distribution.set_distribution(previous)
+
+
+def sum_over_processes(counts):
+    """The sum of the int64 arrays of all processes of JAX, in each of them."""
+    from jax.experimental import multihost_utils
+
+    # JAX has no 64 bits unless it is told to: halves keep them.
+    halves = np.ascontiguousarray(counts).view("uint32")
+    gathered = np.asarray(multihost_utils.process_allgather(halves))
+    return np.ascontiguousarray(gathered).view("int64").sum(axis=0)
 
 
 def _start_jax(processes, num_devices):

@@ -17,6 +17,7 @@ import numpy as np
 
 from keras_danet.checkpointing import save_model
 from keras_danet.checkpointing import save_text
+from keras_danet.distribution import Placement
 from keras_danet.evaluation import evaluate
 
 _LOGGER = logging.getLogger("keras_danet")
@@ -156,6 +157,8 @@ class Validation(keras.callbacks.Callback):
         stop: a `StopSignal`, asked after every image; where several
             processes measure together none may stop alone. Defaults to
             `None`.
+        placement: a `distribution.Placement`, whose processes share the
+            images. Defaults to `None`.
 
     Attributes:
         best: float, the best mean IoU so far.
@@ -174,9 +177,11 @@ class Validation(keras.callbacks.Callback):
         path,
         patience=None,
         stop=None,
+        placement=None,
     ):
         super().__init__()
         self.predictor = predictor
+        self.placement = placement or Placement()
         self.data = pairs, dataset, split
         self.epochs = set(epochs)
         self.path = path
@@ -186,7 +191,7 @@ class Validation(keras.callbacks.Callback):
         self.waited = 0
 
     def _check_stop(self):
-        if self.stop:
+        if self.stop and self.placement.shard[1] == 1:
             self.stop.check()
 
     @property
@@ -207,14 +212,14 @@ class Validation(keras.callbacks.Callback):
             return
         logs = {} if logs is None else logs
         with averaged_weights(self.model):
-            # Several processes have measured it together, in `fit`.
-            if "val_mean_iou" not in logs:
-                report = evaluate(
-                    self.predictor, *self.data, lambda *_: self._check_stop()
-                )
-                logs["val_mean_iou"] = report.mean_iou
-                logs["val_pixel_accuracy"] = report.pixel_accuracy
-            found = logs["val_mean_iou"]
+            report = evaluate(
+                self.predictor,
+                *self.data,
+                progress=lambda *_: self._check_stop(),
+                placement=self.placement,
+            )
+            logs["val_mean_iou"] = found = report.mean_iou
+            logs["val_pixel_accuracy"] = report.pixel_accuracy
             if math.isnan(found):
                 raise ValueError(
                     f"Split {self.data[2]!r} has no labelled pixel to measure "

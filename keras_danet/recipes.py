@@ -13,6 +13,7 @@ from keras_danet.data.datasets import did_you_mean
 from keras_danet.data.datasets import get_dataset
 from keras_danet.data.folder import FOLDER
 from keras_danet.data.plan import Augmentation
+from keras_danet.data.resampling import standardize_sides
 
 # The largest power of ten that float32 holds; more epochs, and wider stems,
 # than anybody has.
@@ -78,6 +79,11 @@ class TrainConfig:
             changed by, for half of the examples.
         blur: float, standard deviation of a Gaussian in pixels, at most; for
             half of the examples.
+        test_size: the size of images where the model is measured and used,
+            labels staying as they are: "training", what crops are taken of at
+            scale 1 (`long_side` and `short_side`); "image", the image's own;
+            or the `size` of a `Predictor`: the pixels of the longer side, or
+            (long, short).
         on_bad_file: "error" ends the training at a file that cannot be used;
             "skip" names it, counts it in the history and goes on.
         loader: "tf.data"; "numpy", which needs no TensorFlow; or "auto", the
@@ -152,6 +158,11 @@ class TrainConfig:
     saturation: float = Augmentation.saturation
     hue: float = Augmentation.hue
     blur: float = Augmentation.blur
+    test_size: (
+        int
+        | tuple[int | None, int | None]
+        | typing.Literal["training", "image"]
+    ) = "training"
     on_bad_file: typing.Literal["error", "skip"] = "error"
     loader: typing.Literal["auto", "tf.data", "numpy"] = "auto"
     data_root: str | None = None
@@ -220,6 +231,7 @@ class TrainConfig:
         self._check_ranges()
         # Its own ranges, told here rather than when training begins.
         self.augmentation()
+        self._check_test_size()
         self._check_loss()
         if self.backbone_weights and self.start_from:
             raise ValueError(
@@ -278,6 +290,21 @@ class TrainConfig:
                 f"{self.crop_size}. Lower it, to a fifth for example: "
                 f"{pixels // 5}."
             )
+
+    def _check_test_size(self):
+        try:
+            self.test_sides  # noqa: B018
+        except ValueError as error:
+            raise ValueError(f"`test_size`: {error}") from error
+
+    @property
+    def test_sides(self):
+        """(long, short) side, the `size` of the `Predictor` of a run."""
+        if self.test_size == "training":
+            return self.long_side, self.short_side
+        return standardize_sides(
+            None if self.test_size == "image" else self.test_size
+        )
 
     def augmentation(self):
         """The `Augmentation` that this training uses."""

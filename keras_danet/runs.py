@@ -20,6 +20,8 @@ from keras_danet.data.folder import CLASSES_FILE
 from keras_danet.data.folder import FOLDER
 from keras_danet.data.folder import open_dataset
 from keras_danet.data.folder import read_classes
+from keras_danet.data.resampling import resize_image
+from keras_danet.data.resampling import scaled_size
 from keras_danet.models import DANet
 from keras_danet.models.weight_files import load_keras_model
 from keras_danet.recipes import TrainConfig
@@ -206,10 +208,17 @@ def _check_classes(dataset, run, root):
 
 
 def sample_images(config, run, count=2):
-    """A few validation images of a run, uint8; none if they are not there."""
+    """A few validation images of a run, as its network is given them.
+
+    None if they are not there.
+    """
     try:
         dataset, root = find_data(config, run)
         pairs = find_pairs(dataset, root, config.val_split)
     except (OSError, ValueError):
         return []
-    return [read_image(pair.image) for pair in pairs[:count]]
+    images = [read_image(pair.image) for pair in pairs[:count]]
+    return [
+        resize_image(image, scaled_size(image.shape[:2], *config.test_sides))
+        for image in images
+    ]

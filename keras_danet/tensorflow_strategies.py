@@ -58,14 +58,23 @@ def split_batches(batches, parts):
     )
 
 
-def share_of_batches(batches, shard):
-    """A `tf.data.Dataset` with one of the equal shares of each batch."""
+def sum_over_workers(strategy, counts, num_local):
+    """The sum of the int64 arrays of all workers, in every worker.
+
+    Args:
+        strategy: of several workers.
+        counts: int64 array, this worker's.
+        num_local: integer, replicas of each worker.
+    """
     import tensorflow as tf
 
-    which, workers = shard
-    return batches.map(
-        lambda *batch: tuple(tf.split(part, workers)[which] for part in batch)
-    )
+    def value(context):
+        # One of a worker's replicas has them, the others nothing.
+        is_first = context.replica_id_in_sync_group % num_local == 0
+        return tf.constant(counts if is_first else 0 * counts)
+
+    values = strategy.experimental_distribute_values_from_function(value)
+    return strategy.reduce("SUM", values, axis=None).numpy()
 
 
 def read_cluster():

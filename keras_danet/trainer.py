@@ -26,7 +26,6 @@ from keras_danet.data.bad_files import BadFiles
 from keras_danet.data.decoding import check_pair
 from keras_danet.data.decoding import read_pair_size
 from keras_danet.data.files import find_pairs
-from keras_danet.data.loader import EvaluationBatches
 from keras_danet.data.loader import TrainingBatches
 from keras_danet.data.plan import check_integer
 from keras_danet.data.plan import draw_plan
@@ -41,7 +40,6 @@ from keras_danet.monitoring import Progress
 from keras_danet.monitoring import StopAtDivergence
 from keras_danet.monitoring import Throughput
 from keras_danet.monitoring import Validation
-from keras_danet.monitoring import averaged_weights
 from keras_danet.monitoring import read_history
 from keras_danet.resuming import Checkpoints
 from keras_danet.resuming import StopSignal
@@ -278,7 +276,7 @@ class _Training:
         compile_model(self.model, config, config.epochs * self.steps, devices)
         placement.check_optimizer(self.model.optimizer)
         self.model.build_optimizer()
-        self.predictor = Predictor(self.model)
+        self.predictor = Predictor(self.model, config.test_sides)
         self._check_memory(devices)
 
     def _check_memory(self, devices):
@@ -289,13 +287,16 @@ class _Training:
             training=True,
             num_devices=devices,
         )
-        check_memory(self.model, 1, *self._largest_validation_size())
+        self.predictor.check_size(*self._largest_validation_size())
 
     def _largest_validation_size(self):
         """Refuses what headers tell, lest it be found after an epoch."""
         pairs = self.val_files.pairs
         check_pair(pairs[0], self.dataset)
-        return max(map(read_pair_size, pairs), key=math.prod)
+        return max(
+            map(read_pair_size, pairs),
+            key=lambda size: math.prod(self.predictor.network_size(*size)),
+        )
 
     def build_metrics(self):
         """Makes the metrics' variables, for a checkpoint to be put into.
@@ -383,12 +384,6 @@ class _Training:
     def _end_epoch(self, watchers, checkpoints):
         """What was left of an epoch whose steps are all done."""
         epoch, logs = checkpoints.epoch, dict(checkpoints.logs)
-        if epoch + 1 in validation_epochs(self.config):
-            with self._wholes() as wholes, averaged_weights(self.model):
-                found = wholes and self.model.evaluate(
-                    wholes, return_dict=True, verbose=0
-                )
-            logs |= {f"val_{k}": v for k, v in (found or {}).items()}
         for watcher in watchers:
             watcher.set_model(self.model)
             watcher.set_params({"epochs": epoch + 1})
@@ -396,18 +391,13 @@ class _Training:
 
     def _fit_on(self, watchers, checkpoints):
         epoch, step = checkpoints.epoch, checkpoints.step
-        with (
-            self._crops(epoch, step) as crops,
-            self._wholes() as wholes,
-        ):
+        with self._crops(epoch, step) as crops:
             self.model.fit(
                 crops,
                 steps_per_epoch=self.steps - step,
                 initial_epoch=epoch,
                 # The rest of an epoch is one call, and what follows another.
                 epochs=epoch + 1 if step else self.config.epochs,
-                validation_data=wholes,
-                validation_freq=validation_epochs(self.config),
                 callbacks=watchers,
                 # The plan has its own order; Keras would warn that it cannot.
                 shuffle=False,
@@ -439,34 +429,6 @@ class _Training:
             batches = pipeline.training_dataset(*data, **options)
             yield self.placement.distribute(batches)
 
-    @contextlib.contextmanager
-    def _wholes(self):
-        """Whole validation images, where several processes share them.
-
-        A single process measures them by the predictor: `None`.
-        """
-        if self.placement.shard[1] == 1:
-            yield None
-            return
-        files = self.val_files
-        data = files.pairs, files.dataset
-        # Every device gets as many images, the last time as well.
-        options = {
-            "batch_size": self.placement.num_replicas,
-            "pad_last_batch": True,
-        }
-        if not self._uses_tensorflow():
-            batches = EvaluationBatches(*data, **options, workers=_num_cores())
-            yield self.placement.distribute_shared(batches)
-            return
-        from keras_danet.data import pipeline
-
-        with pipeline.readable_errors(files):
-            batches = pipeline.evaluation_dataset(
-                *data, bad_files=files, **options
-            )
-            yield self.placement.distribute_shared(batches)
-
     def _uses_tensorflow(self):
         if self.config.loader != "auto":
             return self.config.loader == "tf.data"
@@ -487,6 +449,7 @@ class _Training:
             self.run / "model.keras",
             config.patience,
             self.stop,
+            self.placement,
         )
         history = HistoryFile(self.run / "history.csv")
         checkpoints.parts = {
@@ -498,10 +461,7 @@ class _Training:
         progress = Progress(
             throughput, checkpoints, config.epochs, redraw=verbose == 1
         )
-        # `fit` measures where several processes do, and then of the averages.
-        averages = _averages(self.model) and self.placement.shard[1] > 1
         return [
-            *([keras.callbacks.SwapEMAWeights()] if averages else []),
             throughput,
             divergence,
             checkpoints.parts["bad_files"],
@@ -512,11 +472,6 @@ class _Training:
             *([progress] if verbose else []),
             checkpoints,
         ]
-
-
-def _averages(model):
-    optimizer = model.optimizer
-    return getattr(optimizer, "inner_optimizer", optimizer).use_ema
 
 
 def _num_cores():

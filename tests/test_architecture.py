@@ -29,6 +29,7 @@ ROWS = (
         "data.label_values",
         "data.plan",
         "data.png",
+        "data.resampling",
         "data.graph_images",
         "data.scenes",
         "layers",

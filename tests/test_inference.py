@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ from keras_danet import DilatedResNet
 from keras_danet import Predictor
 from keras_danet import inference
 from keras_danet import optimize_for_inference
+from keras_danet.data.resampling import resize_image
+from keras_danet.data.resampling import resize_logits
 from keras_danet.inference import attention_maps
 
 
@@ -173,3 +177,87 @@ def test_attention_maps_of_an_ablation_are_empty():
     model = DANet(3, DilatedResNet(18, filters=8), attention=())
     maps = attention_maps(model, photo(16, 16), [(0, 0)])
     assert maps == ([], [], [])
+
+
+@pytest.mark.parametrize(
+    "size, seen",
+    [(24, (15, 24)), ((None, 20), (20, 32)), ((64, 20), (20, 32))],
+)
+def test_the_network_sees_the_test_size(model, size, seen):
+    image = photo(40, 64)
+    predictor = Predictor(model, size=size)
+    assert predictor.network_size(40, 64) == seen
+    small = resize_image(image, seen)
+    assert small.shape == (*seen, 3)
+    inside = keras.ops.convert_to_numpy(model(small[None]))[0]
+    expected = resize_logits(inside, (40, 64))
+    logits = predictor.logits(image)
+    np.testing.assert_allclose(logits, expected, atol=1e-4 * inside.std())
+    np.testing.assert_array_equal(predictor(image), logits.argmax(-1))
+    assert predictor(image).shape == (40, 64)
+
+
+def test_the_protocol_says_the_size(model):
+    texts = {
+        None: "at their own size",
+        320: "resized to a long side of 320 pixels and logits back",
+        (None, 608): "resized to a short side of 608 pixels and logits back",
+        (2048, 512): "resized to fit into 2048 x 512 pixels (long x short "
+        "side) and logits back",
+    }
+    for size, text in texts.items():
+        assert Predictor(model, size).protocol == (
+            f"whole images {text}, one scale, no mirroring"
+        )
+
+
+def test_memory_is_asked_for_of_what_the_network_sees(model, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        inference, "check_memory", lambda _, *request: asked.append(request)
+    )
+    predictor = Predictor(model, 32)
+    predictor.check_size(3000, 4000)
+    attention_maps(model, photo(60, 80), [(0, 0)], size=32)
+    assert asked == [(1, 24, 32)] * 2
+
+
+def test_attention_maps_are_of_what_the_network_sees(model):
+    image = photo(80, 112)
+    points = [(0, 0), (79, 111), (40, 62)]
+    maps, channel_maps, channels = attention_maps(model, image, points, size=56)
+    small = resize_image(image, (40, 56))
+    expected, channel_expected, numbers = attention_maps(
+        model, small, [(0, 0), (39, 55), (20, 31)]
+    )
+    assert channels == numbers
+    np.testing.assert_array_equal(maps, expected)
+    np.testing.assert_array_equal(channel_maps, channel_expected)
+
+
+def test_threads_share_a_predictor(model):
+    images = [photo(9 + 8 * (seed % 3), 17, seed) for seed in range(24)]
+    predictor = Predictor(model)
+    expected = [predictor.logits(image) for image in images]
+    maps = attention_maps(model, images[0], [(0, 0)])[0]
+
+    def use(number):
+        if number % 8 == 7:
+            found = attention_maps(model, images[0], [(0, 0)])[0]
+            np.testing.assert_array_equal(found, maps)
+        logits = predictor.logits(images[number])
+        np.testing.assert_array_equal(logits, expected[number])
+
+    with ThreadPoolExecutor(24) as pool:
+        list(pool.map(use, range(24)))
+    # The model is as whole as before.
+    assert np.isfinite(model.predict_on_batch(images[0][None])).all()
+
+
+def test_weights_that_change_are_seen(model):
+    predictor, image = Predictor(model), photo(16, 16)
+    bias = model.get_layer("fusion_classifier").bias
+    before, logits = np.array(bias), predictor.logits(image)
+    bias.assign(before + 3)
+    np.testing.assert_allclose(predictor.logits(image), logits + 3, atol=1e-4)
+    bias.assign(before)

@@ -21,6 +21,7 @@ from PIL import Image
 from keras_danet import DANet
 from keras_danet import DilatedResNet
 from keras_danet import distribution
+from keras_danet import keras_distributions
 from keras_danet import monitoring
 from keras_danet import runs
 from keras_danet import trainer
@@ -542,28 +543,35 @@ def test_sigterm_saves_and_says_143(unbroken, tmp_path, monkeypatch):
 
 
 @one_backend
-def test_sigterm_in_a_shared_validation_keeps_weights_apart_from_averages(
+def test_a_shared_validation_is_not_left_by_one_process_alone(
     root, tmp_path, monkeypatch
 ):
-    """Where `fit` measures, weights and averages are exchanged meanwhile."""
+    """The others would wait for it; it stops once all have measured."""
 
     @contextlib.contextmanager
     def first_of_two(*_):
         yield Placement("data_parallel", 2, 2, shard=(0, 2))
 
+    summed = []
+
+    def sum_over_processes(counts):
+        if not summed and stops[0]:
+            os.kill(os.getpid(), signal.SIGTERM)
+        summed.append(counts.sum())
+        return counts
+
     monkeypatch.setattr(distribution, "scope", first_of_two)
+    monkeypatch.setattr(
+        keras_distributions, "sum_over_processes", sum_over_processes
+    )
     config = tiny(root, ema_momentum=0.5, loader="numpy")
+    stops = [False]
     trainer.train(config, tmp_path / "a", verbose=0)
-    original = distribution._Share.__getitem__
-
-    def terminate(*arguments):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return original(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(distribution._Share, "__getitem__", terminate)
-        with pytest.raises(SystemExit) as caught:
-            trainer.train(config, tmp_path / "b", verbose=0)
+    # Half of the images are another's.
+    assert len(set(summed)) == 1
+    stops[0] = summed.clear() is None
+    with pytest.raises(SystemExit) as caught:
+        trainer.train(config, tmp_path / "b", verbose=0)
     assert caught.value.code == 143
     kept = read_header(checkpoints(tmp_path / "b" / "checkpoints")[0])
     assert (kept["epoch"], kept["step"]) == (1, 0)

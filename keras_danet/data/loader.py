@@ -17,6 +17,9 @@ from keras_danet.data.plan import check_integer
 from keras_danet.data.plan import draw_plan
 from keras_danet.data.plan import places
 from keras_danet.data.read_ahead import ReadAhead
+from keras_danet.data.resampling import resample
+from keras_danet.data.resampling import scaled_size
+from keras_danet.data.resampling import taps
 
 
 class TrainingBatches(ReadAhead):
@@ -190,19 +193,21 @@ def apply_plan(image, label, decisions, augmentation):
         crop_width).
     """
     size = label.shape
-    scaled = _scaled_size(size, decisions.scale, augmentation)
+    scaled = scaled_size(
+        size, augmentation.long_side, augmentation.short_side, decisions.scale
+    )
     inside = np.minimum(scaled, augmentation.crop_size)
     offset, crop = _choose_crop(
         label, scaled, inside, decisions, augmentation.max_class_share
     )
     rows, columns = (
-        _taps(offset[axis], inside[axis], size[axis], scaled[axis])
+        taps(offset[axis], inside[axis], size[axis], scaled[axis])
         for axis in (0, 1)
     )
     # Columns that no pixel of the crop needs are not worth their rows.
     first, last = columns[0].min(), columns[0].max()
-    image = _resample(image[:, first : last + 1], 0, *rows)
-    image = _resample(image, 1, columns[0] - first, columns[1])
+    image = resample(image[:, first : last + 1], 0, *rows)
+    image = resample(image, 1, columns[0] - first, columns[1])
     image = _distort(image, decisions, augmentation)
     pixels = np.empty((*augmentation.crop_size, 3), np.float32)
     pixels[:] = augmentation.mean_pixel
@@ -212,21 +217,6 @@ def apply_plan(image, label, decisions, augmentation):
     if decisions.flip:
         pixels, labels = pixels[:, ::-1], labels[:, ::-1]
     return pixels, labels
-
-
-def _scaled_size(size, scale, augmentation):
-    factor = np.float64(scale)
-    limits = [
-        side / extreme(size)
-        for side, extreme in (
-            (augmentation.long_side, max),
-            (augmentation.short_side, min),
-        )
-        if side is not None
-    ]
-    factor *= min(limits, default=1)
-    scaled = np.floor(np.float64(size) * factor + 0.5)
-    return np.maximum(scaled, 1).astype(np.int64)
 
 
 def _choose_crop(label, scaled, inside, decisions, max_class_share):
@@ -249,35 +239,6 @@ def _choose_crop(label, scaled, inside, decisions, max_class_share):
         if counts.max() < np.float64(max_class_share) * counts.sum():
             break
     return offset, crop
-
-
-def _taps(offset, length, size, scaled):
-    """Which pixels of the image make up each of the crop's, along an axis.
-
-    A triangle over the pixels of the coarser side, centred on each pixel's
-    place in the source, and cut off where the image ends.
-    """
-    ratio = np.float64(scaled) / size
-    reach = max(1 / ratio, 1.0)
-    positions = (offset + np.arange(length) + 0.5) / ratio - 0.5
-    taps = np.arange(math.ceil(2 * reach) + 1)
-    sources = np.ceil(positions - reach).astype(np.int64)[:, np.newaxis] + taps
-    distances = np.abs(sources - positions[:, np.newaxis])
-    weights = np.maximum(1 - distances / reach, 0)
-    weights *= (sources >= 0) & (sources < size)
-    weights /= weights.sum(axis=1, keepdims=True)
-    weights = np.float32(weights)
-    return np.clip(sources, 0, size - 1), weights
-
-
-def _resample(image, axis, sources, weights):
-    """One axis of the crop's part of the scaled image, as float32."""
-    result = 0
-    for source, weight in zip(sources.T, weights.T, strict=True):
-        if weight.any():
-            weight = np.expand_dims(weight, [1, 2] if axis == 0 else [0, 2])
-            result = result + weight * np.take(image, source, axis)
-    return result
 
 
 def _distort(image, decisions, augmentation):

@@ -1,5 +1,6 @@
 """What several verbs take."""
 
+import argparse
 import sys
 
 
@@ -7,13 +8,43 @@ def add_run(verb):
     verb.add_argument("run", metavar="RUN", help="folder of a training run")
 
 
+def add_size(verb):
+    verb.add_argument(
+        "--size",
+        type=_size,
+        metavar="SIZE",
+        help="what images are resized to for the network: pixels of the "
+        "longer side, such as 640; LONGxSHORT, which neither side exceeds; or "
+        "'image', their own size (default: the run's `test_size`)",
+    )
+
+
+def _size(text):
+    if text == "image":
+        return text
+    sides = text.lower().split("x")
+    try:
+        sides = [int(side) for side in sides]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise argparse.ArgumentTypeError(
+            "expected the pixels of the longer side, such as 640; LONGxSHORT, "
+            f"such as 2048x512; or image. Received: {text!r}"
+        )
+    return sides[0] if len(sides) == 1 else tuple(sides)
+
+
 def read_config(arguments):
+    """The run's settings, changed by what the verb was given."""
     from keras_danet import runs
 
     config = runs.read_run_config(arguments.run)
-    if arguments.data:
-        config = config.replace({"data_root": arguments.data})
-    return config
+    settings = {
+        "data_root": getattr(arguments, "data", None),
+        "test_size": arguments.size,
+    }
+    return config.replace({k: v for k, v in settings.items() if v})
 
 
 def show_progress(done, count):

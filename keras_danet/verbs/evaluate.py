@@ -3,6 +3,7 @@
 import os
 
 from keras_danet.verbs.arguments import add_run
+from keras_danet.verbs.arguments import add_size
 from keras_danet.verbs.arguments import read_config
 from keras_danet.verbs.arguments import show_progress
 
@@ -23,6 +24,7 @@ def add(verbs):
     verb.add_argument(
         "--data", metavar="FOLDER", help="root folder of the data set"
     )
+    add_size(verb)
     verb.set_defaults(run_verb=run)
 
 
@@ -36,7 +38,7 @@ def run(arguments):
     split = arguments.split or config.val_split
     dataset, root = runs.find_data(config, arguments.run)
     pairs = find_pairs(dataset, root, split)
-    predictor = Predictor(runs.load_run_model(arguments.run))
+    predictor = Predictor(runs.load_run_model(arguments.run), config.test_sides)
     report = evaluate(predictor, pairs, dataset, split, show_progress)
     report.save(os.path.join(arguments.run, "report.json"))
     print(report.table())

@@ -25,7 +25,8 @@ def add(verbs):
         "--size",
         type=_size,
         metavar="HxW",
-        help="image size of a tflite file (default: the validation images')",
+        help="image size of a tflite file (default: what the first "
+        "validation image has where the run is measured)",
     )
     verb.set_defaults(run_verb=run)
 
@@ -42,6 +43,7 @@ def run(arguments):
         arguments.format,
         images=images,
         size=arguments.size,
+        test_sides=config.test_sides,
     )
     print(check.summary())
     return 0 if check.passed else 1

@@ -4,6 +4,8 @@ import os
 import pathlib
 
 from keras_danet.verbs.arguments import add_run
+from keras_danet.verbs.arguments import add_size
+from keras_danet.verbs.arguments import read_config
 
 
 def add(verbs):
@@ -29,6 +31,7 @@ def add(verbs):
         help="write NAME_attention.png as well: what three points of the "
         "image attend to, and three maps of channel attention",
     )
+    add_size(verb)
     verb.set_defaults(run_verb=run)
 
 
@@ -40,7 +43,7 @@ def run(arguments):
     from keras_danet.data.decoding import read_image
     from keras_danet.inference import Predictor
 
-    config = runs.read_run_config(arguments.run)
+    config = read_config(arguments)
     dataset = runs.read_dataset(config, arguments.run)
     names = [pathlib.Path(image).stem for image in arguments.images]
     for name in names:
@@ -70,7 +73,7 @@ def run(arguments):
     # one must leave no half of the work behind; none is kept, because
     # together they may not fit into memory.
     sizes = [read_image(image).shape[:2] for image in arguments.images]
-    predictor = Predictor(runs.load_run_model(arguments.run))
+    predictor = Predictor(runs.load_run_model(arguments.run), config.test_sides)
     for size in sizes:
         predictor.check_size(*size)
     for name, path in zip(names, arguments.images, strict=True):
@@ -89,12 +92,12 @@ def run(arguments):
         if arguments.attention:
             visualization.save_png(
                 output / f"{name}_attention.png",
-                _attention_picture(predictor.model, image),
+                _attention_picture(predictor, image),
             )
     return 0
 
 
-def _attention_picture(model, image):
+def _attention_picture(predictor, image):
     from keras_danet import visualization
     from keras_danet.inference import attention_maps
 
@@ -104,7 +107,9 @@ def _attention_picture(model, image):
         (height // 2, width // 4),
         (height * 3 // 4, width // 2),
     ]
-    point_maps, channel_maps, channels = attention_maps(model, image, points)
+    point_maps, channel_maps, channels = attention_maps(
+        predictor.model, image, points, size=predictor.size
+    )
     return visualization.attention_picture(
         image, point_maps, points[: len(point_maps)], channel_maps, channels
     )

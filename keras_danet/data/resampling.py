@@ -1,0 +1,223 @@
+"""Images and logits at another size, with NumPy."""
+
+import math
+from numbers import Integral
+
+import numpy as np
+
+# More pixels than a side of any photograph has.
+MAX_SIDE = 2**20
+# Pixels whose class needs all logits, at once.
+_PIECE = 2**20
+
+
+def scaled_size(size, long_side, short_side, scale=1):
+    """The size that an image is resized to, with the aspect that it has.
+
+    Args:
+        size: Pair of integers, the image's (height, width).
+        long_side, short_side: Integers, what its sides have at scale 1: the
+            longer, the shorter, or, if both are given, as much as exceeds
+            neither. `None` for both keeps the image's own size.
+        scale: Float, a factor on both. Defaults to `1`.
+
+    Returns:
+        int64 array (2,), (height, width), at least 1.
+
+    Example:
+
+    >>> scaled_size((1200, 1600), 2048, 512).tolist()
+    [512, 683]
+    """
+    factor = np.float64(scale)
+    limits = [
+        side / extreme(size)
+        for side, extreme in ((long_side, max), (short_side, min))
+        if side is not None
+    ]
+    factor *= min(limits, default=1)
+    scaled = np.floor(np.float64(size) * factor + 0.5)
+    return np.maximum(scaled, 1).astype(np.int64)
+
+
+def standardize_sides(size):
+    """What a longer and a shorter side have at most, of any form of `size`.
+
+    Args:
+        size: `None`; an integer, the longer side; or a pair of which either
+            may be `None`. Of two integers the greater is the longer side.
+
+    Returns:
+        (long, short), integers or `None`.
+
+    Raises:
+        ValueError: for anything else.
+
+    Example:
+
+    >>> standardize_sides(320), standardize_sides((512, 2048))
+    ((320, None), (2048, 512))
+    """
+    match size:
+        case None:
+            return None, None
+        case Integral() if _is_side(size):
+            return int(size), None
+        case [Integral() as one, Integral() as other] if _is_side(
+            one
+        ) and _is_side(other):
+            return max(int(one), int(other)), min(int(one), int(other))
+        case [one, other] if all(
+            side is None or _is_side(side) for side in size
+        ):
+            return tuple(side and int(side) for side in size)
+    raise ValueError(
+        "`size` must be None, the image's own; an integer, the pixels of the "
+        "longer side; or (long, short), of which one may be None; each of 1 "
+        f"to {MAX_SIDE}. Received: size={size!r}"
+    )
+
+
+def _is_side(side):
+    return (
+        isinstance(side, Integral)
+        and not isinstance(side, bool)
+        and 1 <= side <= MAX_SIDE
+    )
+
+
+def resize_image(image, size):
+    """Interpolates between pixels, and averages them where an image shrinks.
+
+    What training does to its crops: half-pixel centres, bilinear, with
+    antialiasing.
+
+    Args:
+        image: Array (height, width, channels).
+        size: Pair of integers, (height, width).
+
+    Returns:
+        float32 array (*size, channels); `image` itself if it has that size.
+    """
+    if tuple(size) == image.shape[:2]:
+        return image
+    for axis in (0, 1):
+        image = resample(image, axis, *taps(0, size[axis], image.shape[axis]))
+    return image
+
+
+def taps(offset, length, size, scaled=None):
+    """Which pixels of an image make up each one of a crop, along an axis.
+
+    A triangle over the pixels of the coarser side, centred on each pixel's
+    place in the source, and cut off where the image ends.
+
+    Args:
+        offset, length: Integers, the crop's place in the scaled image.
+        size: Integer, the image's length.
+        scaled: Integer, the scaled image's. Defaults to `None`, `length`.
+
+    Returns:
+        int64 and float32 arrays (length, number of taps): which pixels, and
+        their weights.
+    """
+    ratio = np.float64(length if scaled is None else scaled) / size
+    reach = max(1 / ratio, 1.0)
+    positions = (offset + np.arange(length) + 0.5) / ratio - 0.5
+    steps = np.arange(math.ceil(2 * reach) + 1)
+    sources = np.ceil(positions - reach).astype(np.int64)[:, np.newaxis] + steps
+    distances = np.abs(sources - positions[:, np.newaxis])
+    weights = np.maximum(1 - distances / reach, 0)
+    weights *= (sources >= 0) & (sources < size)
+    weights /= weights.sum(axis=1, keepdims=True)
+    weights = np.float32(weights)
+    return np.clip(sources, 0, size - 1), weights
+
+
+def resample(image, axis, sources, weights):
+    """One axis of an image, as float32, by what `taps` gives for it."""
+    result = 0
+    for source, weight in zip(sources.T, weights.T, strict=True):
+        if weight.any():
+            weight = np.expand_dims(weight, [1, 2] if axis == 0 else [0, 2])
+            result = result + weight * np.take(image, source, axis)
+    return result
+
+
+def resize_logits(logits, size):
+    """Bilinear interpolation with half-pixel centres, without antialiasing.
+
+    PyTorch's `interpolate(mode="bilinear", align_corners=False)`.
+
+    Args:
+        logits: Float array (height, width, num_classes).
+        size: Pair of integers, (height, width).
+
+    Returns:
+        float32 array (*size, num_classes); `logits` itself if it has that
+        size.
+    """
+    if tuple(size) == logits.shape[:2]:
+        return logits
+    for axis in (0, 1):
+        first, second, share = _neighbours(logits.shape[axis], size[axis])
+        share = np.expand_dims(share, [1, 2] if axis == 0 else [0, 2])
+        below = np.take(logits, first, axis).astype("float32", copy=False)
+        above = np.take(logits, second, axis)
+        logits = below + share * (above - below)
+    return logits
+
+
+def largest_class(logits, size):
+    """The argmax of `resize_logits`, without ever holding all of its logits.
+
+    Where the four logits around a pixel have one largest class, so has every
+    mixture of them; only the other pixels are interpolated, in pieces.
+
+    Args:
+        logits: Float array (height, width, num_classes).
+        size: Pair of integers, (height, width).
+
+    Returns:
+        uint8 array of `size`.
+    """
+    coarse = np.argmax(logits, axis=-1).astype("uint8")
+    if tuple(size) == coarse.shape:
+        return coarse
+    rows, columns = (
+        _neighbours(*sides) for sides in zip(coarse.shape, size, strict=True)
+    )
+    label = coarse[rows[0]][:, columns[0]]
+    is_clear = np.ones(label.shape, bool)
+    for row, column in ((0, 1), (1, 0), (1, 1)):
+        is_clear &= label == coarse[rows[row]][:, columns[column]]
+    unclear = np.flatnonzero(~is_clear)
+    count = max(_PIECE // logits.shape[-1], 1)
+    for start in range(0, len(unclear), count):
+        places = unclear[start : start + count]
+        row, column = np.divmod(places, size[1])
+        first, second = (
+            _mix(
+                logits[rows[0][row], columns[side][column]],
+                logits[rows[1][row], columns[side][column]],
+                rows[2][row],
+            )
+            for side in (0, 1)
+        )
+        mixed = _mix(first, second, columns[2][column])
+        label.flat[places] = np.argmax(mixed, axis=-1)
+    return label
+
+
+def _mix(first, second, share):
+    first = first.astype("float32", copy=False)
+    return first + share[:, np.newaxis] * (second - first)
+
+
+def _neighbours(source, target):
+    """The two samples beside each new one, and the second one's share."""
+    positions = (np.arange(target) + 0.5) * (source / target) - 0.5
+    positions = np.clip(positions, 0, source - 1)
+    first = positions.astype(np.int64)
+    second = np.minimum(first + 1, source - 1)
+    return first, second, np.float32(positions - first)
