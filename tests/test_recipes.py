@@ -513,3 +513,25 @@ def test_init_tells_what_a_folder_lacks(tmp_path, capsys):
     error = capsys.readouterr().err
     assert '"color": [128, 64, 32]' in error
     assert '"labels": "colors"' in error
+
+
+@pytest.mark.parametrize(
+    "settings, sides",
+    [
+        ({}, (None, None)),
+        ({"long_side": 320}, (320, None)),
+        ({"long_side": 2048, "short_side": 512}, (2048, 512)),
+        ({"long_side": 320, "test_size": "image"}, (None, None)),
+        ({"short_side": 608, "test_size": 608}, (608, None)),
+        ({"test_size": [2048, 512]}, (2048, 512)),
+    ],
+)
+def test_the_test_size_is_that_of_training_unless_it_is_said(settings, sides):
+    config = TrainConfig("scenes", 1, 1, (32, 32), **settings)
+    assert config.test_sides == sides
+
+
+@pytest.mark.parametrize("size", [0, "own", (1, 2, 3), True, 2.5])
+def test_what_is_no_test_size(size):
+    with pytest.raises(ValueError, match="`test_size`"):
+        TrainConfig("scenes", 1, 1, (32, 32), test_size=size)

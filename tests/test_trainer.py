@@ -21,6 +21,7 @@ from PIL import Image
 from keras_danet import DANet
 from keras_danet import DilatedResNet
 from keras_danet import distribution
+from keras_danet import inference
 from keras_danet import keras_distributions
 from keras_danet import monitoring
 from keras_danet import runs
@@ -70,16 +71,31 @@ def test_validation_that_cannot_fit_is_refused_first(
     root, tmp_path, monkeypatch
 ):
     asked = []
-    monkeypatch.setattr(
-        trainer,
-        "check_memory",
-        lambda model, *request, **options: asked.append((request, options)),
-    )
-    trainer.train(tiny(root, epochs=1), tmp_path / "run", verbose=0)
+    for module in (trainer, inference):
+        monkeypatch.setattr(
+            module,
+            "check_memory",
+            lambda model, *request, **options: asked.append((request, options)),
+        )
+    # What is asked for, and measured, has the size that training saw.
+    config, run = tiny(root, epochs=1, long_side=32), tmp_path / "run"
+    history = trainer.train(config, run, verbose=0)
     assert asked == [
         ((4, 32, 48), {"training": True, "num_devices": 1}),
-        ((1, 48, 64), {}),
+        ((1, 24, 32), {}),
     ]
+    path = run / "config.json"
+    content = json.loads(path.read_text())
+    # As a run was before there was a test size.
+    assert content["config"].pop("test_size") == "training"
+    path.write_text(json.dumps(content))
+    sides = runs.read_run_config(run).test_sides
+    predictor = Predictor(runs.load_run_model(run), sides)
+    dataset, _ = runs.find_data(config, run)
+    pairs = find_pairs(dataset, root, "val")
+    report = evaluate(predictor, pairs, dataset, "val")
+    assert [report.mean_iou] == history["val_mean_iou"]
+    assert "resized to a long side of 32 pixels" in report.protocol
 
 
 def test_a_run_explains_itself(root, tmp_path):
@@ -479,7 +495,7 @@ def test_a_best_model_that_is_missing_is_told(
     (there / "model.keras").unlink()
     # The epoch that is left is worse, and still the best there is.
     worse = types.SimpleNamespace(mean_iou=0.0, pixel_accuracy=0.0)
-    monkeypatch.setattr(monitoring, "evaluate", lambda *_: worse)
+    monkeypatch.setattr(monitoring, "evaluate", lambda *_, **__: worse)
     trainer.train(config, there, resume=True, verbose=0)
     assert (there / "model.keras").exists()
     assert any("the best of the epochs" in text for text in caplog.messages)

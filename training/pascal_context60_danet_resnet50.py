@@ -27,6 +27,8 @@ config = TrainConfig(
     # danet/option.py: sizes, and 0.001 for a batch of 8, scaled by the batch.
     crop_size=(576, 576),
     short_side=608,
+    # Its evaluation gives the long side as many pixels.
+    test_size=608,
     learning_rate=0.002,
     # The short side gets 0.75 to 2 times its size.
     scale_range=(0.75, 2.0),
