@@ -10,6 +10,8 @@ from keras_danet import metrics
 from keras_danet.checkpointing import save_text
 from keras_danet.data.decoding import read_pair
 from keras_danet.distribution import Placement
+from keras_danet.text_tables import harmless
+from keras_danet.text_tables import table_lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,22 +52,21 @@ class Report:
 
     def table(self):
         """The report as text, one row per class."""
-        width = max(len("mean IoU"), *map(len, self.class_names))
         share = self.confusion_matrix.sum(axis=1)
         share = share / max(int(share.sum()), 1)
-        lines = [
-            f"{self.dataset} {self.split}, {self.num_images} images; "
-            f"{self.protocol}",
-            f"{'class':<{width}}     IoU   pixels",
-        ]
+        rows = [("class", "IoU", "pixels")]
         for (name, iou), part in zip(
             self.class_iou.items(), share, strict=True
         ):
-            shown = "      -" if math.isnan(iou) else f"{iou:7.2%}"
-            lines.append(f"{name:<{width}} {shown}  {part:7.2%}")
-        lines.append(f"{'mean IoU':<{width}} {self.mean_iou:7.2%}")
-        lines.append(f"{'accuracy':<{width}} {self.pixel_accuracy:7.2%}")
-        return "\n".join(lines)
+            shown = "-" if math.isnan(iou) else f"{iou:.2%}"
+            rows.append((name, shown, f"{part:.2%}"))
+        rows.append(("mean IoU", f"{self.mean_iou:.2%}", ""))
+        rows.append(("accuracy", f"{self.pixel_accuracy:.2%}", ""))
+        heading = (
+            f"{self.dataset} {self.split}, {self.num_images} images; "
+            f"{self.protocol}"
+        )
+        return "\n".join([harmless(heading), *table_lines(rows)])
 
     def save(self, path):
         """Writes the report as JSON, whole or not at all."""

@@ -149,7 +149,7 @@ class Pictures:
                 image,
                 label,
                 self.predictor(image),
-                self.dataset.palette,
+                visualization.display_palette(self.dataset.palette),
                 self.dataset.class_names,
             )
 

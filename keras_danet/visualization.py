@@ -5,8 +5,11 @@ model. These arguments mean the same everywhere:
 
     image: Array (height, width, 3), RGB, uint8 or float in 0-255.
     label: Integer array (height, width) of class indices.
-    palette: RGB colours in 0-255, (num_classes, 3), one per class.
-    class_names: Sequence of strings, one per class.
+    palette: RGB colours in 0-255, (num_classes, 3), one per class; those of
+        `display_palette` can be told apart in a picture.
+    class_names: Sequence of strings, one per class, in any script. Where no
+        font has the letters of a name, the picture says "class 3" instead, and
+        a warning tells the name.
     ignore_label: Integer that marks pixels without a class. Defaults to 255.
     alpha: Float in 0-1, the share of the colours blended over an image.
 
@@ -16,24 +19,26 @@ A wrong shape, dtype or range is a ValueError that names the argument.
 import math
 import os
 import uuid
+import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from PIL import ImageDraw
-from PIL import ImageFont
 
 from keras_danet import arguments
+from keras_danet import sheets
+from keras_danet.data.palettes import default_palette as default_palette
+from keras_danet.data.palettes import display_palette as display_palette
+from keras_danet.data.palettes import label_image
+from keras_danet.fonts import VARIABLE
+from keras_danet.fonts import drawable
+from keras_danet.text_tables import harmless
 
-INK = (32, 32, 32)
-# Around swatches: pale class colours would melt into the white page.
-OUTLINE = (128, 128, 128)
-# Cyan: neither in the heat colours nor that of the page beside an edge.
-CROSS = (0, 255, 255)
-MIN_TEXT_SIZE = 14
-# Pictures whose long side is shorter are enlarged before they are captioned.
-MIN_PANEL_SIDE = 320
 MAX_COLUMNS = 4
+# A border is that part of the long side wide, on each side of it.
+BORDER_SHARE = 1 / 1500
+# Pixels that are worked on at once: more memory is only taken for results.
+_PIECE = 2**20
 # Six equally spaced samples of matplotlib's "magma" (CC0). Its lightness rises
 # steadily, so it also reads in grey and to colour-blind eyes.
 HEAT_ANCHORS = (
@@ -44,89 +49,104 @@ HEAT_ANCHORS = (
     (254, 159, 109),
     (252, 253, 191),
 )
-
-
-def default_palette(num_classes):
-    """Return distinct colours, uint8 (num_classes, 3), as PASCAL VOC does.
-
-    The bits of a class index are dealt in turn to red, green and blue, each
-    channel being filled from its highest bit downwards; class 0 is black.
-
-    >>> default_palette(3).tolist()
-    [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
-    """
-    num_classes = arguments.integer(
-        "num_classes", num_classes, "must be an integer >= 1", least=1
-    )
-    index = np.arange(num_classes)
-    palette = np.zeros((num_classes, 3), "uint8")
-    for bit in range(8):
-        for channel in range(3):
-            on = index >> (3 * bit + channel) & 1
-            palette[:, channel] |= (on << (7 - bit)).astype("uint8")
-    return palette
+# How much of an image's light and shade shows through a heat map: enough to
+# see where things are, too little to be taken for the map.
+RELIEF = 0.2
+_named_stand_ins = set()
 
 
 def colorize(label, palette, ignore_label=255):
     """Turn class indices into colours; ignored pixels become black.
 
-    >>> colorize(np.array([[2, 255]]), default_palette(3)).tolist()
-    [[[0, 128, 0], [0, 0, 0]]]
+    >>> colorize(np.array([[1, 255]]), [(9, 9, 9), (1, 2, 3)]).tolist()
+    [[[1, 2, 3], [0, 0, 0]]]
     """
-    label, palette = np.asarray(label), _as_palette(palette)
-    if label.ndim != 2 or label.dtype.kind not in "iu" or not label.size:
-        raise ValueError(
-            "A label map must be a non-empty integer array (height, width). "
-            f"Received: {_describe(label)}"
-        )
-    ignored = label == ignore_label
-    wrong = label[~ignored & ((label < 0) | (label >= len(palette)))]
-    if wrong.size:
-        raise ValueError(
-            f"A label map holds the value {wrong[0]} ({wrong.size} pixels are "
-            f"out of range). Expected 0 to {len(palette) - 1}, for which the "
-            f"palette has colours, or {ignore_label} for 'ignore'. Map the "
-            "values to class indices, or pass this data set's palette."
-        )
+    palette = _as_palette(palette)
+    label = _as_label(label, len(palette), ignore_label)
     table = np.concatenate([palette, np.zeros((1, 3), "uint8")])
-    return table[np.where(ignored, len(palette), label.astype("int64"))]
+    colors = np.empty((*label.shape, 3), "uint8")
+    for rows in _pieces(label):
+        colors[rows] = table[label[rows]]
+    return colors
 
 
-def overlay(image, label, palette, alpha=0.5, ignore_label=255):
+def overlay(
+    image, label, palette, alpha=0.5, ignore_label=255, border_width=None
+):
     """Blend class colours over an image: alpha * colour + (1 - alpha) * image.
 
-    Ignored pixels show the image untouched. Returns the image's size.
+    Each side of a border between classes has the colour of its class alone,
+    so that small things and neighbours are told apart. What is ignored shows
+    the image as it is, and so does a class in black: in the palettes of the
+    field it is the background, and it would hide the image without telling
+    anything.
+
+    `border_width` is in pixels, on each side; 0 draws none. Defaults to
+    `None`: a 1500th of the image's long side, and at least one pixel.
+
+    Returns a picture of the image's size.
     """
-    image = _as_image(image, "image")
-    colours = colorize(label, palette, ignore_label)
-    if image.shape != colours.shape:
+    image, palette = _as_image(image, "image"), _as_palette(palette)
+    label = _as_label(label, len(palette), ignore_label)
+    if image.shape[:2] != label.shape:
         raise ValueError(
             "The image and its label map must have the same height and width. "
-            f"Received: image {image.shape[:2]}, label {colours.shape[:2]}"
+            f"Received: image {image.shape[:2]}, label {label.shape}"
         )
-    ignored = np.asarray(label) == ignore_label
-    return np.where(ignored[..., None], image, _blend(image, colours, alpha))
+    alpha = arguments.number("alpha", alpha, "must lie in 0-1", least=0, most=1)
+    if border_width is None:
+        border_width = max(1, round(BORDER_SHARE * max(label.shape)))
+    border_width = arguments.integer(
+        "border_width", border_width, "must be an integer from 0", least=0
+    )
+    # What becomes of each level of each class, the last one being none.
+    levels = np.arange(256, dtype="float32")
+    blends = np.empty((len(palette) + 1, 256, 3), "float32")
+    blends[:-1] = alpha * palette[:, None] + (1 - alpha) * levels[:, None]
+    drawn = np.append(palette.any(axis=1), False)
+    blends[~drawn] = levels[:, None]
+    blends = np.rint(blends).astype("uint8")
+    picture = np.empty_like(image)
+    for rows in _pieces(label):
+        for channel in range(3):
+            picture[rows, :, channel] = blends[
+                label[rows], image[rows, :, channel], channel
+            ]
+    border = _borders(label, border_width)
+    classes = label[border]
+    border[border] = drawn[classes]
+    picture[border] = palette[classes[drawn[classes]]]
+    return picture
 
 
-def heatmap(values):
-    """Colour finite numbers (height, width) from lowest, dark, to highest.
+def heatmap(values, low, high):
+    """Colour numbers (height, width) from `low`, dark, to `high`, bright.
 
-    A constant map has the lowest colour everywhere.
+    What lies beyond has the colour of the end.
 
-    >>> heatmap(np.array([[0.0, 5.0]])).tolist()
-    [[[0, 0, 4], [252, 253, 191]]]
+    >>> heatmap(np.array([[-1.0, 0.0, 9.0]]), low=0, high=5).tolist()
+    [[[0, 0, 4], [0, 0, 4], [252, 253, 191]]]
     """
-    return _heat_colours(_unit_range(values, "values"))
+    values = _as_values(values, "values")
+    if not low < high:
+        raise ValueError(
+            f"`low` must be below `high`. Received: {low!r} and {high!r}"
+        )
+    unit = ((values - low) / (high - low)).clip(0, 1)
+    places = np.linspace(0, 1, len(HEAT_ANCHORS))
+    anchors = np.array(HEAT_ANCHORS)
+    channels = [np.interp(unit, places, anchors[:, k]) for k in range(3)]
+    return np.rint(np.stack(channels, axis=-1)).astype("uint8")
 
 
 def add_legend(picture, class_names, palette, present=None):
     """Put swatches with class names beneath a picture (an `image`).
 
-    The legend wraps to the picture's width. No name is cut: where one is
-    wider than the picture, white widens the canvas. The picture itself stays
-    in the upper left corner. `present` is an iterable of the class indices
-    to show, all by default; if it is empty, no legend is added. Pillow's own
-    font draws the text: it knows ASCII, other letters become boxes.
+    The legend wraps to the picture's width. Where a name is wider than the
+    picture, white widens the canvas; very long ones are shortened. The
+    picture itself stays in the upper left corner. `present` is an iterable of
+    the class indices to show, all by default; if it is empty, no legend is
+    added. A class in black, which overlays leave out, has an empty swatch.
     """
     picture, palette = _as_image(picture, "picture"), _as_palette(palette)
     _check_same_length(class_names=class_names, palette=palette)
@@ -140,9 +160,8 @@ def add_legend(picture, class_names, palette, present=None):
         )
     if not present:
         return picture.copy()
-    # Split and joined: a line break would run into the next row.
-    names = [" ".join(class_names[index].split()) for index in present]
-    return _draw_legend(picture, names, palette[present].tolist())
+    names = _drawable_names(class_names, present)
+    return sheets.draw_legend(picture, names, palette[present].tolist())
 
 
 def compare(
@@ -151,49 +170,51 @@ def compare(
     """Show an image, its ground truth and its prediction in one picture.
 
     The panels stand side by side, or in a column if the image is more than
-    twice as wide as high; the legend names the classes that occur. Small
-    images are enlarged by a whole factor. `label` may be None: its panel is
-    left out. `prediction` is a label map as well.
+    twice as wide as high; the legend names the classes that occur. Large
+    images are shown smaller, small ones enlarged by a whole factor. `label`
+    may be None: its panel is left out. `prediction` is a label map as well.
     """
-    image = _as_image(image, "image")
+    image, palette = _as_image(image, "image"), _as_palette(palette)
     maps = [] if label is None else [("ground truth", label)]
     maps.append(("prediction", prediction))
-    panels, present = [("image", image)], set()
+    count = 1 + len(maps)
+    columns = 1 if image.shape[1] > 2 * image.shape[0] else count
+    size = sheets.panel_size(image.shape[:2], count, columns)
+    small = sheets.resize_image(image, size)
+    panels, present = [("image", small)], set()
     for title, classes in maps:
         try:
-            panel = overlay(image, classes, palette, alpha, ignore_label)
+            panel, found = _panel(image, small, classes, palette, ignore_label)
+            panel = overlay(small, panel, palette, alpha, len(palette))
         except ValueError as error:
             raise ValueError(f"Cannot draw the {title}: {error}") from error
         panels.append((title, panel))
-        present |= set(np.unique(classes).tolist()) - {ignore_label}
-    factor = _enlargement(image)
-    panels = [(title, _enlarge(panel, factor)) for title, panel in panels]
-    columns = 1 if image.shape[1] > 2 * image.shape[0] else len(panels)
-    sheet = _draw_sheet([panels], columns)
+        present |= found
+    sheet = sheets.draw_sheet(panels, columns)
     return add_legend(sheet, class_names, palette, present)
 
 
 def gallery(samples, palette, class_names, alpha=0.5, ignore_label=255):
     """Show images of any sizes, each with its label laid over it.
 
-    `samples` is a non-empty list of (title, image, label). Each image is
-    brought to a long side of 320 pixels, four stand in a row, and the legend
-    names the classes that occur.
+    `samples` gives (title, image, label), at least once; one is held at a
+    time. Each image is brought to a long side of 320 pixels, four stand in a
+    row, and the legend names the classes that occur.
     """
-    if not samples:
-        raise ValueError("Expected at least one sample. Received: none")
+    palette = _as_palette(palette)
     cells, present = [], set()
-    side = MIN_PANEL_SIDE
-    for title, image, label in samples:
-        picture = Image.fromarray(
-            overlay(image, label, palette, alpha, ignore_label)
-        )
-        factor = side / max(picture.size)
-        size = [max(1, round(factor * length)) for length in picture.size]
-        # Nearest when enlarged, so that pixels stay what they are.
-        picture = picture.resize(size, Image.BOX if factor < 1 else 0)
-        cells.append((title, np.array(picture)))
-        present |= set(np.unique(label).tolist()) - {ignore_label}
+    for number, (title, image, label) in enumerate(samples):
+        image = _as_image(image, "image")
+        factor = sheets.MIN_PANEL_SIDE / max(image.shape[:2])
+        size = [max(1, round(factor * side)) for side in image.shape[:2]]
+        small = sheets.resize_image(image, size)
+        panel, found = _panel(image, small, label, palette, ignore_label)
+        title = drawable(sheets.shorten(title), f"sample {number + 1}")
+        panel = overlay(small, panel, palette, alpha, len(palette))
+        cells.append((title, panel))
+        present |= found
+    if not cells:
+        raise ValueError("Expected at least one sample. Received: none")
     # No higher than the highest: most data sets lie on their side.
     height = max(cell.shape[0] for _, cell in cells)
     width = max(cell.shape[1] for _, cell in cells)
@@ -202,74 +223,106 @@ def gallery(samples, palette, class_names, alpha=0.5, ignore_label=255):
         panel = np.full((height, width, 3), 255, "uint8")
         panel[: cell.shape[0], : cell.shape[1]] = cell
         panels.append((title, panel))
-    sheet = _draw_sheet([panels], MAX_COLUMNS)
+    sheet = sheets.draw_sheet(panels, MAX_COLUMNS)
     return add_legend(sheet, class_names, palette, present)
 
 
-def attention_picture(
-    image, point_maps, points, channel_maps, channels=None, alpha=0.6
-):
+def attention_picture(image, point_maps, points, channel_maps, channels=None):
     """Show what position and channel attention look at in an image.
 
+    All maps of a kind share one scale, which a bar of colours below them
+    tells. Position attention is shown in times the even share, 1 / (number of
+    places), on a logarithmic scale around 1: to both ends as far as the
+    highest of the maps, and at least to half and twice the share. Channel maps
+    are activations, which have no unit, on a linear scale from the 1st to the
+    99th percentile of all that are shown; a channel stands for no class.
+
     Args:
-        image: As above; the first panel.
-        point_maps: Sequence of real arrays of any (height, width): how much
-            the point attends to every place. Enlarged, then blended over
-            the image with `alpha`.
-        points: Sequence of (row, column) in pixels of `image`, one for each
-            of `point_maps`; marked by a cross.
+        image: As above; the first panel, with all points marked.
+        point_maps: Sequence of arrays of any (height, width), not negative:
+            how much the point attends to every place.
+        points: Sequence of (row, column) in pixels of `image`, from 0 at the
+            top and at the left, one for each of `point_maps`.
         channel_maps: Sequence of real arrays of any (height, width).
         channels: Sequence of the numbers of `channel_maps` for their titles.
             Defaults to 0, 1, 2, ...
-        alpha: As above. Defaults to 0.6.
 
     Returns:
-        One picture. Each map is scaled by its own lowest and highest value.
+        One picture; large images are shown smaller.
     """
     image = _as_image(image, "image")
     channels = range(len(channel_maps)) if channels is None else channels
     _check_same_length(point_maps=point_maps, points=points)
     _check_same_length(channel_maps=channel_maps, channels=channels)
-    height, width = image.shape[:2]
-    factor = _enlargement(image)
-    large = _enlarge(image, factor)
-    first, second = [("image", large)], []
-    for values, (row, column) in zip(point_maps, points, strict=True):
-        if row not in range(height) or column not in range(width):
-            raise ValueError(
-                "`points` must be (row, column) pixels inside the image of "
-                f"{height}x{width}. Received: ({row}, {column})"
-            )
-        panel = _blend(
-            large, _enlarged_heat(values, "point_maps", large), alpha
-        )
-        _draw_cross(panel, *(int((x + 0.5) * factor) for x in (row, column)))
-        first.append((f"position attention from ({row}, {column})", panel))
-    for values, channel in zip(channel_maps, channels, strict=True):
-        heat = _enlarged_heat(values, "channel_maps", large)
-        second.append((f"channel map {channel}", heat))
-    return _draw_sheet([first, second], MAX_COLUMNS)
+    count = 1 + len(point_maps) + len(channel_maps)
+    size = sheets.panel_size(image.shape[:2], count, MAX_COLUMNS)
+    ground = sheets.resize_image(image, size)
+    places = [_place(point, image.shape[:2], size) for point in points]
+    letters = sheets.text_size(min(count, MAX_COLUMNS) * size[1])
+    marked = ground.copy()
+    for number, place in enumerate(places, start=1):
+        marked = sheets.draw_mark(marked, place, str(number), letters)
+    panels = [("image (the points marked)" if points else "image", marked)]
+    shares, top = _shares(point_maps)
+    for number, (share, point, place) in enumerate(
+        zip(shares, points, places, strict=True), start=1
+    ):
+        panel = _heat_over(ground, share, -top, top)
+        panel = sheets.draw_mark(panel, place, str(number), letters)
+        row, column = point
+        panels.append((f"{number}: from row {row}, column {column}", panel))
+    blocks = [sheets.draw_sheet(panels, MAX_COLUMNS, letters)]
+    if shares:
+        often = f"{10**top:g}"
+        blocks += [
+            sheets.draw_note(
+                [
+                    "Position attention: how much each marked point takes in "
+                    "from every place of the image.",
+                    "Rows and columns are pixels, from the upper left corner. "
+                    "One logarithmic scale for all maps,",
+                    "in times the even share, which is 1 / (number of places):",
+                ],
+                letters,
+            ),
+            _color_bar(
+                (f"1/{often} and less", "1: the even share", f"{often} times"),
+                letters,
+            ),
+        ]
+    if len(channel_maps):
+        blocks += _channel_blocks(ground, channel_maps, channels, letters)
+    return sheets.stack(blocks)
 
 
-def save_png(path, array):
+def save_png(path, array, palette=None):
     """Write uint8 (height, width) or RGB (height, width, 3) as a PNG file.
 
-    The file appears whole or not at all; missing folders are made. `path`
-    must end in ".png". Raises OSError where it cannot be written.
+    With a `palette`, (height, width) is written as a palette PNG: its pixels
+    stay the numbers that they are, and viewers show the colours. The file
+    appears whole or not at all; missing folders are made. `path` must end in
+    ".png". Raises OSError where it cannot be written.
     """
     path, array = Path(path), np.asarray(array)
     if path.suffix.lower() != ".png":
         raise ValueError(f"A PNG's name must end in '.png'. Received: {path}")
-    shaped = array.ndim == 2 or array.shape[2:] == (3,)
+    shaped = array.ndim == 2 or (palette is None and array.shape[2:] == (3,))
     if array.dtype != np.uint8 or not shaped or not array.size:
         raise ValueError(
-            "A PNG is written from a non-empty uint8 array (height, width) or "
-            f"(height, width, 3). Received: {_describe(array)}"
+            "A PNG is written from a non-empty uint8 array (height, width) or, "
+            "without a palette, (height, width, 3). Received: "
+            f"{_describe(array)}"
         )
+    if palette is None:
+        image = Image.fromarray(array)
+    else:
+        image = label_image(array, _as_palette(palette))
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        Image.fromarray(array).save(unfinished, format="PNG")
+        # Of 6, the default, a photo is smaller by a fifth and takes thrice as
+        # long.
+        image.save(unfinished, format="PNG", compress_level=3)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -287,6 +340,8 @@ def _as_image(image, name):
             f"`{name}` must be a non-empty uint8 or float array (height, "
             f"width, 3), RGB. Received: {_describe(image)}"
         )
+    if image.dtype == np.uint8:
+        return image
     # Written so that NaN fails it too.
     if not (image.min() >= 0 and image.max() <= 255):
         raise ValueError(
@@ -294,6 +349,28 @@ def _as_image(image, name):
             f"{image.min()} to {image.max()}"
         )
     return np.rint(image).astype("uint8")
+
+
+def _as_label(label, num_classes, ignore_label):
+    """The label with `num_classes` for what is ignored, in few bytes."""
+    label = np.asarray(label)
+    if label.ndim != 2 or label.dtype.kind not in "iu" or not label.size:
+        raise ValueError(
+            "A label map must be a non-empty integer array (height, width). "
+            f"Received: {_describe(label)}"
+        )
+    ignored = label == ignore_label
+    wrong = label[~ignored & ((label < 0) | (label >= num_classes))]
+    if wrong.size:
+        raise ValueError(
+            f"A label map holds the value {wrong[0]} ({wrong.size} pixels are "
+            f"out of range). Expected 0 to {num_classes - 1}, for which the "
+            f"palette has colours, or {ignore_label} for 'ignore'. Map the "
+            "values to class indices, or pass this data set's palette."
+        )
+    label = label.astype(np.min_scalar_type(num_classes))
+    label[ignored] = num_classes
+    return label
 
 
 def _as_palette(palette):
@@ -316,13 +393,62 @@ def _check_same_length(**pair):
         )
 
 
-def _blend(image, colours, alpha):
-    alpha = arguments.number("alpha", alpha, "must lie in 0-1", least=0, most=1)
-    mixed = alpha * colours.astype("float32") + (1 - alpha) * image
-    return np.rint(mixed).astype("uint8")
+def _pieces(array):
+    """Slices of rows: NumPy's indexing takes eight bytes for each pixel."""
+    rows = max(1, _PIECE // array.shape[1])
+    for start in range(0, len(array), rows):
+        yield slice(start, start + rows)
 
 
-def _unit_range(values, name):
+def _borders(label, width):
+    """Which pixels have another class within `width`, in row or column."""
+    border = np.zeros(label.shape, bool)
+    for step in range(1, width + 1):
+        for one, other in (
+            (np.s_[step:], np.s_[:-step]),
+            (np.s_[:, step:], np.s_[:, :-step]),
+        ):
+            differs = label[one] != label[other]
+            border[one] |= differs
+            border[other] |= differs
+    return border
+
+
+def _panel(image, small, label, palette, ignore_label):
+    """A label map at a panel's size, and the classes that the whole one has.
+
+    What is ignored is `len(palette)`.
+    """
+    label = _as_label(label, len(palette), ignore_label)
+    if label.shape != image.shape[:2]:
+        raise ValueError(
+            "The image and its label map must have the same height and width. "
+            f"Received: image {image.shape[:2]}, label {label.shape}"
+        )
+    found = set(np.unique(label).tolist()) - {len(palette)}
+    return sheets.resize_label(label, small.shape[:2]), found
+
+
+def _drawable_names(class_names, indices):
+    names = [drawable(class_names[k], f"class {k}") for k in indices]
+    told = [
+        f"{name} is {harmless(class_names[k])}"
+        for name, k in zip(names, indices, strict=True)
+        if name != harmless(" ".join(class_names[k].split()))
+        and class_names[k] not in _named_stand_ins
+    ]
+    if told:
+        _named_stand_ins.update(class_names[k] for k in indices)
+        warnings.warn(
+            f"No font here has the letters of {len(told)} class names, which "
+            f"pictures show otherwise: {', '.join(told)}. Install a font of "
+            f"their script, or name its file in {VARIABLE}.",
+            stacklevel=3,
+        )
+    return names
+
+
+def _as_values(values, name):
     values = np.asarray(values)
     if values.ndim != 2 or values.dtype.kind not in "iuf" or not values.size:
         raise ValueError(
@@ -331,96 +457,86 @@ def _unit_range(values, name):
         )
     if not np.isfinite(values).all():
         raise ValueError(f"`{name}` must be finite. Received: NaN or infinity")
-    values = values.astype("float64")
-    span = np.ptp(values)
-    return (values - values.min()) / (span if span else 1.0)
+    return values.astype("float64")
 
 
-def _heat_colours(unit):
-    anchors = np.array(HEAT_ANCHORS)
-    places = np.linspace(0, 1, len(anchors))
-    channels = [np.interp(unit, places, anchors[:, k]) for k in range(3)]
-    return np.rint(np.stack(channels, axis=-1)).astype("uint8")
-
-
-def _enlarged_heat(values, name, image):
-    # Scaled before it is enlarged: interpolation leaves rounding noise on a
-    # constant map, and scaling would blow that up to the full range.
-    small = Image.fromarray(_unit_range(values, name).astype("float32"))
-    size = (image.shape[1], image.shape[0])
-    return _heat_colours(np.asarray(small.resize(size, Image.BILINEAR)))
-
-
-def _enlargement(image):
-    return max(1, math.ceil(MIN_PANEL_SIDE / max(image.shape[:2])))
-
-
-def _enlarge(image, factor):
-    return image.repeat(factor, axis=0).repeat(factor, axis=1)
-
-
-def _draw_cross(picture, row, column):
-    """Draw a rimmed cross in place, so that it shows on any ground."""
-    arm = max(10, max(picture.shape) // 30)
-    core = arm // 10
-    for rim, colour in ((core, (0, 0, 0)), (0, CROSS)):
-        long, short = arm + rim, core + rim
-        for down, across in ((long, short), (short, long)):
-            rows = slice(max(0, row - down), row + down + 1)
-            columns = slice(max(0, column - across), column + across + 1)
-            picture[rows, columns] = colour
-
-
-def _font(width):
-    """Return the font for a picture that many pixels wide."""
-    return ImageFont.load_default(max(MIN_TEXT_SIZE, width // 70))
-
-
-def _draw_sheet(groups, columns):
-    """Lay titled pictures of one size on white, each group on new rows."""
-    rows = [
-        group[start : start + columns]
-        for group in groups
-        for start in range(0, len(group), columns)
+def _place(point, size, panel_size):
+    """Where a point of an image lies in its panel."""
+    if any(x not in range(side) for x, side in zip(point, size, strict=True)):
+        raise ValueError(
+            "`points` must be (row, column) pixels inside the image of "
+            f"{size[0]}x{size[1]}. Received: ({point[0]}, {point[1]})"
+        )
+    return [
+        int((x + 0.5) * new / old)
+        for x, new, old in zip(point, panel_size, size, strict=True)
     ]
-    height, width = rows[0][0][1].shape[:2]
-    font = _font(width * max(len(row) for row in rows))
-    titles = [font.getlength(title) for group in groups for title, _ in group]
-    gap, line = round(font.size / 2), round(font.size * 1.7)
-    cell_width = max(width, *map(math.ceil, titles)) + gap
-    cell_height = line + height + gap
-    size = (gap + cell_width * max(map(len, rows)), cell_height * len(rows))
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, row in enumerate(rows):
-        for j, (title, picture) in enumerate(row):
-            x, y = gap + j * cell_width, i * cell_height
-            draw.text((x, y + line // 2), title, INK, font, anchor="lm")
-            sheet.paste(Image.fromarray(picture), (x, y + line))
-    return np.array(sheet)
 
 
-def _draw_legend(picture, names, colours):
-    height, width = picture.shape[:2]
-    font = _font(width)
-    gap, line = round(font.size / 2), round(font.size * 1.5)
-    # A cell is swatch, gap, name, wide gap.
-    cells = [font.size + 3 * gap + math.ceil(font.getlength(n)) for n in names]
-    for columns in range(len(names), 0, -1):
-        widths = [max(cells[j::columns]) for j in range(columns)]
-        if gap + sum(widths) <= width:
-            break
-    strip = gap + line * math.ceil(len(names) / columns)
-    size = (max(width, gap + sum(widths)), height + strip)
-    canvas = Image.new("RGB", size, "white")
-    canvas.paste(Image.fromarray(picture), (0, 0))
-    draw = ImageDraw.Draw(canvas)
-    for k, (name, colour) in enumerate(zip(names, colours, strict=True)):
-        x = gap + sum(widths[: k % columns])
-        y = height + gap // 2 + line * (k // columns) + line // 2
-        half = font.size // 2
-        box = (x, y - half, x + font.size, y + half)
-        draw.rectangle(box, tuple(colour), OUTLINE)
-        place = (x + font.size + gap, y)
-        draw.text(place, name, INK, font, anchor="lm")
-    return np.array(canvas)
+def _shares(point_maps):
+    """Logarithms of the maps in times their mean, and the end of the scale."""
+    shares = []
+    for values in point_maps:
+        values = _as_values(values, "point_maps")
+        if values.min() < 0 or not values.any():
+            raise ValueError(
+                "`point_maps` must not be negative, nor 0 everywhere. Received "
+                f"values from {values.min()} to {values.max()}"
+            )
+        shares.append(values / values.mean())
+    # So that what is nearly even looks even, and rounding is not stretched.
+    highest = max([2, *(share.max() for share in shares)])
+    decade = 10 ** math.floor(math.log10(highest))
+    top = next(k for k in (1, 2, 5, 10) if k * decade >= highest) * decade
+    return [np.log10(share.clip(1 / top)) for share in shares], math.log10(top)
+
+
+def _channel_blocks(ground, channel_maps, channels, letters):
+    maps = [_as_values(values, "channel_maps") for values in channel_maps]
+    shown = np.concatenate([values.ravel() for values in maps])
+    low, high = np.percentile(shown, (1, 99))
+    if not low < high:
+        low, high = low - 0.5, low + 0.5
+    panels = [
+        (f"channel {channel}", _heat_over(ground, values, low, high))
+        for values, channel in zip(maps, channels, strict=True)
+    ]
+    return [
+        sheets.draw_sheet(panels, MAX_COLUMNS, letters),
+        sheets.draw_note(
+            [
+                "Channel attention: some channels of its output. A channel "
+                "stands for no class.",
+                "Activations, without a unit. One linear scale for all maps, "
+                "from the 1st to the 99th percentile:",
+            ],
+            letters,
+        ),
+        _color_bar(
+            (
+                f"{low:.3g} and less",
+                f"{(low + high) / 2:.3g}",
+                f"{high:.3g} and more",
+            ),
+            letters,
+        ),
+    ]
+
+
+def _heat_over(ground, values, low, high):
+    """Colours of a map at the ground's size, in whose light and shade."""
+    size = (ground.shape[1], ground.shape[0])
+    small = Image.fromarray(values.clip(low, high).astype("float32"))
+    large = np.asarray(small.resize(size, Image.Resampling.BILINEAR))
+    grey = ground.mean(axis=-1, keepdims=True, dtype="float32")
+    shade = RELIEF * (grey - grey.mean())
+    heat = heatmap(large, low, high) + shade
+    return np.rint(heat.clip(0, 255)).astype("uint8")
+
+
+def _color_bar(words, letters):
+    ramp = heatmap(np.linspace(0, 1, 256)[None], 0, 1)[0]
+    places = np.linspace(0, 1, len(words)).tolist()
+    return sheets.draw_color_bar(
+        ramp, list(zip(places, words, strict=True)), letters
+    )

@@ -26,6 +26,7 @@ ROWS = (
     {
         "data.datasets",
         "data.class_tables",
+        "data.palettes",
         "data.label_values",
         "data.plan",
         "data.png",
@@ -34,8 +35,10 @@ ROWS = (
         "data.scenes",
         "layers",
         "keras_mends",
+        "text_tables",
     },
     {
+        "fonts",
         "data.files",
         "data.lists",
         "data.folder",
@@ -67,7 +70,7 @@ ROWS = (
     },
     {"models.resnet", "models.dilation", "models.folding"},
     {"models.danet"},
-    {"models", "recipes", "checkpointing", "distribution", "memory"},
+    {"models", "recipes", "checkpointing", "distribution", "memory", "sheets"},
     {"inference", "visualization", "runs", "resuming"},
     {"evaluation", "export", "run_folders"},
     {"monitoring"},

@@ -1,7 +1,9 @@
 """Pictures, checked against colours worked out by hand."""
 
+import dataclasses
 import doctest
 import os
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,6 +11,10 @@ from conftest import one_backend
 from PIL import Image
 
 from keras_danet import visualization
+from keras_danet.data.datasets import SCENES
+from keras_danet.data.decoding import read_raw_label
+from keras_danet.data.png import PALETTE as PALETTE_KIND
+from keras_danet.data.png import read_png_kind
 from keras_danet.visualization import add_legend
 from keras_danet.visualization import attention_picture
 from keras_danet.visualization import colorize
@@ -44,33 +50,8 @@ def filled(height, width, colour):
 
 def test_examples_in_docstrings():
     result = doctest.testmod(visualization)
-    assert result.attempted >= 3
+    assert result.attempted >= 2
     assert result.failed == 0
-
-
-def test_palette_is_that_of_pascal_voc():
-    palette = default_palette(21)
-    assert palette.dtype == np.uint8
-    assert palette.shape == (21, 3)
-    known = {
-        0: (0, 0, 0),
-        1: (128, 0, 0),
-        2: (0, 128, 0),
-        15: (192, 128, 128),
-        20: (0, 64, 128),
-    }
-    for index, colour in known.items():
-        assert tuple(palette[index]) == colour
-
-
-def test_palette_colours_are_distinct():
-    assert len(np.unique(default_palette(256), axis=0)) == 256
-
-
-@pytest.mark.parametrize("num_classes", [0, -1, 2.0, "3"])
-def test_palette_refuses_nonsense(num_classes):
-    with pytest.raises(ValueError, match="num_classes"):
-        default_palette(num_classes)
 
 
 def test_colorize():
@@ -127,7 +108,7 @@ def test_overlay_blends(dtype):
     label = np.array([[0, 0, 255]])
     # 0.25 * (200, 100, 0) + 0.75 * image, the second pixel rounded.
     expected = [[(125, 70, 15), (51, 26, 1), (100, 60, 20)]]
-    picture = overlay(image, label, PALETTE, alpha=0.25)
+    picture = overlay(image, label, PALETTE, alpha=0.25, border_width=0)
     assert picture.dtype == np.uint8
     np.testing.assert_array_equal(picture, expected)
 
@@ -142,15 +123,69 @@ def test_overlay_at_both_ends_of_alpha():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (5, 4, 3), "uint8")
     label = rng.integers(0, 3, (5, 4))
-    clear = overlay(image, label, PALETTE, alpha=0)
+    clear = overlay(image, label, PALETTE, alpha=0, border_width=0)
     opaque = overlay(image, label, PALETTE, alpha=1)
     np.testing.assert_array_equal(clear, image)
     np.testing.assert_array_equal(opaque, np.array(PALETTE)[label])
 
 
+@pytest.mark.parametrize("alpha", [0.25, 0.5])
+@pytest.mark.parametrize("size", [(40, 60), (8, 2400), (2400, 10)])
+def test_overlay_draws_both_sides_of_a_border(size, alpha):
+    """In the colours of the classes, as wide as the image asks for."""
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), "uint8")
+    label = np.zeros(size, "uint8")
+    label[:, size[1] // 2 :] = 2
+    label[size[0] // 2 :] = 255
+    picture = overlay(image, label, PALETTE, alpha)
+    width = {60: 1, 2400: 2}[max(size)]
+    expected = image.astype(float)
+    for k in (0, 2):
+        blend = alpha * np.array(PALETTE[k]) + (1 - alpha) * image
+        expected[label == k] = blend[label == k]
+    row, column = size[0] // 2, size[1] // 2
+    expected[:row, column - width : column] = PALETTE[0]
+    expected[:row, column : column + width] = PALETTE[2]
+    expected[row - width : row, :column] = PALETTE[0]
+    expected[row - width : row, column:] = PALETTE[2]
+    np.testing.assert_allclose(picture, expected, atol=0.5 + 1e-4)
+    np.testing.assert_array_equal(picture[row:], image[row:])
+
+
+def test_overlay_leaves_a_class_in_black_as_it_is():
+    image = filled(9, 9, (90, 200, 30))
+    label = np.zeros((9, 9), int)
+    label[3:6, 3:6] = 1
+    picture = overlay(image, label, [(0, 0, 0), (10, 20, 30)], alpha=0.5)
+    expected = image.copy()
+    expected[3:6, 3:6] = (10, 20, 30)
+    expected[4, 4] = (50, 110, 30)
+    np.testing.assert_array_equal(picture, expected)
+
+
+def test_overlay_of_a_large_image_takes_little_memory():
+    image = np.zeros((2000, 3000, 3), "uint8")
+    label = np.zeros((2000, 3000), "uint8")
+    label[::100] = 1
+    tracemalloc.start()
+    overlay(image, label, PALETTE)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # The picture, and what is not more than it.
+    assert peak < 2.5 * image.nbytes + 2**25
+
+
 def test_overlay_refuses_unequal_sizes():
     with pytest.raises(ValueError, match=r"\(4, 5\).*\(5, 4\)"):
         overlay(filled(4, 5, 0), np.zeros((5, 4), int), PALETTE)
+
+
+@pytest.mark.parametrize("width", [-1, 1.5, True, "1"])
+def test_overlay_refuses_a_border_width(width):
+    image, label = filled(2, 2, 0), np.zeros((2, 2), int)
+    with pytest.raises(ValueError, match="border_width"):
+        overlay(image, label, PALETTE, border_width=width)
+    overlay(image, label, PALETTE, border_width=np.int64(2))
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.5, np.nan])
@@ -182,25 +217,21 @@ def test_wrong_images_are_refused(image):
 
 
 def test_heatmap_interpolates_its_anchors():
-    # 0.1 lies half-way between the first two of six anchors.
-    colours = heatmap(np.array([[-7.0, -6.0, 3.0]]))
-    expected = [[(0, 0, 4), (30, 8, 58), (252, 253, 191)]]
+    # 0.1 lies half-way between the first two of six anchors; what is beyond
+    # the ends has their colours.
+    values = np.array([[-9.0, -7.0, -6.0, 3.0, 4.0]])
+    low, high = (0, 0, 4), (252, 253, 191)
+    expected = [[low, low, (30, 8, 58), high, high]]
+    colours = heatmap(values, low=-7, high=3)
     np.testing.assert_allclose(colours, expected, atol=0.5)
 
 
 def test_heatmap_grows_steadily_brighter():
-    ramp = heatmap(np.linspace(0, 1e-6, 200, dtype="float32")[None])[0]
-    luminance = ramp @ np.array([0.2126, 0.7152, 0.0722])
+    ramp = heatmap(np.linspace(0, 1e-6, 200, dtype="float32")[None], 0, 1e-6)
+    luminance = ramp[0] @ np.array([0.2126, 0.7152, 0.0722])
     # Rounding to whole levels may cost half a level per channel.
     assert (np.diff(luminance) > -0.5).all()
     assert luminance[-1] - luminance[0] > 240
-
-
-@pytest.mark.parametrize("value", [0.0, -3.0, 1e30])
-def test_heatmap_of_a_constant_is_the_lowest_colour(value):
-    np.testing.assert_array_equal(
-        heatmap(np.full((2, 3), value)), filled(2, 3, (0, 0, 4))
-    )
 
 
 @pytest.mark.parametrize(
@@ -215,7 +246,13 @@ def test_heatmap_of_a_constant_is_the_lowest_colour(value):
 )
 def test_heatmap_refuses(values):
     with pytest.raises(ValueError, match="`values` must be"):
-        heatmap(values)
+        heatmap(values, 0, 1)
+
+
+@pytest.mark.parametrize("low, high", [(1, 1), (2, 1), (0, np.nan)])
+def test_heatmap_refuses_a_scale(low, high):
+    with pytest.raises(ValueError, match="`low` must be below"):
+        heatmap(np.eye(2), low, high)
 
 
 def test_legend_keeps_picture_and_width():
@@ -235,6 +272,9 @@ def test_legend_shows_only_what_is_present():
     strip = add_legend(picture, NAMES, PALETTE, present=np.array([2, 0, 2]))
     assert box_of(strip, PALETTE[0])[1] < box_of(strip, PALETTE[2])[1]
     assert not (strip == PALETTE[1]).all(axis=-1).any()
+    # A class in black, which overlays leave out, is an empty box.
+    empty = add_legend(picture, ["", "a"], [(0, 0, 0), (9, 9, 9)], [0])[10:]
+    assert not (empty == 0).all(axis=-1).any() and ink(empty) > 20
     nothing = add_legend(picture, NAMES, PALETTE, present=[])
     np.testing.assert_array_equal(nothing, picture)
 
@@ -252,12 +292,15 @@ def test_legend_of_150_classes_neither_cuts_nor_overlaps(size):
 
 
 def test_legend_widens_a_narrow_picture_for_a_long_name():
-    name = "a quite long class name such as COCO-Stuff has " * 3
+    name = "a quite long class name of COCO-Stuff"
     narrow = add_legend(filled(5, 1, 0), [name], [(9, 9, 9)])
     roomy = add_legend(filled(5, 980, 0), [name], [(9, 9, 9)])
-    assert 800 < narrow.shape[1] < roomy.shape[1] == 980
+    assert 240 < narrow.shape[1] < 400 < roomy.shape[1] == 980
     assert ink(narrow[5:]) == ink(roomy[5:])
     assert ink(narrow[:5, 1:]) == 0
+    # More of it would be more than the picture.
+    longer = add_legend(filled(5, 1, 0), [name * 5], [(9, 9, 9)])
+    assert longer.shape[1] < 400 and ink(longer) > 0
 
 
 def test_legend_takes_a_name_with_line_breaks():
@@ -352,41 +395,94 @@ def test_compare_says_which_map_is_wrong():
         compare(image, good, good[:2], PALETTE, NAMES)
 
 
-@pytest.mark.parametrize("point", [(0, 0), (20, 70), (47, 79)])
+EVEN = (181, 57, 116)  # half-way between the third and the fourth anchor
+
+
+def panels_of(sheet, count, height, width, gap=14, line=48):
+    """The first pictures of a sheet, found by their place."""
+    size = max(14, count * width // 90)
+    gap, line = round(size / 2), round(size * 1.7)
+    for k in range(count):
+        left = gap + k * (width + gap)
+        yield sheet[line : line + height, left : left + width].astype(float)
+
+
+@pytest.mark.parametrize("point", [(0, 0), (150, 300), (319, 479)])
 def test_attention_marks_the_point(point):
-    # A constant map, opaque: the panel is dark but for the cross. 0.1 is not
-    # a binary number, so interpolation leaves rounding noise on it.
-    flat = np.full((6, 10), 0.1, "float32")
-    image = filled(48, 80, 255)
-    sheet = attention_picture(image, [flat], [point], [], alpha=1.0)
-    height, width = 48 * 4, 80 * 4
-    top, left, *size = box_of(sheet, (0, 0, 4))
-    assert size == [height, width]
-    panel = sheet[top : top + height, left : left + width]
-    row, column = (4 * x + 2 for x in point)
-    core, rim, flat = ((panel == c).all(-1) for c in (CYAN, 0, (0, 0, 4)))
-    assert core[row, column]
-    assert (core | rim | flat).all()
-    if point == (20, 70):
-        assert box_of(panel, CYAN) == (row - 10, column - 10, 21, 21)
-        assert box_of(panel, 0) == (row - 11, column - 11, 23, 23)
+    # An even map on an even image: the panel has one colour but for the mark.
+    image = filled(320, 480, 255)
+    sheet = attention_picture(image, [np.full((6, 9), 0.1)], [point], [])
+    for panel, ground in zip(
+        panels_of(sheet, 2, 320, 480), (255, EVEN), strict=True
+    ):
+        row, column = point
+        assert tuple(panel[row, column]) == CYAN
+        assert not (abs(panel[5:-5, 60:240] - ground) > 0.6).any()
+        place = box_of(panel, CYAN)
+        arm = 480 // 40
+        assert abs(place[0] + arm - row) <= 24 or row < arm
+        # The number stands beside it.
+        assert (panel == CYAN).all(-1).sum() > 20
 
 
-def test_attention_blends_the_enlarged_map():
-    image = filled(320, 320, (100, 90, 110))
-    ramp = np.array([[0.0, 1.0]])
-    sheet = attention_picture(image, [ramp], [(160, 160)], [], alpha=0.5)
-    top, left, *_ = box_of(sheet, (100, 90, 110))
-    # Half of the image with half of (0, 0, 4) and of (252, 253, 191).
-    low, high = (50, 45, 57), (176, 171.5, 150.5)
-    row = sheet[top].astype(float)
-    start = np.flatnonzero((row == low).all(axis=-1))
-    end = np.flatnonzero((abs(row - high) <= 0.5).all(axis=-1))
-    # Bilinear with half-pixel centres: the outer quarters are constant.
-    assert start.min() > left + 320
-    assert end.max() - start.min() + 1 == 320
-    assert 80 <= start.size < 85
-    assert 80 <= end.size < 85
+def test_attention_is_shown_in_times_the_even_share():
+    """One scale for all maps: a speck does not darken what is beside it."""
+    speck = np.full((10, 10), 0.5)
+    speck[:, 5:] = 2.0
+    speck[0, 0] = 1000.0
+    even = np.full((10, 10), 3.0)
+    image = filled(320, 320, 128)
+    sheet = attention_picture(image, [speck, even], [(300, 0)] * 2, [])
+    _, one, other = panels_of(sheet, 3, 320, 320)
+    top = 100  # the next of 1, 2, 5, 10, ... to 1000 / 11.2 = 89
+    for rows, columns, value in (
+        (slice(0, 1), slice(0, 1), 1000),
+        (slice(100, 200), slice(40, 120), 0.5),
+        (slice(100, 200), slice(200, 300), 2.0),
+    ):
+        place = 0.5 + np.log10(value / speck.mean()) / (2 * np.log10(top))
+        expected = heatmap(np.array([[place]]), 0, 1)[0, 0]
+        assert abs(one[rows, columns] - expected).max() <= 1
+    # Not stretched: on the same scale it is even.
+    assert abs(other[100:200, 40:300] - EVEN).max() <= 1
+
+
+def test_attention_that_is_nearly_even_is_not_stretched():
+    nearly = np.full((6, 10), 0.1, "float32")
+    nearly[:, 5:] *= 1 + 1e-6
+    sheet = attention_picture(filled(320, 320, 9), [nearly], [(0, 0)], [])
+    _, panel = panels_of(sheet, 2, 320, 320)
+    assert abs(panel[60:, 60:] - EVEN).max() <= 1
+
+
+def test_attention_shows_light_and_shade_of_the_image():
+    image = filled(320, 320, 100)
+    image[160:] = 200
+    sheet = attention_picture(image, [np.ones((2, 2))], [(0, 0)], [])
+    _, panel = panels_of(sheet, 2, 320, 320)
+    difference = panel[200:, 60:].mean((0, 1)) - panel[60:120, 60:].mean((0, 1))
+    np.testing.assert_allclose(difference, [20, 20, 20], atol=1)
+
+
+def test_attention_has_one_scale_for_all_channels():
+    one, other = np.zeros((2, 10, 10))
+    one[:, 5:] = 100.0
+    other[:, 5:] = 50.0
+    # Beyond the 99th percentile of all values.
+    other[0, 0] = 1e6
+    image = filled(320, 320, 128)
+    sheet = attention_picture(image, [], [], [one, other], [3, 411])
+    top = np.flatnonzero((sheet == (0, 0, 4)).all(-1).sum(1) > 280)
+    assert len(top) > 250
+    row = sheet[top[150]].astype(float)
+    low, half, high = (
+        (abs(row - colour) <= 1).all(-1).sum()
+        for colour in ((0, 0, 4), EVEN, (252, 253, 191))
+    )
+    # Half of each panel, less what interpolation mixes.
+    assert 280 <= low <= 330 and 140 <= half <= 165 and 140 <= high <= 165
+    # A constant is no error.
+    attention_picture(image, [], [], [np.zeros((2, 2))])
 
 
 def test_attention_panels_and_titles():
@@ -396,15 +492,32 @@ def test_attention_panels_and_titles():
     sheet = attention_picture(image, maps, points, maps[:2])
     # Image and 6 points in rows of four, then a row of channel maps.
     height, width = sheet.shape[:2]
-    assert 3 * 320 < height < 3 * 400
+    assert 3 * 320 < height < 3 * 470
     assert 4 * 400 < width < 4 * 450
     fewer = attention_picture(image, maps[:3], points[:3], maps[:1])
-    assert 2 * 320 < fewer.shape[0] < 2 * 400
+    assert 2 * 320 < fewer.shape[0] < 2 * 520
     default = attention_picture(image, [], [], maps[:2])
     named = attention_picture(image, [], [], maps[:2], channels=[0, 411])
     difference = np.argwhere((default != named).any(axis=-1))
     assert len(difference) > 20
     assert np.ptp(difference, axis=0)[0] < 40
+
+
+def test_sheets_fit_a_screen():
+    image = filled(1500, 2000, 90)
+    label = np.zeros((1500, 2000), "uint8")
+    maps = [np.eye(4)] * 3
+    points = [(0, 0), (750, 1000), (1499, 1999)]
+    for sheet in (
+        compare(image, label, label, PALETTE, NAMES),
+        gallery([("a", image, label)] * 5, PALETTE, NAMES),
+        attention_picture(image, maps, points, maps),
+    ):
+        assert max(sheet.shape) < 2100
+    many = attention_picture(image, maps * 20, points * 20, maps)
+    assert many.size < 3 * 1.4 * 2**22
+    tall = compare(image[:, :9], None, label[:, :9], PALETTE, NAMES)
+    assert max(tall.shape) < 2100
 
 
 @pytest.mark.parametrize("size", THIN_SIZES)
@@ -429,6 +542,9 @@ def test_attention_refuses_maps():
         attention_picture(image, [], [], [good], channels=[])
     with pytest.raises(ValueError, match="point_maps` must be finite"):
         attention_picture(image, [good * np.nan], [(0, 0)], [])
+    for impossible in (-good, 0 * good):
+        with pytest.raises(ValueError, match="must not be negative, nor 0"):
+            attention_picture(image, [impossible], [(0, 0)], [])
     with pytest.raises(ValueError, match="channel_maps` must be non-empty"):
         attention_picture(image, [], [], [np.zeros((1, 2, 2))])
 
@@ -447,6 +563,33 @@ def test_save_png_round_trip(tmp_path, shape):
     assert path.stat().st_mode == plain.stat().st_mode
 
 
+@pytest.mark.parametrize("num_classes", [1, 2, 19, 256])
+def test_a_label_map_keeps_its_numbers_and_gets_colours(tmp_path, num_classes):
+    palette = default_palette(num_classes)
+    label = np.random.default_rng(0).integers(0, num_classes, (20, 30), "uint8")
+    label[:3] = 255
+    path = tmp_path / "label.png"
+    save_png(path, label, palette)
+    with Image.open(path) as file:
+        assert file.mode == "P" and file.info.get("transparency") is None
+        np.testing.assert_array_equal(np.asarray(file), label)
+        shown = np.asarray(file.convert("RGB"))
+    expected = np.concatenate([palette, [(224, 224, 192)] * 256])[:256][label]
+    np.testing.assert_array_equal(shown, expected)
+    # The bits of a data set's labels, for readers that know no others.
+    assert read_png_kind(path) == (8, PALETTE_KIND)
+    data = dataclasses.replace(SCENES, label_map=tuple(range(256)))
+    np.testing.assert_array_equal(read_raw_label(path, data), label)
+
+
+def test_save_png_with_a_palette_refuses_colours(tmp_path):
+    with pytest.raises(ValueError, match=r"without a palette.*\(2, 2, 3\)"):
+        save_png(tmp_path / "a.png", filled(2, 2, 0), PALETTE)
+    with pytest.raises(ValueError, match="palette"):
+        save_png(tmp_path / "a.png", np.zeros((2, 2), "uint8"), [])
+    assert os.listdir(tmp_path) == []
+
+
 def test_save_png_leaves_nothing_half_written(tmp_path, monkeypatch):
     path = tmp_path / "picture.png"
     save_png(str(path), np.zeros((2, 2), "uint8"))
@@ -457,7 +600,7 @@ def test_save_png_leaves_nothing_half_written(tmp_path, monkeypatch):
     assert (tmp_path / "open").read_bytes() == before
     before = path.read_bytes()
 
-    def full_disk(self, file, format):
+    def full_disk(self, file, **_):
         file.write_bytes(b"half")
         raise OSError("No space left on device")
 

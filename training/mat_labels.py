@@ -199,6 +199,9 @@ def convert_all(sources, make_label, folder, jobs):
         "them there already.",
         file=sys.stderr,
     )
+    from keras_danet.data.class_tables import spread_color
+
+    colors = [level for number in range(256) for level in spread_color(number)]
     errors = []
     # Not forked: a fork copies no thread, but the locks that it holds.
     with ProcessPoolExecutor(
@@ -213,6 +216,7 @@ def convert_all(sources, make_label, folder, jobs):
             [make_label] * len(missing),
             [sources[name] for name in missing],
             [targets[name] for name in missing],
+            [colors] * len(missing),
             chunksize=8,
         )
         try:
@@ -243,11 +247,14 @@ def _is_complete(path):
         return False
 
 
-def _convert(make_label, source, target):
+def _convert(make_label, source, target, colors):
     """Makes one label; returns what was wrong, or None."""
     partial = target.with_name(f".partial-{target.name}")
     try:
-        Image.fromarray(make_label(source)).save(partial, "PNG")
+        label = Image.fromarray(make_label(source))
+        # The numbers stay; viewers show them in colours.
+        label.putpalette(colors)
+        label.save(partial, "PNG")
         os.replace(partial, target)
     except (ValueError, OSError, MemoryError) as error:
         return f"{target.stem}: {error or type(error).__name__}"

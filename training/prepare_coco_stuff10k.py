@@ -1,8 +1,8 @@
 """Labels of COCO-Stuff 10k as PNGs.
 
 Reads imageLists/*.txt and annotations/*.mat of the unpacked
-cocostuff-10k-v1.1.zip; writes annotations_png/*.png: grey, COCO's numbers
-(1-182), and 0 where nothing is labelled.
+cocostuff-10k-v1.1.zip; writes annotations_png/*.png: palette PNGs of COCO's
+numbers (1-182), and 0 where nothing is labelled.
 """
 
 from mat_labels import convert_all

@@ -8,7 +8,7 @@ Reads VOC 2010 and one of
 - trainval/*.mat, the first release (trainval.tar.gz: LabelMap, 459 numbers),
   with VOC 2010's ImageSets/Main/{train,val}.txt.
 
-Writes VOC2010/SegmentationClassContext/*.png (grey, 0-59; the 400 other
+Writes VOC2010/SegmentationClassContext/*.png (palette, 0-59; the 400 other
 numbers are background) and ImageSets/SegmentationContext/{train,val}.txt.
 """
 

@@ -1,7 +1,7 @@
 """The 10,582 training labels of PASCAL VOC 2012 with SBD (`trainaug`).
 
 Reads VOC 2012 and the Semantic Boundaries Dataset (benchmark.tgz); writes
-VOC2012/SegmentationClassAug/*.png (grey, class numbers) and
+VOC2012/SegmentationClassAug/*.png (palette, class numbers) and
 VOC2012/ImageSets/Segmentation/trainaug.txt.
 
 The list is what VOC's train and SBD's train and val have together, less VOC's

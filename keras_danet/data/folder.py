@@ -27,8 +27,9 @@ folder. Without splits there is one, called `all`.
 `labels` is `"indices"` (the default: grey or palette PNGs whose pixels are
 the `value` of a class) or `"colors"` (PNGs whose pixels are the `color` of a
 class). Without `value` a class has its place in the list, from 0; without
-`color` it is drawn in one of PASCAL VOC's. `ignore` lists the values, or the
-colours, of pixels without a class; 255 is one of them where it is left out.
+`color` it is drawn in one that differs from the others. `ignore` lists the
+values, or the colours, of pixels without a class; 255 is one of them where it
+is left out.
 """
 
 import dataclasses
@@ -36,7 +37,6 @@ import json
 import os
 from pathlib import Path
 
-from keras_danet.data.class_tables import spread_color
 from keras_danet.data.datasets import IGNORE_LABEL
 from keras_danet.data.datasets import INVALID_LABEL
 from keras_danet.data.datasets import Dataset
@@ -45,6 +45,8 @@ from keras_danet.data.datasets import did_you_mean
 from keras_danet.data.datasets import get_dataset
 from keras_danet.data.datasets import make_label_map
 from keras_danet.data.lists import read_table
+from keras_danet.data.palettes import default_palette
+from keras_danet.text_tables import harmless
 
 FOLDER = "folder"
 CLASSES_FILE = "classes.json"
@@ -110,9 +112,11 @@ def read_classes(path):
         _check_class(path, f"class {number}", entry, labels)
     names = [entry["name"] for entry in classes]
     values = [entry.get("value", place) for place, entry in enumerate(classes)]
+    given = [entry["color"] for entry in classes if "color" in entry]
+    others = iter(default_palette(len(classes), taken=given).tolist())
     colors = [
-        tuple(entry.get("color", spread_color(place)))
-        for place, entry in enumerate(classes)
+        tuple(entry["color"] if "color" in entry else next(others))
+        for entry in classes
     ]
     used = colors if labels == "colors" else values
     ignored = _read_ignored(path, content, labels, used)
@@ -175,10 +179,13 @@ def _check_class(path, where, entry, labels):
     if (
         not isinstance(name, str)
         or not name.strip()
-        or not name.isprintable()
+        or name != harmless(name)
         or len(name) > MAX_NAME_LENGTH
     ):
-        expected = f"a word or more, of at most {MAX_NAME_LENGTH} characters"
+        expected = (
+            f"a word or more, of at most {MAX_NAME_LENGTH} characters, none "
+            "of which is a line end or another control character"
+        )
         raise _wrong(path, f"`name` of {where}", expected, name)
     if "value" in entry and not _is_level(entry["value"]):
         expected = "an integer from 0 to 255"

@@ -17,6 +17,8 @@ from keras_danet.data.files import find_splits
 from keras_danet.data.files import search_pairs
 from keras_danet.data.label_values import guess_mapping
 from keras_danet.data.label_values import to_train_ids
+from keras_danet.text_tables import harmless
+from keras_danet.text_tables import table_lines
 
 # A label that is a photograph has millions of colours; so many are kept.
 MAX_VALUES = 2**12
@@ -130,7 +132,8 @@ class SplitReport:
         if self.sizes:
             lines += self._class_rows()
         if self.sizes and self.never_seen:
-            lines.append(f"never seen: {', '.join(self.never_seen)}")
+            names = harmless(", ".join(self.never_seen))
+            lines.append(f"never seen: {names}")
         count = len(self.problems)
         lines += [
             f"wrong: {problem.message}" for problem in self.problems[:MAX_SHOWN]
@@ -140,18 +143,18 @@ class SplitReport:
         return "\n".join([*lines, "" if count else "nothing wrong"]).rstrip()
 
     def _class_rows(self):
-        width = max(map(len, ("ignored", *self.dataset.class_names)))
         total = max(int(self.class_pixels.sum()), 1)
-        yield f"{'class':<{width}} {'pixels':>15}   share   images"
+        rows = [("class", "pixels", "share", "images")]
         for name, pixels, images in zip(
             self.dataset.class_names,
             self.class_pixels,
             self.class_images,
             strict=True,
         ):
-            share = f"{pixels / total:7.2%}"
-            yield f"{name:<{width}} {pixels:>15,} {share} {images:>8,}"
-        yield f"{'ignored':<{width}} {self.ignored_pixels:>15,}"
+            share = f"{pixels / total:.2%}"
+            rows.append((name, f"{pixels:,}", share, f"{images:,}"))
+        rows.append(("ignored", f"{self.ignored_pixels:,}", "", ""))
+        return table_lines(rows)
 
 
 def _describe_sizes(sizes):

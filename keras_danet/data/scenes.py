@@ -20,17 +20,9 @@ from PIL import ImageDraw
 from PIL import ImageFilter
 
 from keras_danet import arguments
+from keras_danet.data.class_tables import SCENES_PALETTE
+from keras_danet.data.palettes import label_image
 
-CLASS_NAMES = (
-    "sky",
-    "building",
-    "road",
-    "pavement",
-    "tree",
-    "pole",
-    "car",
-    "pedestrian",
-)
 SKY, BUILDING, ROAD, PAVEMENT, TREE, POLE, CAR, PEDESTRIAN = range(8)
 IGNORE_LABEL = 255
 SPLITS = {"train": 1600, "val": 96}
@@ -468,7 +460,7 @@ def draw_scene(seed, index, size=(96, 128)):
 
     Returns:
         `(image, label)`: uint8 `(height, width, 3)`, RGB, 0-255, and uint8
-        `(height, width)` with the positions of `CLASS_NAMES`, and 255
+        `(height, width)` with the positions of `SCENES_CLASSES`, and 255
         (ignore) on the hood of the camera's own car.
 
     Raises:
@@ -524,7 +516,8 @@ def _write_split(folder, name, count, size, seed):
         image, label = draw_scene(seed, first + number, size)
         file = f"{name}_{number:05d}.png"
         Image.fromarray(image).save(folder / name / file)
-        Image.fromarray(label).save(folder / f"{name}annot" / file)
+        colored = label_image(label, SCENES_PALETTE)
+        colored.save(folder / f"{name}annot" / file)
         lines.append(f"{name}/{file} {name}annot/{file}\n")
     (folder / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
 
@@ -533,7 +526,7 @@ def write_scenes(root, splits=SPLITS, size=(96, 128), seed=0):
     """Writes scenes to a new folder, in CamVid's layout.
 
     Images are `{root}/{split}/{id}.png` (RGB), labels
-    `{root}/{split}annot/{id}.png` (8-bit grey, class indices and 255), and
+    `{root}/{split}annot/{id}.png` (class indices and 255, with a palette), and
     `{root}/{split}.txt` lists the pairs relative to `root`. Splits share no
     scene, and a split's scenes do not change with the length of another.
     The folder appears complete or not at all.

@@ -86,6 +86,7 @@ def _draw_samples(reports, root, path):
     from keras_danet import visualization
     from keras_danet.data.decoding import read_pair
     from keras_danet.data.files import search_pairs
+    from keras_danet.verbs.output import warnings_as_notes
 
     dataset = reports[0].dataset
     titled = []
@@ -104,9 +105,10 @@ def _draw_samples(reports, root, path):
     if not chosen:
         print(f"keras-danet: no pair to draw in {path}", file=sys.stderr)
         return
-    sheet = visualization.gallery(
-        [(title, *read_pair(pair, dataset)) for title, pair in chosen],
-        dataset.palette,
-        dataset.class_names,
-    )
+    with warnings_as_notes():
+        sheet = visualization.gallery(
+            ((title, *read_pair(pair, dataset)) for title, pair in chosen),
+            visualization.display_palette(dataset.palette),
+            dataset.class_names,
+        )
     visualization.save_png(path, sheet)

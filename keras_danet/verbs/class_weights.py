@@ -37,6 +37,8 @@ def run(arguments):
     from keras_danet.data import class_weights
     from keras_danet.data.folder import open_dataset
     from keras_danet.data.inspection import inspect_split
+    from keras_danet.text_tables import harmless
+    from keras_danet.text_tables import table_lines
 
     dataset = open_dataset(arguments.name, arguments.root)
     report = inspect_split(
@@ -71,13 +73,12 @@ def run(arguments):
     if report.never_seen:
         print(
             "keras-danet: never seen, so that no weight follows from the "
-            f"data: {', '.join(report.never_seen)}",
+            f"data: {harmless(', '.join(report.never_seen))}",
             file=sys.stderr,
         )
     if arguments.json:
         print(json.dumps(named, indent=1))
     else:
-        width = max(map(len, named))
-        for name, weight in named.items():
-            print(f"{name:<{width}} {weight:10.4f}")
+        rows = [(name, f"{weight:.4f}") for name, weight in named.items()]
+        print("\n".join(table_lines(rows)))
     return 0

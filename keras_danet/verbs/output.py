@@ -1,7 +1,19 @@
 """Standard output that cannot be written any more."""
 
+import contextlib
 import os
 import sys
+import warnings
+
+
+@contextlib.contextmanager
+def warnings_as_notes():
+    """Prints what is warned of as lines, without the place in the code."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for warning in caught:
+        print(f"keras-danet: note: {warning.message}", file=sys.stderr)
 
 
 def say_last(text):

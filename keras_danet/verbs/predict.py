@@ -13,7 +13,8 @@ def add(verbs):
         "predict",
         help="segment images: label maps and colour overlays",
         description="Segments images of any size. Writes NAME_label.png (class "
-        "indices) and NAME_overlay.png (colours and legend) for each.",
+        "indices, which viewers show in colours) and NAME_overlay.png (the "
+        "image at its own size under the colours of the classes) for each.",
     )
     add_run(verb)
     verb.add_argument(
@@ -26,10 +27,18 @@ def add(verbs):
         "--overwrite", action="store_true", help="replace existing files"
     )
     verb.add_argument(
+        "--sheet",
+        action="store_true",
+        help="write NAME_sheet.png as well: image and overlay beside each "
+        "other, with the names of the classes, at the size of a screen",
+    )
+    verb.add_argument(
         "--attention",
         action="store_true",
-        help="write NAME_attention.png as well: what three points of the "
-        "image attend to, and three maps of channel attention",
+        help="write NAME_attention.png as well: what three points attend to "
+        "(a quarter down in the middle, half down at a quarter from the left, "
+        "three quarters down in the middle), and the three channels of "
+        "channel attention's output that vary most",
     )
     add_size(verb)
     verb.set_defaults(run_verb=run)
@@ -42,6 +51,8 @@ def run(arguments):
     from keras_danet import visualization
     from keras_danet.data.decoding import read_image
     from keras_danet.inference import Predictor
+    from keras_danet.text_tables import harmless
+    from keras_danet.verbs.output import warnings_as_notes
 
     config = read_config(arguments)
     dataset = runs.read_dataset(config, arguments.run)
@@ -53,7 +64,8 @@ def run(arguments):
                 "replace the other's. Predict them into different folders."
             )
     output = pathlib.Path(arguments.output)
-    kinds = ["label", "overlay"] + ["attention"] * arguments.attention
+    kinds = ["label", "overlay"]
+    kinds += [kind for kind in ("sheet", "attention") if vars(arguments)[kind]]
     written = [
         output / f"{name}_{kind}.png" for name in names for kind in kinds
     ]
@@ -74,20 +86,36 @@ def run(arguments):
     # together they may not fit into memory.
     sizes = [read_image(image).shape[:2] for image in arguments.images]
     predictor = Predictor(runs.load_run_model(arguments.run), config.test_sides)
+    if arguments.attention and not predictor.model.attention:
+        raise ValueError(
+            f"The network of {arguments.run} has no attention module. Leave "
+            "out --attention, or give a run whose network has one."
+        )
+    colors = visualization.display_palette(dataset.palette)
     for size in sizes:
         predictor.check_size(*size)
     for name, path in zip(names, arguments.images, strict=True):
         image = read_image(path)
         label = predictor(image)
-        visualization.save_png(output / f"{name}_label.png", label)
-        picture = visualization.compare(
-            image, None, label, dataset.palette, dataset.class_names
+        visualization.save_png(
+            output / f"{name}_label.png", label, dataset.palette
         )
-        visualization.save_png(output / f"{name}_overlay.png", picture)
+        visualization.save_png(
+            output / f"{name}_overlay.png",
+            visualization.overlay(image, label, colors),
+        )
+        if arguments.sheet:
+            with warnings_as_notes():
+                sheet = visualization.compare(
+                    image, None, label, colors, dataset.class_names
+                )
+            visualization.save_png(output / f"{name}_sheet.png", sheet)
         present = np.unique(label)
         print(
             f"{output / name}_label.png: "
-            + ", ".join(dataset.class_names[index] for index in present)
+            + ", ".join(
+                harmless(dataset.class_names[index]) for index in present
+            )
         )
         if arguments.attention:
             visualization.save_png(
@@ -102,6 +130,8 @@ def _attention_picture(predictor, image):
     from keras_danet.inference import attention_maps
 
     height, width = image.shape[:2]
+    # Where a street has sky, buildings and road; the same in every image, so
+    # that sheets can be compared.
     points = [
         (height // 4, width // 2),
         (height // 2, width // 4),

@@ -145,6 +145,8 @@ def _figures(docstring):
 
 
 def _print_table(rows):
+    from keras_danet.text_tables import table_lines
+
     lines = [COLUMNS]
     for row in rows:
         lines.append(
@@ -158,15 +160,7 @@ def _print_table(rows):
                 *(_percent(row[f"{kind}_mean_iou"]) for kind in FIGURES),
             )
         )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = [
-            cell.ljust(width) if index < NUM_TEXTS else cell.rjust(width)
-            for index, (cell, width) in enumerate(
-                zip(line, widths, strict=True)
-            )
-        ]
-        print("  ".join(cells))
+    print("\n".join(table_lines(lines, NUM_TEXTS)))
 
 
 def _percent(share):

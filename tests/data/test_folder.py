@@ -58,8 +58,8 @@ def test_classes_by_their_place(tmp_path):
     assert dataset.name == "folder" and dataset.title == "my data"
     assert dataset.class_names == ("ground", "road")
     assert dataset.label_map == (0, 1, *[254] * 253, 255)
-    # PASCAL VOC's first two colours.
-    assert dataset.palette == ((0, 0, 0), (128, 0, 0))
+    # The first is not black, which would hide an image without telling more.
+    assert dataset.palette == ((17, 119, 255), (0, 204, 0))
     assert dataset.label_colors is None
 
 
@@ -74,7 +74,9 @@ def test_classes_with_values_and_colours(tmp_path):
     }
     dataset = read_classes(write_classes(tmp_path, content))
     assert dataset.class_names == ("Straße", "car")
-    assert dataset.palette == ((1, 2, 3), (128, 0, 0))
+    # Its own colour, and one that is far from it.
+    own, other = dataset.palette
+    assert own == (1, 2, 3) and max(other) > 150
     expected = {0: 255, 9: 255, 7: 0, 255: 1}
     assert dataset.label_map == tuple(expected.get(n, 254) for n in range(256))
     # 255 is a class here, and no value to ignore unless it is said.
@@ -84,6 +86,23 @@ def test_classes_with_values_and_colours(tmp_path):
     content = {"classes": [{"name": "a"}], "ignore": []}
     dataset = read_classes(write_classes(tmp_path, content))
     assert dataset.label_map == (0, *[254] * 255)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\u0645\u06cc\u200c\u0634",
+        "👩\u200d🌾",
+        "道\u3000路",
+        "रास्ता",
+        "❤\ufe0f",
+        "o\u0308",
+    ],
+)
+def test_names_of_all_scripts(tmp_path, name):
+    content = {"classes": [{"name": name}]}
+    dataset = read_classes(write_classes(tmp_path, content))
+    assert dataset.class_names == (name,)
 
 
 def test_labels_of_colours(tmp_path):
@@ -139,6 +158,8 @@ def one(**entry):
         (one(name=" "), r"`name` of class 1 cannot"),
         (one(name=3), r"`name` of class 1 cannot .* Received: 3"),
         (one(name="a\x1b[31m"), r"`name` of class 1 cannot"),
+        (one(name="a\u202eb"), r"`name` of class 1 cannot"),
+        (one(name="a\u2028b"), r"`name` of class 1 .* a line end or another"),
         (one(name="n" * 201), r"`name` .* at most 200 characters"),
         (one(name="a"), r"`name` cannot .* each `name` once, .*Received: 'a'"),
         (

@@ -10,6 +10,7 @@ from conftest import one_backend
 from PIL import Image
 
 from keras_danet.data import scenes
+from keras_danet.data.class_tables import SCENES_CLASSES
 
 pytestmark = one_backend
 
@@ -73,7 +74,7 @@ def test_a_scene_is_the_same_in_another_process():
 
 def test_every_class_is_common_enough_to_be_learnt(drawn):
     _, labels = drawn
-    for value, name in enumerate(scenes.CLASS_NAMES):
+    for value, name in enumerate(SCENES_CLASSES):
         here = labels == value
         assert here.mean() >= 0.01, name
         assert here.any((1, 2)).mean() >= 0.85, name
@@ -84,7 +85,7 @@ def test_things_stand_where_a_street_has_them(drawn):
     _, labels = drawn
     row = {
         name: np.nonzero(labels == value)[1].mean()
-        for value, name in enumerate(scenes.CLASS_NAMES)
+        for value, name in enumerate(SCENES_CLASSES)
     }
     assert row["sky"] < row["building"] < row["car"] < row["road"]
     assert row["tree"] < row["pedestrian"] < row["road"]
@@ -175,7 +176,7 @@ def test_layout_of_the_written_folder(tmp_path):
             mode, image = read(root / image_name)
             assert (mode, image.shape) == ("RGB", (32, 48, 3))
             mode, label = read(root / label_name)
-            assert (mode, label.shape) == ("L", (32, 48))
+            assert (mode, label.shape) == ("P", (32, 48))
             assert set(np.unique(label)) <= {*range(8), 255}
             listed |= {image_name, label_name}
     assert set(files_below(root)) == listed

@@ -118,7 +118,10 @@ def test_voc_aug(voc):
     pairs = find_pairs(get_dataset("voc2012"), voc, "trainaug")
     assert [Path(pair.image).stem for pair in pairs] == list("abef")
     labels = {Path(p.label).stem: Image.open(p.label) for p in pairs}
-    assert {label.mode for label in labels.values()} == {"L"}
+    assert {label.mode for label in labels.values()} == {"P"}
+    # A viewer shows VOC's colours.
+    shown = labels["a"].convert("RGB").getpixel((1, 1))
+    assert shown == spread_color(labels["a"].getpixel((1, 1)))
     # VOC's own with their void borders, SBD's for the rest.
     own = noise(20)
     own[0, 0] = 255
@@ -197,7 +200,7 @@ def test_coco_stuff10k(tmp_path):
     assert before.items() <= contents(tmp_path).items()
     for name in names:
         label = Image.open(tmp_path / f"annotations_png/{name}.png")
-        assert label.mode == "L"
+        assert label.mode == "P"
         np.testing.assert_array_equal(label, raw)
     (tmp_path / "images").mkdir()
     for name in names:
