@@ -54,7 +54,7 @@ demo: $(VENV)/demo.stamp
 	@$(BIN)/keras-danet evaluate $(RUN)
 	@echo "== 3/5 drawing overlays and attention maps"
 	@$(BIN)/keras-danet predict $(RUN) $(RUN)/scenes/val/*000[0-3].png \
-		--output $(RUN)/pictures --attention
+		--output $(RUN)/pictures --sheet --attention
 	@echo "== 4/5 exporting to SavedModel and checking it"
 	@$(BIN)/keras-danet export $(RUN) --format saved_model
 	@echo "== 5/5 exporting to TFLite and checking it"
@@ -63,7 +63,7 @@ demo: $(VENV)/demo.stamp
 	@echo "Everything lies in $(RUN):"
 	@echo "  model.keras    the best epoch's model      report.json  its IoU"
 	@echo "  history.csv    the figures of every epoch  config.json  how"
-	@echo "  pictures/      labels, overlays, attention scenes/      the data"
+	@echo "  pictures/      labels, overlays, sheets    scenes/      the data"
 	@echo "  exports/       saved_model/, model.tflite and their checks"
 	@echo "Try next:"
 	@echo "  $(BIN)/keras-danet predict $(RUN) YOUR_PHOTO.jpg --output pictures"

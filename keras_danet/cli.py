@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 
+from keras_danet.text_tables import harmless
 from keras_danet.verbs import check_data
 from keras_danet.verbs import class_weights
 from keras_danet.verbs import convert
@@ -88,7 +89,9 @@ def _run(arguments):
         # The user's mistakes: our own errors, and the file system's.
         if arguments.traceback:
             raise
-        print(f"keras-danet: error: {_explain(error)}", file=sys.stderr)
+        # Names of files and classes in it may be anybody's.
+        lines = map(harmless, str(_explain(error)).split("\n"))
+        print("keras-danet: error:", "\n".join(lines), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("keras-danet: interrupted", file=sys.stderr)

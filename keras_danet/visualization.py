@@ -233,9 +233,10 @@ def attention_picture(image, point_maps, points, channel_maps, channels=None):
     All maps of a kind share one scale, which a bar of colours below them
     tells. Position attention is shown in times the even share, 1 / (number of
     places), on a logarithmic scale around 1: to both ends as far as the
-    highest of the maps, and at least to half and twice the share. Channel maps
-    are activations, which have no unit, on a linear scale from the 1st to the
-    99th percentile of all that are shown; a channel stands for no class.
+    highest of the maps, and at least to half and twice the share; a title says
+    how few places give half of it. Channel maps are activations, which have no
+    unit, on a linear scale from the 1st to the 99th percentile of all that are
+    shown; a channel stands for no class.
 
     Args:
         image: As above; the first panel, with all points marked.
@@ -267,10 +268,12 @@ def attention_picture(image, point_maps, points, channel_maps, channels=None):
     for number, (share, point, place) in enumerate(
         zip(shares, points, places, strict=True), start=1
     ):
-        panel = _heat_over(ground, share, -top, top)
+        shown = np.log10(share.clip(10**-top))
+        panel = _heat_over(ground, shown, -top, top)
         panel = sheets.draw_mark(panel, place, str(number), letters)
         row, column = point
-        panels.append((f"{number}: from row {row}, column {column}", panel))
+        title = f"{number}: row {row}, column {column} ({_half(share)})"
+        panels.append((title, panel))
     blocks = [sheets.draw_sheet(panels, MAX_COLUMNS, letters)]
     if shares:
         often = f"{10**top:g}"
@@ -279,9 +282,11 @@ def attention_picture(image, point_maps, points, channel_maps, channels=None):
                 [
                     "Position attention: how much each marked point takes in "
                     "from every place of the image.",
-                    "Rows and columns are pixels, from the upper left corner. "
-                    "One logarithmic scale for all maps,",
-                    "in times the even share, which is 1 / (number of places):",
+                    "Rows and columns are pixels, from the upper left corner; "
+                    "'half from' counts the fewest places that give half of "
+                    "it.",
+                    "One logarithmic scale for all maps, in times the even "
+                    "share, which is 1 / (number of places):",
                 ],
                 letters,
             ),
@@ -474,7 +479,7 @@ def _place(point, size, panel_size):
 
 
 def _shares(point_maps):
-    """Logarithms of the maps in times their mean, and the end of the scale."""
+    """The maps in times their mean, and the logarithm of the scale's end."""
     shares = []
     for values in point_maps:
         values = _as_values(values, "point_maps")
@@ -488,7 +493,14 @@ def _shares(point_maps):
     highest = max([2, *(share.max() for share in shares)])
     decade = 10 ** math.floor(math.log10(highest))
     top = next(k for k in (1, 2, 5, 10) if k * decade >= highest) * decade
-    return [np.log10(share.clip(1 / top)) for share in shares], math.log10(top)
+    return shares, math.log10(top)
+
+
+def _half(share):
+    """In how few places half of the attention is."""
+    parts = np.sort(share, axis=None)[::-1].cumsum()
+    count = 1 + np.searchsorted(parts, parts[-1] / 2)
+    return f"half from {count:,} of {share.size:,}"
 
 
 def _channel_blocks(ground, channel_maps, channels, letters):

@@ -102,6 +102,16 @@ def test_report_is_aligned_and_harmless():
     assert r"a\x1b[2J\u202e" in lines[7]
 
 
+def test_errors_are_harmless(capsys):
+    """Names of files are anybody's."""
+    name = "no\x1b[2J\u202e"
+    assert main(["check-data", "folder", name]) == 2
+    error = capsys.readouterr().err
+    assert r"There is no folder no\x1b[2J\u202e" in error
+    assert "\x1b" not in error and "\u202e" not in error
+    assert error.count("\n") == 1
+
+
 @pytest.fixture
 def folder(tmp_path):
     from PIL import Image

@@ -447,6 +447,22 @@ def test_attention_is_shown_in_times_the_even_share():
     assert abs(other[100:200, 40:300] - EVEN).max() <= 1
 
 
+def test_attention_says_how_few_places_give_half_of_it():
+    half = visualization._half
+    speck = np.full((50, 60), 1e-9)
+    speck[7, 8] = 1
+    assert half(speck) == "half from 1 of 3,000"
+    assert half(np.ones((10, 10))) == "half from 50 of 100"
+    assert half(np.array([[1.0, 4, 3, 2]])) == "half from 2 of 4"
+    # It is in the picture.
+    image = filled(320, 400, 9)
+    one, other = (
+        attention_picture(image, [values], [(0, 0)], [])
+        for values in (np.eye(4), np.eye(4) + np.eye(4)[::-1])
+    )
+    assert (one[:20] != other[:20]).any()
+
+
 def test_attention_that_is_nearly_even_is_not_stretched():
     nearly = np.full((6, 10), 0.1, "float32")
     nearly[:, 5:] *= 1 + 1e-6

@@ -112,7 +112,7 @@ def run(arguments):
             visualization.save_png(output / f"{name}_sheet.png", sheet)
         present = np.unique(label)
         print(
-            f"{output / name}_label.png: "
+            harmless(f"{output / name}_label.png: ")
             + ", ".join(
                 harmless(dataset.class_names[index]) for index in present
             )
