@@ -1,11 +1,11 @@
 """From a recipe to a model that can learn: network, loss, optimizer."""
 
 import os
-import sys
 
 import keras
 
 from keras_danet import distribution
+from keras_danet.layers.numerics import check_dtype
 from keras_danet.losses import DiceLoss
 from keras_danet.losses import FocalLoss
 from keras_danet.losses import LovaszSoftmax
@@ -34,7 +34,7 @@ def build_model(config, num_classes, like=None):
         ValueError: if weights to start from are those of another network, or
             the backend does not compute in its dtype.
     """
-    _check_dtype(config.dtype)
+    check_dtype(config.dtype)
     if like and os.path.exists(like):
         # A recipe does not tell all of a network that it starts from.
         config = config.replace(
@@ -67,18 +67,6 @@ def build_model(config, num_classes, like=None):
     if config.start_from:
         _check_network(config, "start_from", _network_of(model, config))
     return model if config.freeze == "nothing" else freeze(model, config.freeze)
-
-
-def _check_dtype(dtype):
-    """JAX would take float32 for float64, with warnings."""
-    if dtype != "float64" or keras.backend.backend() != "jax":
-        return
-    if not sys.modules["jax"].config.jax_enable_x64:
-        raise ValueError(
-            "JAX computes in float64 only where it is told to. Received: "
-            "dtype='float64'. Set the environment variable JAX_ENABLE_X64=1, "
-            "or take dtype='float32'."
-        )
 
 
 def gone_sources(config):

@@ -9,6 +9,8 @@ import numpy as np
 from keras import ops
 
 from keras_danet import arguments
+from keras_danet.layers.numerics import maximum
+from keras_danet.layers.numerics import wide_dtype
 
 # A count is `high * 2**30 + low`: 64-bit integers do not exist on JAX by
 # default, and a low limb below 2**30 leaves an int32 room for one update.
@@ -195,7 +197,8 @@ class SegmentationMetrics(keras.Metric):
         counts = ops.append(counts[: self.num_classes], invalid)
         low = self.low + ops.cast(counts, self.low.dtype)
         self.high.assign(self.high + ops.right_shift(low, LIMB_BITS))
-        self.low.assign(ops.bitwise_and(low, 2**LIMB_BITS - 1))
+        mask = ops.convert_to_tensor(2**LIMB_BITS - 1, low.dtype)
+        self.low.assign(ops.bitwise_and(low, mask))
 
     def _check_shapes(self, label, logits):
         fits = len(logits) == 4 and logits[-1] == self.num_classes
@@ -246,16 +249,17 @@ class SegmentationMetrics(keras.Metric):
         return ops.where(left_out, self._table_rows + 1, row)
 
     def result(self):
-        counts = ops.cast(self.high, "float32") * 2.0**LIMB_BITS
-        counts = counts + ops.cast(self.low, "float32")
+        wide = wide_dtype(self.dtype)
+        counts = ops.cast(self.high, wide) * 2.0**LIMB_BITS
+        counts = counts + ops.cast(self.low, wide)
         matrix = ops.reshape(counts[:-1], (self.num_classes, -1))
         hits = ops.diagonal(matrix)
         true = ops.sum(matrix, axis=1)
         union = true + ops.sum(matrix, axis=0) - hits
-        present = ops.sum(ops.cast(union > 0, "float32"))
-        iou = hits / ops.maximum(union, 1.0)
-        mean = ops.sum(iou) / ops.maximum(present, 1.0)
-        accuracy = ops.sum(hits) / ops.maximum(ops.sum(true), 1.0)
+        present = ops.sum(ops.cast(union > 0, wide))
+        iou = hits / maximum(union, 1.0)
+        mean = ops.sum(iou) / maximum(present, 1.0)
+        accuracy = ops.sum(hits) / maximum(ops.sum(true), 1.0)
         # NaN where one was, and made only then: debuggers stop at any.
         poison = ops.sqrt(1.0 - 2.0 * ops.cast(counts[-1] > 0, counts.dtype))
         return {"mean_iou": mean * poison, "pixel_accuracy": accuracy * poison}

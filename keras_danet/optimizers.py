@@ -7,6 +7,9 @@ import keras
 from keras import ops
 
 from keras_danet import arguments
+from keras_danet.layers.numerics import check_dtype
+from keras_danet.layers.numerics import is_float64
+from keras_danet.layers.numerics import minimum
 
 
 @keras.saving.register_keras_serializable(package="keras_danet")
@@ -84,14 +87,19 @@ class PolySchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step):
         given = self._arguments
-        step = ops.cast(step, "float32")
+        step = ops.convert_to_tensor(step)
+        policy = keras.config.dtype_policy()
+        wanted = step.dtype, keras.config.floatx(), policy.variable_dtype
+        wide = "float64" if any(map(is_float64, wanted)) else "float32"
+        check_dtype(wide)
+        step = ops.cast(step, wide)
         total, end = given["total_steps"], given["end_learning_rate"]
         # Subtracted before divided: steps are whole numbers, and exact.
-        left = (total - ops.minimum(step, total)) / total
+        left = (total - minimum(step, total)) / total
         rate = (given["initial_learning_rate"] - end) * left ** given["power"]
         rate = rate + end
         if given["warmup_steps"]:
-            missing = 1 - ops.minimum(step / given["warmup_steps"], 1.0)
+            missing = 1 - minimum(step / given["warmup_steps"], 1.0)
             rate = rate * (1 - missing * (1 - given["warmup_ratio"]))
         return rate
 
@@ -191,6 +199,7 @@ class SGD(keras.optimizers.SGD):
                 "keras.callbacks.SwapEMAWeights puts the averages in place "
                 "for validation."
             )
+        self._given_rate = arguments.plain(learning_rate)
         self.multipliers = _checked_multipliers(multipliers)
         self._not_decayed = {"paths": [], "names": [], "places": []}
 
@@ -230,6 +239,7 @@ class SGD(keras.optimizers.SGD):
         if self.built:
             return
         super().build(variables)
+        self._in_float64 = any(is_float64(v.dtype) for v in variables)
         self._variable_multipliers = tuple(
             _multiplier(self.multipliers, variable.path)
             for variable in variables
@@ -249,13 +259,18 @@ class SGD(keras.optimizers.SGD):
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
+        learning_rate = self._exact_rate(learning_rate)
         learning_rate = ops.cast(learning_rate, variable.dtype)
         update = ops.cast(gradient, variable.dtype)
+        # Of tensors, not of variables: torch would round the factors to
+        # `floatx`.
         if self.weight_decay and self._is_decayed[index]:
-            update = update + self.weight_decay * variable
+            weight = ops.convert_to_tensor(variable)
+            update = update + self.weight_decay * weight
         if self.momentum:
             moment = self.momentums[index]
-            velocity = self.momentum * moment + update
+            velocity = ops.convert_to_tensor(moment)
+            velocity = self.momentum * velocity + update
             self.assign(moment, velocity)
             update = (
                 update + self.momentum * velocity if self.nesterov else velocity
@@ -268,24 +283,61 @@ class SGD(keras.optimizers.SGD):
         # update, where gradients are accumulated.
         schedule = keras.optimizers.schedules.LearningRateSchedule
         if isinstance(self._learning_rate, schedule):
-            return self._learning_rate(self.iterations)
+            step = self.iterations
+            if isinstance(self._learning_rate, PolySchedule):
+                if self.built and self._in_float64:
+                    step = ops.cast(step, "float64")
+            return self._learning_rate(step)
         return super()._get_current_learning_rate()
 
+    def _exact_rate(self, rate):
+        """The number that was given, where `floatx` rounds what Keras keeps.
+
+        A rate that was set later is what Keras kept of it.
+        """
+        if not isinstance(self._given_rate, float):
+            return rate
+        wide = "float64" if self._in_float64 else "float32"
+        rate = ops.convert_to_tensor(rate)
+        given = ops.convert_to_tensor(self._given_rate, wide)
+        is_given = ops.equal(rate, ops.cast(given, rate.dtype))
+        return ops.where(is_given, given, ops.cast(rate, wide))
+
+    def _clip_gradients(self, grads):
+        if keras.backend.backend() != "torch" or not self._in_float64:
+            return super()._clip_gradients(grads)
+        # As Keras, which computes factors in float32 here.
+        norms = [
+            None if g is None else ops.sqrt(ops.sum(ops.square(g)))
+            for g in grads
+        ]
+        if self.global_clipnorm:
+            present = ops.stack([norm for norm in norms if norm is not None])
+            norms = [ops.sqrt(ops.sum(ops.square(present)))] * len(norms)
+        limit = self.clipnorm or self.global_clipnorm
+        if not limit:
+            return super()._clip_gradients(grads)
+        return [
+            None if g is None else g * minimum(limit / norm, 1.0)
+            for g, norm in zip(grads, norms, strict=True)
+        ]
+
     def _update_model_variables_moving_average(self, trainable_variables):
-        steps = self.gradient_accumulation_steps
-        if not self.use_ema or not steps:
-            super()._update_model_variables_moving_average(trainable_variables)
+        if not self.use_ema:
             return
-        # Keras 3.15 would average after every batch.
+        # Keras 3.15 would average after every batch, by a momentum that
+        # torch rounds to `floatx`.
+        steps = self.gradient_accumulation_steps or 1
         updated = (self._iterations + 1) % steps == 0
-        kept = ops.where(self.iterations > 0, self.ema_momentum, 0.0)
-        kept = ops.where(updated, kept, 1.0)
+        begun = self.iterations > 0
         for variable, average in zip(
             trainable_variables,
             self._model_variables_moving_average,
             strict=True,
         ):
-            share = ops.cast(kept, variable.dtype)
+            share = ops.convert_to_tensor(self.ema_momentum, variable.dtype)
+            share = ops.where(begun, share, ops.zeros_like(share))
+            share = ops.where(updated, share, ops.ones_like(share))
             average.assign(share * average + (1 - share) * variable)
 
     def get_config(self):

@@ -25,6 +25,18 @@ one_backend = pytest.mark.skipif(
 )
 
 
+@contextlib.contextmanager
+def x64():
+    """JAX computes in float64 where it is told to."""
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    import jax
+
+    with jax.enable_x64(True):
+        yield
+
+
 def slow_but_on_torch(test):
     """Held on every backend; TensorFlow and JAX compile for long."""
     if keras.backend.backend() == "torch":

@@ -7,6 +7,7 @@ from keras_danet.layers.convolution import WinogradConv2D as WinogradConv2D
 from keras_danet.layers.normalization import (
     BatchNormalization as BatchNormalization,
 )
+from keras_danet.layers.normalization import Normalization as Normalization
 from keras_danet.layers.resizing import BilinearResize as BilinearResize
 from keras_danet.layers.tiled_attention import (
     unrolled_blocks as unrolled_blocks,

@@ -12,14 +12,12 @@ from keras_danet import arguments
 from keras_danet.layers.convolution import Conv2D
 from keras_danet.layers.layout import spatial_axes
 from keras_danet.layers.layout import standardize_data_format
+from keras_danet.layers.numerics import check_dtype
+from keras_danet.layers.numerics import matmul
+from keras_danet.layers.numerics import wide_dtype
 from keras_danet.layers.tiled_attention import attend
 from keras_danet.layers.tiled_attention import attention_scores
 from keras_danet.layers.tiled_attention import softmax
-
-
-def wide_dtype(dtype):
-    """The dtype of energies, softmax and sums: float32 or wider."""
-    return "float64" if dtype == "float64" else "float32"
 
 
 class _Attention(keras.layers.Layer):
@@ -27,6 +25,7 @@ class _Attention(keras.layers.Layer):
 
     def __init__(self, data_format=None, **kwargs):
         super().__init__(**kwargs)
+        check_dtype(self.dtype_policy)
         self.data_format = standardize_data_format(data_format)
 
     def _channels(self, input_shape):
@@ -202,7 +201,7 @@ class PositionAttention(_Attention):
             return self._add_to_input(inputs, rows)
         query, key, value = self._projections(inputs)
         scores = ops.cast(attention_scores(query, key), query.dtype)
-        rows = ops.matmul(scores, ops.cast(value, query.dtype))
+        rows = matmul(scores, ops.cast(value, query.dtype))
         return self._add_to_input(inputs, rows), scores
 
     def _projections(self, inputs):
@@ -288,11 +287,11 @@ class ChannelAttention(_Attention):
         wide = wide_dtype(self.compute_dtype)
         rows = ops.cast(self._to_rows(self._channels_last(inputs)), wide)
 
-        energy = ops.matmul(ops.transpose(rows, (0, 2, 1)), rows)
+        energy = matmul(ops.transpose(rows, (0, 2, 1)), rows)
         # softmax subtracts each row's maximum itself, so softmax(-energy) is
         # softmax(max - energy) without a second pass over the map.
         scores = ops.cast(softmax(-energy), wide)
-        attended = ops.matmul(rows, ops.transpose(scores, (0, 2, 1)))
+        attended = matmul(rows, ops.transpose(scores, (0, 2, 1)))
         output = self._add_to_input(inputs, attended)
         return (output, scores) if return_attention_scores else output
 

@@ -3,17 +3,22 @@
 import sys
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_danet import arguments
+from keras_danet.layers.numerics import check_dtype
+from keras_danet.layers.numerics import matmul
 
 # Winograd's F(2x2, 3x3): the kernel's transform. Those of inputs and outputs
 # have no factors but 1 and -1 and are written out as sums.
-KERNEL_TRANSFORM = (
-    (1.0, 0.0, 0.0),
-    (0.5, 0.5, 0.5),
-    (0.5, -0.5, 0.5),
-    (0.0, 0.0, 1.0),
+KERNEL_TRANSFORM = np.array(
+    [
+        [1.0, 0.0, 0.0],
+        [0.5, 0.5, 0.5],
+        [0.5, -0.5, 0.5],
+        [0.0, 0.0, 1.0],
+    ]
 )
 
 
@@ -35,6 +40,10 @@ class Conv2D(keras.layers.Conv2D):
             *map(arguments.plain, args),
             **{key: arguments.plain(value) for key, value in kwargs.items()},
         )
+
+    def build(self, input_shape):
+        check_dtype(self.dtype_policy)
+        super().build(input_shape)
 
     def convolution_op(self, inputs, kernel):
         backend = keras.backend.backend()
@@ -112,6 +121,7 @@ class WinogradConv2D(keras.layers.Layer):
 
     def __init__(self, filters, dilation_rate=1, **kwargs):
         super().__init__(**kwargs)
+        check_dtype(self.dtype_policy)
         must = "must be a positive integer"
         self.filters = arguments.integer("filters", filters, must, least=1)
         self.dilation_rate = arguments.integer(
@@ -133,10 +143,10 @@ class WinogradConv2D(keras.layers.Layer):
             kernel: float array `(3, 3, channels, filters)`.
             bias: float array `(filters,)`.
         """
-        transform = ops.convert_to_tensor(KERNEL_TRANSFORM, kernel.dtype)
-        columns = ops.tensordot(transform, kernel, axes=((1,), (1,)))
-        kernel = ops.tensordot(transform, columns, axes=((1,), (1,)))
-        self.kernel.assign(ops.reshape(kernel, self.kernel.shape))
+        kernel = np.einsum(
+            "ip,jq,pqcf->ijcf", KERNEL_TRANSFORM, KERNEL_TRANSFORM, kernel
+        )
+        self.kernel.assign(kernel.reshape(self.kernel.shape))
         self.bias.assign(bias)
 
     def call(self, inputs):
@@ -164,7 +174,7 @@ class WinogradConv2D(keras.layers.Layer):
             )
             tiles += _input_transform(x[..., 0, :, :], x[..., 1, :, :], axis=3)
         tiles = ops.stack([ops.reshape(tile, (-1, channels)) for tile in tiles])
-        products = ops.matmul(tiles, self.kernel)
+        products = matmul(tiles, self.kernel)
         products = ops.reshape(
             products, (4, 4, -1, rows, rate, columns, rate, self.filters)
         )

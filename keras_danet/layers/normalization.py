@@ -3,9 +3,46 @@
 import sys
 
 import keras
+import numpy as np
 from keras import ops
 
-MIN_EPSILON = 1e-7
+from keras_danet.layers.numerics import check_dtype
+from keras_danet.layers.numerics import is_float64
+from keras_danet.layers.numerics import wide_dtype
+
+
+@keras.saving.register_keras_serializable(package="keras_danet")
+class Normalization(keras.layers.Layer):
+    """(inputs - mean) / std, channel by channel, by numbers known beforehand.
+
+    `keras.layers.Normalization` keeps such numbers as variances in float32,
+    and takes roots of them, under every dtype policy.
+
+    Args:
+        mean, std: one float per channel.
+        **kwargs: `name`, `dtype` of `keras.layers.Layer`.
+
+    Input shape, output shape:
+        `(..., channels)`, floats.
+    """
+
+    def __init__(self, mean, std, **kwargs):
+        super().__init__(**kwargs)
+        check_dtype(self.dtype_policy)
+        self.mean, self.std = tuple(mean), tuple(std)
+
+    def call(self, inputs):
+        mean, std = (
+            ops.convert_to_tensor(np.array(values), self.compute_dtype)
+            for values in (self.mean, self.std)
+        )
+        return (inputs - mean) / std
+
+    def compute_output_shape(self, input_shape):
+        return tuple(input_shape)
+
+    def get_config(self):
+        return {**super().get_config(), "mean": self.mean, "std": self.std}
 
 
 @keras.saving.register_keras_serializable(package="keras_danet")
@@ -33,17 +70,44 @@ class BatchNormalization(keras.layers.BatchNormalization):
             synchronized=_replicas() > 1,
             **kwargs,
         )
+        check_dtype(self.dtype_policy)
 
     def call(self, inputs, training=None, mask=None):
+        backend = keras.backend.backend()
+        training = training and self.trainable
+        if mask is None and not self.renorm and backend == "torch":
+            return self._call_on_torch(inputs, training)
         if (
-            keras.backend.backend() != "torch"
-            or mask is not None
-            or self.renorm
-            # The variance is recovered from torch's 1 / sqrt(variance + it).
-            or self.epsilon < MIN_EPSILON
+            not self.renorm
+            and backend != "tensorflow"
+            and is_float64(inputs.dtype)
         ):
-            return super().call(inputs, training=training, mask=mask)
-        return self._call_on_torch(inputs, training and self.trainable)
+            return self._call_in_float64(inputs, training, mask)
+        return super().call(inputs, training=training, mask=mask)
+
+    def _call_in_float64(self, inputs, training, mask):
+        """Keras's batch norm, which elsewhere makes float32 of float64."""
+        mean, variance = self.moving_mean.value, self.moving_variance.value
+        if training:
+            kept = self.momentum
+            means = mean, variance
+            mean, variance = self._moments(inputs, mask)
+            for moving, old, new in zip(
+                (self.moving_mean, self.moving_variance),
+                means,
+                (mean, variance),
+                strict=True,
+            ):
+                moving.assign(old * kept + new * (1 - kept))
+        return ops.batch_normalization(
+            inputs,
+            mean,
+            variance,
+            self.axis,
+            offset=self.beta,
+            scale=self.gamma,
+            epsilon=self.epsilon,
+        )
 
     def _call_on_torch(self, inputs, training):
         """torch's own batch norm, which reads its input once.
@@ -52,7 +116,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         keep for the backward pass.
         """
         torch = sys.modules["torch"]
-        wide = keras.backend.result_type(inputs.dtype, "float32")
+        wide = wide_dtype(inputs.dtype)
         # Not negative: torch's tracer for ONNX writes it down as it is.
         axis = self.axis % len(inputs.shape)
         x = ops.moveaxis(ops.cast(inputs, wide), axis, 1)
@@ -66,18 +130,25 @@ class BatchNormalization(keras.layers.BatchNormalization):
             )
         )
         if training:
-            # Without its running statistics: those are of the unbiased
-            # variance, where Keras's, and the other backends', are not.
-            x, batch_mean, deviation = torch.native_batch_norm(
-                x, gamma, beta, None, None, True, 0.0, self.epsilon
+            # With a momentum of 1 its running statistics are the batch's.
+            batch_mean, batch_variance = (
+                torch.zeros_like(old) for old in (mean, variance)
             )
-            with torch.no_grad():
-                batch_variance = deviation**-2 - self.epsilon
-                kept = self.momentum
-                self.moving_mean.assign(mean * kept + batch_mean * (1 - kept))
-                self.moving_variance.assign(
-                    variance * kept + batch_variance * (1 - kept)
-                )
+            x, *_ = torch.native_batch_norm(
+                *(x, gamma, beta, batch_mean, batch_variance),
+                *(True, 1.0, self.epsilon),
+            )
+            # Its variance is the unbiased one, where Keras's, and the other
+            # backends', is not. (That of one value is 0, and 0 / 0 there.)
+            number = x.numel() // x.shape[1]
+            batch_variance = batch_variance * ((number - 1) / max(number, 1))
+            if number < 2:
+                batch_variance = torch.zeros_like(variance)
+            kept = self.momentum
+            self.moving_mean.assign(mean * kept + batch_mean * (1 - kept))
+            self.moving_variance.assign(
+                variance * kept + batch_variance * (1 - kept)
+            )
         else:
             x = torch.nn.functional.batch_norm(
                 x, mean, variance, gamma, beta, False, 0.0, self.epsilon

@@ -4,9 +4,12 @@ import keras
 from keras import ops
 
 from keras_danet import arguments
-from keras_danet.layers.attention import wide_dtype
 from keras_danet.layers.layout import spatial_axes
 from keras_danet.layers.layout import standardize_data_format
+from keras_danet.layers.numerics import check_dtype
+from keras_danet.layers.numerics import matmul
+from keras_danet.layers.numerics import maximum
+from keras_danet.layers.numerics import wide_dtype
 
 
 def interpolation_matrix(source, target, align_corners, dtype="float32"):
@@ -29,7 +32,7 @@ def interpolation_matrix(source, target, align_corners, dtype="float32"):
     target = ops.cast(target, wide)
     if align_corners:
         # A target of one sample is the first sample, as in PyTorch.
-        positions = rows * ((source - 1) / ops.maximum(target - 1, 1))
+        positions = rows * ((source - 1) / maximum(target - 1, 1))
     else:
         positions = (rows + 0.5) * (source / target) - 0.5
     # Rounding, too, may put a position outside.
@@ -37,7 +40,7 @@ def interpolation_matrix(source, target, align_corners, dtype="float32"):
     distance = ops.abs(
         ops.expand_dims(positions, 1) - ops.expand_dims(columns, 0)
     )
-    return ops.cast(ops.maximum(1.0 - distance, 0.0), dtype)
+    return ops.cast(maximum(1.0 - distance, 0.0), dtype)
 
 
 @keras.saving.register_keras_serializable(package="keras_danet")
@@ -95,6 +98,7 @@ class BilinearResize(keras.layers.Layer):
 
     def __init__(self, align_corners=True, data_format=None, **kwargs):
         super().__init__(**kwargs)
+        check_dtype(self.dtype_policy)
         self.align_corners = arguments.boolean("align_corners", align_corners)
         self.data_format = standardize_data_format(data_format)
 
@@ -128,17 +132,16 @@ class BilinearResize(keras.layers.Layer):
             )
         )
         if self.data_format == "channels_first":
-            rows = ops.matmul(vertical, inputs)
-            output = ops.matmul(rows, ops.transpose(horizontal))
+            rows = matmul(vertical, inputs)
+            output = matmul(rows, ops.transpose(horizontal))
         else:
             # Rows first: the map is still narrow.
             flat = ops.reshape(inputs, (-1, shape[1], shape[2] * shape[3]))
             rows = ops.reshape(
-                ops.matmul(vertical, flat), (-1, target[0], shape[2], shape[3])
+                matmul(vertical, flat), (-1, target[0], shape[2], shape[3])
             )
-            output = ops.matmul(horizontal, rows)
-        # Some backends multiply float64 in float32.
-        return ops.cast(output, self.compute_dtype)
+            output = matmul(horizontal, rows)
+        return output
 
     def compute_output_spec(self, inputs, size):
         shape = self.compute_output_shape(inputs.shape, size)

@@ -13,6 +13,9 @@ import sys
 import keras
 from keras import ops
 
+from keras_danet.layers.numerics import matmul
+from keras_danet.layers.numerics import maximum
+
 # Tiles of 1024 x 1024 energies, 4 MiB, stay in the caches of a CPU. torch,
 # which runs every operation by itself, was faster with larger ones at times.
 BLOCK_SIZE = 2048 if keras.backend.backend() == "torch" else 1024
@@ -82,13 +85,13 @@ def softmax(energy):
 
 def attention_scores(query, key):
     """The map: who gathers from whom, `(batch, positions, positions)`."""
-    return softmax(ops.matmul(query, _transposed(key)))
+    return softmax(matmul(query, _transposed(key)))
 
 
 def dense_attention(query, key, value):
     """The definition: the whole map, then its product with the values."""
     scores = attention_scores(query, key)
-    return ops.matmul(scores, ops.cast(value, scores.dtype))
+    return matmul(scores, ops.cast(value, scores.dtype))
 
 
 def unrolled_attention(query, key, value, block_size):
@@ -128,7 +131,8 @@ def _has_fused_kernel(query, value):
         return False
     backend = keras.backend.backend()
     if backend == "torch":
-        return query.device.type == "cuda"
+        # Of float64 it computes the whole map.
+        return query.device.type == "cuda" and _dtype(query) != "float64"
     if backend == "jax" and sys.modules["jax"].default_backend() == "gpu":
         # For others JAX computes the whole map.
         half = _dtype(value) in ("float16", "bfloat16")
@@ -229,12 +233,12 @@ def _gather(query, keys, values, number):
     def add_keys(index, carry):
         top, total, gathered = carry
         index = _in_turn(index, top)
-        energy = ops.matmul(query, _transposed(keys[index]))
-        new_top = ops.maximum(top, ops.max(energy, axis=-1, keepdims=True))
+        energy = matmul(query, _transposed(keys[index]))
+        new_top = maximum(top, ops.max(energy, axis=-1, keepdims=True))
         weights = _power(energy - new_top)
         rescale = _power(top - new_top)
         total = total * rescale + ops.sum(weights, axis=-1, keepdims=True)
-        product = ops.matmul(ops.cast(weights, values.dtype), values[index])
+        product = matmul(ops.cast(weights, values.dtype), values[index])
         gathered = gathered * rescale + ops.cast(product, gathered.dtype)
         return new_top, total, gathered
 
@@ -265,13 +269,13 @@ def _gradients(queries, keys, upstreams, means, number):
             grad_queries, grad_key, grad_value = carry
             i = _in_turn(i, grad_queries)
             query, upstream = queries[i], upstreams[i]
-            energy = ops.matmul(query, _transposed(key))
+            energy = matmul(query, _transposed(key))
             weights = _power(energy - tops[i])
-            grad_value = grad_value + ops.matmul(_transposed(weights), upstream)
-            grad_weights = ops.matmul(upstream, _transposed(value))
+            grad_value = grad_value + matmul(_transposed(weights), upstream)
+            grad_weights = matmul(upstream, _transposed(value))
             grad_energy = weights * (grad_weights - means[i])
-            grad_key = grad_key + ops.matmul(_transposed(grad_energy), query)
-            grad_query = grad_queries[i] + ops.matmul(grad_energy, key)
+            grad_key = grad_key + matmul(_transposed(grad_energy), query)
+            grad_query = grad_queries[i] + matmul(grad_energy, key)
             grad_queries = _updated(grad_queries, i, grad_query)
             return grad_queries, grad_key, grad_value
 

@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_danet.arguments import as_numbers
 from keras_danet.arguments import is_number
+from keras_danet.layers.numerics import matmul
 from keras_danet.losses.pixels import PixelLoss
 from keras_danet.losses.pixels import crossentropy
 
@@ -106,8 +107,8 @@ class PixelCrossentropy(PixelMean):
             `None`, all 1.
         label_smoothing: float in [0, 1). Defaults to `0.0`.
         name: string. Defaults to `"pixel_crossentropy"`.
-        dtype: dtype of the computation. Defaults to `keras.config.floatx()`,
-            but never to a half precision.
+        dtype: dtype of the computation. Defaults to `None`: float64 where
+            the logits or `keras.config.floatx()` are, else float32.
 
     Call arguments:
         y_true: labels `(batch, height, width)` or `(batch, height, width,
@@ -163,7 +164,7 @@ class PixelCrossentropy(PixelMean):
             weights = ops.ones((num_classes,), entropies.dtype)
         share = self.label_smoothing / num_classes
         # A product with a vector: no map of weighted classes is made.
-        of_all = -ops.matmul(ops.log_softmax(logits), weights)
+        of_all = -matmul(ops.log_softmax(logits), weights)
         return (1 - self.label_smoothing) * entropies + share * of_all
 
     def get_config(self):

@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_danet.arguments import is_integer
 from keras_danet.arguments import is_number
+from keras_danet.layers.numerics import maximum
 from keras_danet.losses.crossentropy import PixelMean
 
 
@@ -101,7 +102,9 @@ class OhemCrossentropy(PixelMean):
             ranked = ops.where(known, entropies, -1.0)
             batch, height, width = ops.shape(ranked)
             ranked = ops.sort(ops.reshape(ranked, (batch, height * width)))
-            place = ops.maximum(height * width - self.min_kept, 0)
+            # Of Python's integers Keras makes int16 under a half `floatx`.
+            place = ops.convert_to_tensor(height * width, "int32")
+            place = ops.maximum(place - self.min_kept, 0)
             lowest = ops.take(ranked, place, axis=1)
             lowest = ops.reshape(lowest, (batch, 1, 1))
             hard = ops.logical_or(hard, entropies >= lowest)
@@ -183,7 +186,7 @@ class FocalLoss(PixelMean):
         pixels = entropies
         if self.gamma:
             # The root of 0 would have an infinite gradient.
-            missed = ops.maximum(-ops.expm1(-entropies), 1e-12)
+            missed = maximum(-ops.expm1(-entropies), 1e-12)
             pixels = pixels * missed**self.gamma
         return pixels if weights is None else pixels * of_pixels
 

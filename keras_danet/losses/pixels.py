@@ -1,12 +1,16 @@
 """What every loss over label maps has in common, and their sum."""
 
+import copy
+
 import keras
 from keras import ops
 
 from keras_danet.arguments import as_sequence
 from keras_danet.arguments import is_integer
 from keras_danet.arguments import is_number
-from keras_danet.layers.attention import wide_dtype
+from keras_danet.layers.numerics import check_dtype
+from keras_danet.layers.numerics import is_float64
+from keras_danet.layers.numerics import wide_dtype
 from keras_danet.losses.replicas import num_replicas
 from keras_danet.losses.replicas import part_of
 from keras_danet.losses.replicas import sum_over_replicas
@@ -23,15 +27,17 @@ class PixelLoss(keras.losses.Loss):
         reducer: function from a tensor to its sum over all replicas, or
             `None` for those of the strategy in force.
         name: string.
-        dtype: dtype of the computation. Defaults to `keras.config.floatx()`,
-            but never to a half precision.
+        dtype: dtype of the computation. Defaults to `None`: float64 where
+            the logits or `keras.config.floatx()` are, else float32.
     """
 
     knows_replicas = True
 
     def __init__(self, ignore_label, reduction, reducer, name, dtype=None):
+        self._follows_logits = dtype is None
         if dtype is None:
             dtype = wide_dtype(keras.config.floatx())
+        check_dtype(dtype)
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         if not is_integer(ignore_label):
             raise ValueError(
@@ -42,6 +48,12 @@ class PixelLoss(keras.losses.Loss):
         self.reducer = reducer or sum_over_replicas
 
     def __call__(self, y_true, y_pred, sample_weight=None):
+        if self._follows_logits and self.dtype != "float64":
+            y_pred = ops.convert_to_tensor(y_pred)
+            if is_float64(y_pred.dtype):
+                wider = copy.copy(self)
+                wider._dtype = "float64"
+                return wider(y_true, y_pred, sample_weight)
         with keras.name_scope(self.name):
             y_pred = ops.convert_to_tensor(y_pred, self.dtype)
             y_true = ops.convert_to_tensor(y_true, self.dtype)

@@ -5,6 +5,8 @@ from keras import ops
 
 from keras_danet.arguments import boolean
 from keras_danet.arguments import is_number
+from keras_danet.layers.numerics import matmul
+from keras_danet.layers.numerics import maximum
 from keras_danet.losses.pixels import PixelLoss
 from keras_danet.losses.pixels import crossentropy
 from keras_danet.losses.replicas import global_batch
@@ -124,7 +126,7 @@ class DiceLoss(RegionLoss):
             ops.segment_sum(values, labels, num_segments=num_classes)
             for values in (of_label * mask, mask)
         )
-        given = ops.matmul(mask, scores)
+        given = matmul(mask, scores)
         both, wanted, given = ops.unstack(
             self.reducer(ops.stack([both, wanted, given])), 3
         )
@@ -225,7 +227,7 @@ class LovaszSoftmax(RegionLoss):
         if self.per_image:
             losses, counted, poison = self._class_losses(y_true, y_pred)
             counts = ops.sum(counted, axis=1)
-            losses = ops.sum(losses, axis=1) / ops.maximum(counts, 1.0)
+            losses = ops.sum(losses, axis=1) / maximum(counts, 1.0)
             labelled = ops.cast(counts > 0, losses.dtype)
             return self.reduce(losses, ops.sum(labelled), poison)
         with global_batch(y_true, y_pred) as (batch, count):
@@ -288,8 +290,8 @@ def lovasz_losses(errors, wanted):
     )
     growth = ops.where(
         wanted > 0,
-        1 / ops.maximum(union, 1.0),
-        left / (union * ops.maximum(union - 1, 1.0)),
+        1 / maximum(union, 1.0),
+        left / (union * maximum(union - 1, 1.0)),
     )
     # Of a class that is absent, one wrong pixel is all of the loss.
     return ops.where(

@@ -10,8 +10,9 @@ from keras_danet import arguments
 from keras_danet.layers import BilinearResize
 from keras_danet.layers import ChannelAttention
 from keras_danet.layers import Conv2D
+from keras_danet.layers import Normalization
 from keras_danet.layers import PositionAttention
-from keras_danet.layers.attention import wide_dtype
+from keras_danet.layers.numerics import wide_dtype
 from keras_danet.losses import PixelCrossentropy
 from keras_danet.metrics import SegmentationMetrics
 from keras_danet.models import checkpoints
@@ -309,10 +310,13 @@ class DANet(FunctionalModel):
             weighted_metrics=weighted_metrics,
             **kwargs,
         )
+        # Keras's own would add up in `floatx`, which may be a half precision.
+        wide = self.inference_model.output.dtype
+        self._loss_tracker = keras.metrics.Mean(name="loss", dtype=wide)
         self.loss = given
         self._loss_weights = loss_weights
         self._output_losses = {
-            name: (weights.get(name, 1.0), _as_loss(losses[name]))
+            name: (weights.get(name, 1.0), _as_loss(losses[name], wide))
             for name in names
             if losses.get(name) is not None
         }
@@ -832,12 +836,9 @@ def _graph(
     # Pixels are too fine for a half precision; what follows is not.
     wide = wide_dtype(keras.config.dtype_policy().compute_dtype)
     images = keras.Input((None, None, 3), name="images", dtype=wide)
-    x = layers.Normalization(
-        mean=pixel_mean,
-        variance=[std**2 for std in pixel_std],
-        name="normalization",
-        dtype=wide,
-    )(images)
+    x = Normalization(pixel_mean, pixel_std, name="normalization", dtype=wide)(
+        images
+    )
     stages = backbone(x)
     features = dict(stages)
     classified = head_features(stages["stage4"], attention)
@@ -974,16 +975,19 @@ def _per_output(argument, value, names):
     return dict.fromkeys(names, value)
 
 
-def _as_loss(loss):
+def _as_loss(loss, dtype):
     loss = keras.losses.get(loss)
-    return loss if isinstance(loss, keras.losses.Loss) else _FunctionLoss(loss)
+    if isinstance(loss, keras.losses.Loss):
+        return loss
+    return _FunctionLoss(loss, dtype)
 
 
 class _FunctionLoss(keras.losses.Loss):
     """A loss given as a function of (labels, logits)."""
 
-    def __init__(self, function):
-        super().__init__(name=getattr(function, "__name__", "loss"))
+    def __init__(self, function, dtype):
+        name = getattr(function, "__name__", "loss")
+        super().__init__(name=name, dtype=dtype)
         self.function = function
 
     def call(self, y_true, y_pred):

@@ -253,7 +253,11 @@ def dilate(backbone, output_stride=8):
     _check_backbone(backbone)
     walk = _Dilation(stride)
     # Of any size, whatever size the original was made for.
-    images = keras.Input((None, None, backbone.input.shape[-1]), name="images")
+    images = keras.Input(
+        (None, None, backbone.input.shape[-1]),
+        name="images",
+        dtype=backbone.input.dtype,
+    )
     walk.put(images, _Place(1, 1))
     copy = keras.models.clone_model(
         backbone,

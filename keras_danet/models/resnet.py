@@ -9,6 +9,8 @@ from keras import layers
 from keras_danet import arguments
 from keras_danet.layers import BatchNormalization
 from keras_danet.layers import Conv2D
+from keras_danet.layers.numerics import check_dtype
+from keras_danet.layers.numerics import wide_dtype
 from keras_danet.models import checkpoints
 from keras_danet.models import presets
 from keras_danet.models import weight_files
@@ -45,6 +47,7 @@ def as_tuple(argument, value):
 def dtype_policy_scope(dtype):
     """Makes `dtype` the policy of the layers made inside; yields the policy."""
     policy = keras.dtype_policies.get(dtype)
+    check_dtype(policy)
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
@@ -281,7 +284,8 @@ class DilatedResNet(FunctionalModel):
             depth, output_stride, multi_grid, stem_filters, filters
         )
         with dtype_policy_scope(dtype) as policy:
-            images = keras.Input((None, None, 3), name="images")
+            wide = wide_dtype(policy.compute_dtype)
+            images = keras.Input((None, None, 3), name="images", dtype=wide)
             outputs = _stages(images, **given)
             name = name or f"resnet{given['depth']}"
             super().__init__(images, outputs, name=name)
