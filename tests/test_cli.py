@@ -8,6 +8,7 @@ import time
 import keras
 import numpy as np
 import pytest
+from conftest import one_backend
 from PIL import Image
 
 from keras_danet import DANet
@@ -37,7 +38,11 @@ def run_cli(*arguments, **environment):
         [sys.executable, "-m", "keras_danet", *map(str, arguments)],
         capture_output=True,
         text=True,
-        env={**os.environ, **environment},
+        # As it is for users, who do not set what Makefiles may.
+        env={
+            **{k: v for k, v in os.environ.items() if k[:7] != "TF_CPP_"},
+            **environment,
+        },
     )
 
 
@@ -75,8 +80,10 @@ def test_the_whole_way_in_subprocesses(workshop):
     config = json.loads((run / "config.json").read_text())
     assert config["config"]["epochs"] == 2
 
+    assert done.stderr == ""
     done = run_cli("evaluate", run, "--split", "val")
     assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
     report = json.loads((run / "report.json").read_text())
     assert report["num_images"] == 3
     printed = done.stdout.partition("mean IoU")[2].split()[0]
@@ -105,6 +112,8 @@ def test_the_whole_way_in_subprocesses(workshop):
     for kind in ("saved_model", "tflite"):
         done = run_cli("export", run, "--format", kind)
         assert done.returncode == 0, done.stderr
+        # Nothing of TensorFlow's.
+        assert done.stderr == ""
         assert "agrees with the model" in done.stdout
     check = json.loads((run / "exports/model.tflite.check.json").read_text())
     assert check["sizes"][0] == [48, 64]
@@ -249,6 +258,11 @@ def test_a_checkpoint_is_converted(tmp_path, capsys):
         np.testing.assert_array_equal(value, tensors[name])
     assert "it exists" in fails(capsys, *arguments)
     output.unlink()
+    assert main([*arguments, "--multi-grid", "4", "8", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["num_taken"] == len(tensors) - 1
+    assert report["ignored"] == ["pretrained.bn1.num_batches_tracked"]
+    output.unlink()
 
     tensors["ema"] = np.ones(1, "float32")
     np.savez(checkpoint, **tensors)
@@ -347,3 +361,73 @@ def test_usage(capsys):
     text = capsys.readouterr().out
     for verb in ("train", "evaluate", "predict", "export"):
         assert verb in text
+
+
+@one_backend
+def test_folders_are_predicted_and_reports_are_json(workshop, tmp_path, capsys):
+    run, output = tmp_path / "run", tmp_path / "photos" / "out"
+    run.mkdir()
+    config = {"dataset": "scenes", "epochs": 1, "batch_size": 1}
+    config |= {"crop_size": [32, 32], "data_root": str(workshop / "scenes")}
+    (run / "config.json").write_text(json.dumps({"config": config}))
+    model = DANet(8, DilatedResNet(18, filters=8))
+    model.save(run / "model.keras")
+    names = ["b.png", "a.JPG", "deep/er/a.png", ".hidden/c.png", "notes.txt"]
+    for name in names:
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".txt":
+            path.write_text("no image")
+        else:
+            Image.new("RGB", (48, 40)).save(path)
+    arguments = ["predict", run, tmp_path / "photos", "--output", output]
+    arguments = list(map(str, [*arguments, "--json"]))
+    # The second time the results of the first are none of the images.
+    for more in ([], ["--overwrite"]):
+        assert main([*arguments, *more]) == 0
+        captured = capsys.readouterr()
+        rows = json.loads(captured.out)
+        assert [row["label"] for row in rows] == [
+            f"{output}/{name}_label.png" for name in ("a", "b", "deep/er/a")
+        ]
+        assert "as no images: 1 file\n" in captured.err
+        for row in rows:
+            label = np.array(Image.open(row["label"]))
+            assert label.shape == (40, 48)
+            assert len(row["classes"]) == len(np.unique(label))
+    # Among the images themselves.
+    arguments[-2] = str(tmp_path / "photos")
+    for more in ([], ["--overwrite"]):
+        assert main([*arguments, *more]) == 0
+        assert len(json.loads(capsys.readouterr().out)) == 3
+    (tmp_path / "photos" / "notes.txt").unlink()
+    Image.new("RGB", (48, 40)).save(tmp_path / "photos" / "a.png")
+    message = fails(capsys, *arguments, "--overwrite").replace("\n", "")
+    assert "a.JPG and" in message and "Rename one" in message
+    (tmp_path / "empty").mkdir()
+    arguments[2] = tmp_path / "empty"
+    assert "holds no image" in fails(capsys, *arguments)
+
+    assert main(["evaluate", str(run), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report == json.loads((run / "report.json").read_text())
+    assert report["num_images"] == 3
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow",
+    reason="TensorFlow exports",
+)
+def test_an_export_tells_its_check_as_json(workshop, tmp_path, capfd):
+    run = tmp_path / "run"
+    run.mkdir()
+    config = {"dataset": "scenes", "epochs": 1, "batch_size": 1}
+    config |= {"crop_size": [32, 32], "data_root": str(workshop / "scenes")}
+    (run / "config.json").write_text(json.dumps({"config": config}))
+    DANet(8, DilatedResNet(18, filters=8)).save(run / "model.keras")
+    assert main(["export", str(run), "--format", "tflite", "--json"]) == 0
+    captured = capfd.readouterr()
+    report = json.loads(captured.out)
+    assert report["passed"]
+    assert report["path"] == str(run / "exports" / "model.tflite")
+    assert "XNNPACK" not in captured.err

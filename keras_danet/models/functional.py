@@ -1,8 +1,10 @@
 """A functional model that keeps no tensor longer than it is read."""
 
 import collections
+import os
 
 import keras
+import numpy as np
 
 
 @keras.saving.register_keras_serializable(package="keras_danet")
@@ -13,6 +15,20 @@ class FunctionalModel(keras.Model):
     Here a tensor goes when the last layer that reads it is through, as it
     does in graphs and compiled functions. It matters on torch.
     """
+
+    def export(self, filepath, format="tf_saved_model", verbose=None, **kwargs):
+        """`keras.Model.export`; the values of an ONNX file have names.
+
+        The input is called `images`, the output `logits`; several outputs are
+        called by their keys.
+        """
+        if format == "onnx" and not self._called:
+            # Keras exports none that has never been called, as one that is
+            # new or loaded has not.
+            self(np.zeros([size or 64 for size in self.input_shape], "uint8"))
+        super().export(filepath, format=format, verbose=verbose, **kwargs)
+        if format == "onnx":
+            _name_outputs(filepath, self.output)
 
     def _run_through_graph(
         self, inputs, operation_fn=lambda operation: operation, call_fn=None
@@ -50,3 +66,29 @@ class FunctionalModel(keras.Model):
         return keras.tree.map_structure(
             lambda x: tensors[id(x)], self._outputs_struct
         )
+
+
+def _name_outputs(path, outputs):
+    """Gives the outputs of an ONNX file names that say what they are."""
+    import onnx
+
+    file = onnx.load(path, load_external_data=False)
+    graph = file.graph
+    names = ["logits"]
+    if len(graph.output) > 1:
+        names = [
+            "_".join(map(str, path))
+            for path, _ in keras.tree.flatten_with_path(outputs)
+        ]
+    new = {
+        value.name: name
+        for value, name in zip(graph.output, names, strict=True)
+    }
+    for value in graph.output:
+        value.name = new[value.name]
+    for node in graph.node:
+        for values in (node.input, node.output):
+            values[:] = [new.get(name, name) for name in values]
+    beside = f"{path}.partial"
+    onnx.save(file, beside)
+    os.replace(beside, path)

@@ -1,6 +1,7 @@
 """`keras-danet convert`: from a PyTorch checkpoint to a .keras file."""
 
 import argparse
+import json
 import pathlib
 import sys
 
@@ -52,6 +53,9 @@ def add(verbs):
         help="regular expression of names of tensors that may be left over; "
         "may be given several times",
     )
+    verb.add_argument(
+        "--json", action="store_true", help="print what was found as JSON"
+    )
     verb.set_defaults(run_verb=run)
 
 
@@ -72,7 +76,8 @@ def run(arguments):
     tensors, meta = weight_files.read_weights(arguments.checkpoint)
     tensors = checkpoints.normalize(tensors)
     found = checkpoints.describe(tensors)
-    print(f"recognised: {found}")
+    say = print if not arguments.json else lambda text: None
+    say(f"recognised: {found}")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         model = DANet.from_checkpoint(
@@ -96,14 +101,23 @@ def run(arguments):
         for weight in model.weights
         if weight.path.partition("/")[0] not in anew
     }
-    print(
+    say(
         f"tensors: {len(tensors) - len(ignored)} taken, {len(ignored)} "
         "ignored" + (f" ({_kinds(ignored)})" if ignored else "")
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     save_model(model, output)
-    print(f"logits of a ramp of 65x97 pixels: {fingerprint(model)}")
-    print(f"written: {output}")
+    say(f"logits of a ramp of 65x97 pixels: {fingerprint(model)}")
+    say(f"written: {output}")
+    if arguments.json:
+        report = {
+            "written": str(output),
+            "recognised": str(found),
+            "num_taken": len(tensors) - len(ignored),
+            "ignored": sorted(ignored),
+            "fingerprint": fingerprint(model),
+        }
+        print(json.dumps(report, indent=1))
     return 0
 
 

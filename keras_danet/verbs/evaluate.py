@@ -25,6 +25,9 @@ def add(verbs):
         "--data", metavar="FOLDER", help="root folder of the data set"
     )
     add_size(verb)
+    verb.add_argument(
+        "--json", action="store_true", help="print the report as JSON"
+    )
     verb.set_defaults(run_verb=run)
 
 
@@ -40,6 +43,11 @@ def run(arguments):
     pairs = find_pairs(dataset, root, split)
     predictor = Predictor(runs.load_run_model(arguments.run), config.test_sides)
     report = evaluate(predictor, pairs, dataset, split, show_progress)
-    report.save(os.path.join(arguments.run, "report.json"))
-    print(report.table())
+    path = os.path.join(arguments.run, "report.json")
+    report.save(path)
+    if arguments.json:
+        with open(path, encoding="utf-8") as file:
+            print(file.read(), end="")
+    else:
+        print(report.table())
     return 0

@@ -4,6 +4,10 @@ import argparse
 import pathlib
 
 from keras_danet.verbs.arguments import add_run
+from keras_danet.verbs.streams import held_standard_error
+
+# What the runtime says when it starts.
+RUNTIME_NOISE = "INFO: Created TensorFlow Lite XNNPACK delegate"
 
 
 def add(verbs):
@@ -28,6 +32,9 @@ def add(verbs):
         help="image size of a tflite file (default: what the first "
         "validation image has where the run is measured)",
     )
+    verb.add_argument(
+        "--json", action="store_true", help="print the comparison as JSON"
+    )
     verb.set_defaults(run_verb=run)
 
 
@@ -37,15 +44,20 @@ def run(arguments):
 
     config = runs.read_run_config(arguments.run)
     images = runs.sample_images(config, arguments.run)
-    check = export.export_model(
-        runs.load_run_model(arguments.run),
-        pathlib.Path(arguments.run) / "exports",
-        arguments.format,
-        images=images,
-        size=arguments.size,
-        test_sides=config.test_sides,
-    )
-    print(check.summary())
+    model = runs.load_run_model(arguments.run)
+    with held_standard_error(RUNTIME_NOISE):
+        check = export.export_model(
+            model,
+            pathlib.Path(arguments.run) / "exports",
+            arguments.format,
+            images=images,
+            size=arguments.size,
+            test_sides=config.test_sides,
+        )
+    if arguments.json:
+        print(pathlib.Path(f"{check.path}.check.json").read_text(), end="")
+    else:
+        print(check.summary())
     return 0 if check.passed else 1
 
 

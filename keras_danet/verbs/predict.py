@@ -1,11 +1,21 @@
 """`keras-danet predict`: label maps and overlays."""
 
+import json
 import os
 import pathlib
+import sys
 
 from keras_danet.verbs.arguments import add_run
 from keras_danet.verbs.arguments import add_size
 from keras_danet.verbs.arguments import read_config
+
+# What a folder may hold besides is passed over.
+ENDINGS = (
+    *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"),
+    *(".ppm", ".pgm"),
+)
+
+RESULTS = ("_label", "_overlay", "_sheet", "_attention")
 
 
 def add(verbs):
@@ -18,7 +28,11 @@ def add(verbs):
     )
     add_run(verb)
     verb.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="PNG, JPEG and others"
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="PNG, JPEG and others, or a folder: all images in it and in its "
+        "folders, whose results lie in folders of the same names",
     )
     verb.add_argument(
         "--output", required=True, metavar="DIR", help="folder to write to"
@@ -41,6 +55,11 @@ def add(verbs):
         "channel attention's output that vary most",
     )
     add_size(verb)
+    verb.add_argument(
+        "--json",
+        action="store_true",
+        help="print a list of what was written, and of the classes found",
+    )
     verb.set_defaults(run_verb=run)
 
 
@@ -56,14 +75,17 @@ def run(arguments):
 
     config = read_config(arguments)
     dataset = runs.read_dataset(config, arguments.run)
-    names = [pathlib.Path(image).stem for image in arguments.images]
+    output = pathlib.Path(arguments.output)
+    images = _find_images(arguments.images, output)
+    names = [name for _, name in images]
     for name in names:
         if names.count(name) > 1:
+            both = [str(path) for path, other in images if other == name][:2]
             raise ValueError(
                 f"Two images are called {name}, so that one's results would "
-                "replace the other's. Predict them into different folders."
+                f"replace the other's: {' and '.join(both)}. Rename one, or "
+                "predict them one after the other with another --output."
             )
-    output = pathlib.Path(arguments.output)
     kinds = ["label", "overlay"]
     kinds += [kind for kind in ("sheet", "attention") if vars(arguments)[kind]]
     written = [
@@ -75,7 +97,7 @@ def run(arguments):
             f"{present[0]} exists. Choose another --output, or replace it with "
             "--overwrite."
         )
-    inputs = {os.path.realpath(image) for image in arguments.images}
+    inputs = {os.path.realpath(image) for image, _ in images}
     if any(os.path.realpath(path) in inputs for path in written):
         raise ValueError(
             f"A result would replace an image that is read, in {output}. "
@@ -84,7 +106,7 @@ def run(arguments):
     # Every image is read before the first result is written, because a bad
     # one must leave no half of the work behind; none is kept, because
     # together they may not fit into memory.
-    sizes = [read_image(image).shape[:2] for image in arguments.images]
+    sizes = [read_image(image).shape[:2] for image, _ in images]
     predictor = Predictor(runs.load_run_model(arguments.run), config.test_sides)
     if arguments.attention and not predictor.model.attention:
         raise ValueError(
@@ -94,7 +116,8 @@ def run(arguments):
     colors = visualization.display_palette(dataset.palette)
     for size in sizes:
         predictor.check_size(*size)
-    for name, path in zip(names, arguments.images, strict=True):
+    rows = []
+    for path, name in images:
         image = read_image(path)
         label = predictor(image)
         visualization.save_png(
@@ -111,18 +134,68 @@ def run(arguments):
                 )
             visualization.save_png(output / f"{name}_sheet.png", sheet)
         present = np.unique(label)
-        print(
-            harmless(f"{output / name}_label.png: ")
-            + ", ".join(
-                harmless(dataset.class_names[index]) for index in present
-            )
+        classes = [dataset.class_names[index] for index in present]
+        rows.append(
+            {
+                "image": str(path),
+                **{kind: f"{output / name}_{kind}.png" for kind in kinds},
+                "classes": classes,
+            }
         )
+        if not arguments.json:
+            shown = f"{output / name}_label.png: {', '.join(classes)}"
+            print(harmless(shown))
         if arguments.attention:
             visualization.save_png(
                 output / f"{name}_attention.png",
                 _attention_picture(predictor, image),
             )
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
     return 0
+
+
+def _find_images(given, output):
+    """(path, name of its results) of every image, of folders in order."""
+    found = []
+    for path in map(pathlib.Path, given):
+        if not path.is_dir():
+            found.append((path, path.stem))
+            continue
+        within, others = [], 0
+        # Of an earlier time, among the images themselves.
+        results = RESULTS if path.resolve() == output.resolve() else ()
+        for folder, folders, files in os.walk(path):
+            folder = pathlib.Path(folder)
+            # Results in a folder of their own, and what is hidden.
+            folders[:] = sorted(
+                name
+                for name in folders
+                if name[0] != "."
+                and (folder / name).resolve() != output.resolve()
+            )
+            for name in sorted(files):
+                image = folder / name
+                if name[0] == "." or image.stem.endswith(results):
+                    continue
+                if image.suffix.lower() in ENDINGS:
+                    relative = image.relative_to(path).with_suffix("")
+                    within.append((image, relative.as_posix()))
+                else:
+                    others += 1
+        if not within:
+            raise FileNotFoundError(
+                f"{path} holds no image. Expected files that end in "
+                f"{', '.join(ENDINGS)}, in it or in its folders."
+            )
+        if others:
+            print(
+                f"keras-danet: passed over in {path}, as no images: {others} "
+                f"file{'s' * (others > 1)}",
+                file=sys.stderr,
+            )
+        found += within
+    return found
 
 
 def _attention_picture(predictor, image):

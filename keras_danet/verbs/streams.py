@@ -2,16 +2,19 @@
 
 import contextlib
 import faulthandler
+import logging
 import os
+import re
 import sys
 import tempfile
 
 from keras_danet.import_hooks import AroundImport
 from keras_danet.import_hooks import install
 
-# Errors are shown; what TensorFlow says of itself is not.
 LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
-LEAST_LEVEL = "2"
+# Of Linux, and of Linux under Windows.
+NVIDIA_DEVICES = ("/dev/nvidiactl", "/dev/dxg")
+LOGGERS = ("absl", "tensorflow")
 
 
 @contextlib.contextmanager
@@ -54,11 +57,24 @@ def quiet_tensorflow():
     """Keeps what TensorFlow says of itself from standard error.
 
     Its import writes some lines whatever one asks for. They are held in a
-    file, which is shown if the import fails. Errors after it are shown.
+    file, which is shown if the import fails. Errors after it are shown; where
+    there is no GPU it calls that, and kernels of other processors, errors,
+    and its real ones come as exceptions.
     """
     chosen = LOG_LEVEL in os.environ
-    os.environ.setdefault(LOG_LEVEL, LEAST_LEVEL)
-    hook = AroundImport("tensorflow".__eq__, held_standard_error)
+    has_gpu = any(map(os.path.exists, NVIDIA_DEVICES))
+    os.environ.setdefault(LOG_LEVEL, "2" if has_gpu else "3")
+    levels = {}
+
+    @contextlib.contextmanager
+    def held_import():
+        with held_standard_error():
+            yield
+        for name in () if chosen else LOGGERS:
+            levels[name] = logging.getLogger(name).level
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+    hook = AroundImport("tensorflow".__eq__, held_import)
     install(hook)
     try:
         yield
@@ -66,11 +82,19 @@ def quiet_tensorflow():
         sys.meta_path.remove(hook)
         if not chosen:
             os.environ.pop(LOG_LEVEL, None)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 @contextlib.contextmanager
-def held_standard_error():
-    """Holds what is written to descriptor 2; shows it after an exception."""
+def held_standard_error(noise=""):
+    """Holds what is written to descriptor 2 while something is done.
+
+    Args:
+        noise: string, a regular expression of the beginning of lines that
+            are not to be seen; all are, after an exception. Defaults to `""`,
+            the beginning of every line.
+    """
     with contextlib.ExitStack() as stack:
         try:
             held = stack.enter_context(tempfile.TemporaryFile())
@@ -88,19 +112,19 @@ def held_standard_error():
             faulthandler.enable(kept)
         _flush()
         os.dup2(held.fileno(), 2)
+        shown = re.compile(rb"")
         try:
             yield
-        except BaseException:
-            _flush()
-            os.dup2(kept, 2)
-            held.seek(0)
-            os.write(2, held.read())
-            raise
+            shown = re.compile(rb"(?!%s)" % noise.encode())
         finally:
             _flush()
             os.dup2(kept, 2)
             if watched:
                 faulthandler.disable()
+            held.seek(0)
+            for line in held:
+                if shown.match(line):
+                    os.write(2, line)
 
 
 def _flush():

@@ -407,3 +407,15 @@ def test_other_files(tmp_path, monkeypatch):
     assert_refused(path, "it has 2 tensors")
     monkeypatch.setattr(weight_files, "MAX_FILE_BYTES", 100)
     assert_refused(path, r"it has \d+ bytes")
+
+
+@pytest.mark.parametrize("version", ["2.9.1+cpu", "2.6.0", "1.13.1"])
+def test_a_torch_with_a_hole_reads_nothing(tmp_path, monkeypatch, version):
+    path = tmp_path / "weights.pth"
+    torch.save({"a": torch.zeros(2)}, path)
+    assert list(weight_files.read_weights(path)[0]) == ["a"]
+    monkeypatch.setattr(torch, "__version__", version)
+    with pytest.raises(ImportError, match=r"2\.10 or later.*--upgrade torch"):
+        weight_files.read_weights(path)
+    monkeypatch.setattr(torch, "__version__", "2.10.0a0+git")
+    assert list(weight_files.read_weights(path)[0]) == ["a"]
