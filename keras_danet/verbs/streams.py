@@ -64,15 +64,17 @@ def quiet_tensorflow():
     chosen = LOG_LEVEL in os.environ
     has_gpu = any(map(os.path.exists, NVIDIA_DEVICES))
     os.environ.setdefault(LOG_LEVEL, "2" if has_gpu else "3")
-    levels = {}
+    filtered = []
 
     @contextlib.contextmanager
     def held_import():
         with held_standard_error():
             yield
-        for name in () if chosen else LOGGERS:
-            levels[name] = logging.getLogger(name).level
-            logging.getLogger(name).setLevel(logging.ERROR)
+        # Not made before: absl makes its own, of a class of its own. And not
+        # its level, which is set again.
+        for logger in () if chosen else map(logging.getLogger, LOGGERS):
+            logger.addFilter(_is_error)
+            filtered.append(logger)
 
     hook = AroundImport("tensorflow".__eq__, held_import)
     install(hook)
@@ -82,8 +84,12 @@ def quiet_tensorflow():
         sys.meta_path.remove(hook)
         if not chosen:
             os.environ.pop(LOG_LEVEL, None)
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+        for logger in filtered:
+            logger.removeFilter(_is_error)
+
+
+def _is_error(record):
+    return record.levelno >= logging.ERROR
 
 
 @contextlib.contextmanager
