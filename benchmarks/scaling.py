@@ -104,7 +104,7 @@ def child(devices, parts, synchronised):
             19, DilatedResNet(MODEL["depth"], filters=MODEL["filters"])
         )
         model.compile(
-            loss=PixelCrossentropy(reducer=distribution.sum_over_replicas),
+            loss=PixelCrossentropy(),
             jit_compile=jax,
         )
         batch, size = MODEL["batch"] // parts, MODEL["size"]

@@ -4,7 +4,6 @@ import os
 
 import keras
 
-from keras_danet import distribution
 from keras_danet.layers.numerics import check_dtype
 from keras_danet.losses import DiceLoss
 from keras_danet.losses import FocalLoss
@@ -144,9 +143,9 @@ def _check_network(config, argument, found):
         )
 
 
-def build_loss(config, reducer=None):
+def build_loss(config):
     """The loss of `config`, for every output."""
-    given = {"class_weights": config.class_weights, "reducer": reducer}
+    given = {"class_weights": config.class_weights}
     if config.loss == "ohem":
         loss = OhemCrossentropy(
             config.ohem_threshold, config.ohem_min_kept, **given
@@ -158,9 +157,9 @@ def build_loss(config, reducer=None):
             label_smoothing=config.label_smoothing, **given
         )
     beside = [
-        (config.dice_weight, DiceLoss(reducer=reducer)),
-        # Of a batch as one image it cannot be shared by several devices.
-        (config.lovasz_weight, LovaszSoftmax(per_image=True, reducer=reducer)),
+        (config.dice_weight, DiceLoss()),
+        # Of a batch as one image every device would sort all of it.
+        (config.lovasz_weight, LovaszSoftmax(per_image=True)),
     ]
     beside = [pair for pair in beside if pair[0]]
     return SumOfLosses([(1.0, loss), *beside]) if beside else loss
@@ -231,6 +230,6 @@ def compile_model(model, config, total_steps, devices=1):
         )
     model.compile(
         build_optimizer(model, config, total_steps),
-        loss=build_loss(config, distribution.sum_over_replicas),
+        loss=build_loss(config),
         jit_compile=False if obstacle else jit_compile,
     )

@@ -63,25 +63,6 @@ class Placement:
                 "--distribute none)."
             )
 
-    def check_optimizer(self, optimizer):
-        """Refuses what Keras's optimizers cannot do on several replicas.
-
-        Raises:
-            ValueError: for gradient accumulation under a strategy of
-                TensorFlow.
-        """
-        # A loss scale wraps the optimizer that it is for.
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
-        steps = inner.gradient_accumulation_steps
-        if self.strategy is not None and self.num_replicas > 1 and steps:
-            raise ValueError(
-                "Keras cannot accumulate gradients under a strategy of "
-                f"TensorFlow. Received: gradient_accumulation_steps={steps} "
-                f"with distribute={self.engine!r} on {self.num_replicas} "
-                "replicas. Take a larger batch on more devices, one device, "
-                "or KERAS_BACKEND=jax."
-            )
-
     def distribute(self, batches):
         """What `fit` is to be given of batches that are this process's own.
 
@@ -141,9 +122,8 @@ def scope(name="auto", num_devices=None, model_devices=2):
     """Makes models built and fitted inside use several devices.
 
     A batch is global: it must divide among the devices of all machines.
-    Batch-norm statistics are those of the global batch, and with
-    `PixelCrossentropy(reducer=sum_over_replicas)` so is the number of
-    labelled pixels: n devices end with the weights of one.
+    Batch-norm statistics are those of the global batch, and so are a
+    `DANet`'s losses: n devices end with the weights of one.
 
     Args:
         name: `"none"`; on TensorFlow `"mirrored"`, several GPUs,

@@ -12,6 +12,9 @@ import keras
 
 VERSIONS = ("3.15.1",)
 
+# What `mended` holds open: mended twice, gradients would be summed twice.
+_open = []
+
 
 @contextlib.contextmanager
 def mended(strategy):
@@ -31,6 +34,9 @@ def mended(strategy):
     Args:
         strategy: a `tf.distribute.Strategy`.
     """
+    if _open:
+        yield
+        return
     if keras.__version__ not in VERSIONS:
         warnings.warn(
             "Training on several replicas was made right for Keras "
@@ -47,6 +53,8 @@ def mended(strategy):
             *_clipping(),
         ):
             stack.enter_context(_replaced(owner, name, replacement))
+        _open.append(strategy)
+        stack.callback(_open.pop)
         yield
 
 
@@ -64,6 +72,11 @@ def _trainer(strategy):
             data_batch = keras.tree.map_structure(
                 lambda spec: getattr(spec, "_value_specs", [spec])[0],
                 iterator._distributed_dataset.element_spec,
+            )
+        elif data_batch is not None:
+            data_batch = keras.tree.map_structure(
+                lambda x: x.values[0] if hasattr(x, "values") else x,
+                data_batch,
             )
         return build(self, data_batch=data_batch)
 

@@ -3,6 +3,10 @@
 import contextlib
 import json
 import os
+import sys
+
+import keras
+import numpy as np
 
 from keras_danet.keras_mends import mended
 
@@ -12,6 +16,136 @@ EXAMPLE = (
     'TF_CONFIG=\'{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
     '"task": {"type": "worker", "index": 0}}\''
 )
+
+
+def strategy_scope(model):
+    """A context: the strategy that a model was built under, if any."""
+    strategy = getattr(model, "_distribute_strategy", None)
+    return strategy.scope() if strategy else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def on_replicas(model):
+    """Puts Keras's trainer in order for the strategy of a model.
+
+    Raises:
+        ValueError: for what `check_replicas` refuses.
+    """
+    check_replicas(model)
+    strategy = getattr(model, "_distribute_strategy", None)
+    with mended(strategy) if strategy else contextlib.nullcontext():
+        yield
+
+
+def check_replicas(model, metrics=()):
+    """Refuses what would not be right on the replicas in force.
+
+    Args:
+        model: `keras.Model`.
+        metrics: what `compile` was given of them.
+
+    Raises:
+        ValueError: for a model, optimizer or metric that was made outside of
+            the strategy, or gradient accumulation.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return
+    tf = sys.modules["tensorflow"]
+    strategy = getattr(model, "_distribute_strategy", None)
+    current = tf.distribute.get_strategy()
+    if current.num_replicas_in_sync > 1 and current is not strategy:
+        raise ValueError(
+            "The model was built outside of the strategy that is in force "
+            f"({type(current).__name__}): its weights are on one device. "
+            "Build or load it, and compile it, inside `with strategy.scope():`."
+        )
+    if strategy is None or strategy.num_replicas_in_sync == 1:
+        return
+    optimizer = getattr(model, "optimizer", None)
+    # A loss scale wraps the optimizer that it is for.
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    outside = [
+        type(each).__name__
+        for each in {id(each): each for each in (optimizer, inner)}.values()
+        if getattr(each, "_distribution_strategy", strategy) is not strategy
+    ]
+    outside += [
+        metric.name
+        for metric in metrics
+        if isinstance(metric, keras.Metric)
+        for variable in metric.variables
+        if not isinstance(variable.value, tf.distribute.DistributedValues)
+    ]
+    if outside:
+        raise ValueError(
+            "An optimizer and metrics must be made inside the scope of the "
+            "strategy that the model was built under. Received: "
+            f"{', '.join(dict.fromkeys(outside))}, made outside. Make them "
+            "inside `with strategy.scope():`, and compile again."
+        )
+    steps = getattr(inner, "gradient_accumulation_steps", None)
+    if steps:
+        raise ValueError(
+            "Keras cannot accumulate gradients under a strategy of "
+            f"TensorFlow. Received: gradient_accumulation_steps={steps} on "
+            f"{strategy.num_replicas_in_sync} replicas. Take a larger batch "
+            "on more devices, one device, or KERAS_BACKEND=jax."
+        )
+
+
+def share_batch(model, batch):
+    """The tensors of a batch, cut among the replicas of this process.
+
+    `fit` does so; given a batch, Keras hands every replica all of it.
+    """
+    strategy = getattr(model, "_distribute_strategy", None)
+    local = len(strategy.extended.worker_devices) if strategy else 1
+    if local == 1:
+        return batch
+    tf = sys.modules["tensorflow"]
+
+    def share(tensor):
+        if tensor is None:
+            return None
+        shares = iter(np.array_split(np.asarray(tensor), local))
+        return strategy.experimental_distribute_values_from_function(
+            lambda _: tf.convert_to_tensor(next(shares))
+        )
+
+    return tuple(map(share, batch))
+
+
+def refuse_single_batches(model):
+    """Refuses `train_on_batch` where a process has several replicas.
+
+    Raises:
+        ValueError: if it has.
+    """
+    strategy = getattr(model, "_distribute_strategy", None)
+    if strategy and len(strategy.extended.worker_devices) > 1:
+        raise ValueError(
+            "`train_on_batch` hands every replica the whole batch in Keras. "
+            f"Received: a model of {strategy.num_replicas_in_sync} replicas. "
+            "Call `fit` with the batch, or with a tf.data.Dataset."
+        )
+
+
+def refuse_jit_on_replicas(model, options):
+    """Sets or refuses `jit_compile` among the options of `compile`.
+
+    Raises:
+        ValueError: if it is asked for.
+    """
+    strategy = getattr(model, "_distribute_strategy", None)
+    if strategy is None or strategy.num_replicas_in_sync == 1:
+        return
+    asked = options.setdefault("jit_compile", "auto")
+    if asked is True:
+        raise ValueError(
+            "XLA cannot compile what a strategy's replicas exchange. "
+            "Received: jit_compile=True. Take False, or 'auto'."
+        )
+    options["jit_compile"] = False
 
 
 def choose(num_devices):

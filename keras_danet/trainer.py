@@ -274,7 +274,6 @@ class _Training:
         self.model = build_model(config, self.dataset.num_classes, like)
         devices = placement.num_replicas
         compile_model(self.model, config, config.epochs * self.steps, devices)
-        placement.check_optimizer(self.model.optimizer)
         self.model.build_optimizer()
         self.predictor = Predictor(self.model, config.test_sides)
         self._check_memory(devices)

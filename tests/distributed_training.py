@@ -89,9 +89,7 @@ def main(path, settings):
         metric = SegmentationMetrics(CLASSES, name="mean_iou")
         model.compile(
             SGD(0.01, weight_decay=1e-3, **(clip or {})),
-            loss=PixelCrossentropy(
-                reducer=distribution.sum_over_replicas, dtype="float64"
-            ),
+            loss=PixelCrossentropy(dtype="float64"),
             # What MirroredStrategy's replicas exchange cannot be compiled;
             # JAX is nothing without.
             metrics=[metric],

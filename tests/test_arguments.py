@@ -8,6 +8,8 @@ import pytest
 from conftest import one_backend
 
 import keras_danet
+from keras_danet import DANet
+from keras_danet import DilatedResNet
 from keras_danet import arguments
 from keras_danet import layers
 from keras_danet import losses
@@ -19,6 +21,7 @@ from keras_danet.data import scenes
 from keras_danet.losses import FocalLoss
 from keras_danet.losses import OhemCrossentropy
 from keras_danet.losses import PixelCrossentropy
+from keras_danet.losses import SumOfLosses
 from keras_danet.visualization import default_palette
 
 INT, FLOAT, TRUE = np.int64, np.float32, np.bool_(True)
@@ -250,3 +253,43 @@ def test_sequences():
     assert as_sequence(iter([1, "a"])) == (1, "a")
     assert as_sequence(np.array(3)) is None
     assert as_numbers([]) == ()
+
+
+@pytest.mark.parametrize("values", [*WRONG[:10], *WRONG[11:13]], ids=repr)
+def test_pixel_statistics_are_not_coerced(values):
+    backbone = DilatedResNet(18, filters=8)
+    for argument in ("pixel_mean", "pixel_std"):
+        with pytest.raises(ValueError, match=f"`{argument}` must be"):
+            DANet(3, backbone, **{argument: values})
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        {(1.0, PixelCrossentropy()): "once"},
+        {(1.0, PixelCrossentropy())},
+        [{1.0: 0, PixelCrossentropy(): 0}],
+        [("1", PixelCrossentropy())],
+        [(True, PixelCrossentropy())],
+        "losses",
+    ],
+    ids=lambda losses: type(losses).__name__,
+)
+def test_sums_of_losses_are_not_coerced(losses):
+    with pytest.raises(ValueError, match="pairs of a number and a loss"):
+        SumOfLosses(losses)
+
+
+def test_weights_of_outputs_are_numbers():
+    model = DANet(3, DilatedResNet(18, filters=8))
+    for weights in (
+        ["1", "2", "3"],
+        {"fusion": "1"},
+        {"fusion": np.nan},
+        "123",
+        {1.0, 2.0, 3.0},
+        [True, True, False],
+    ):
+        with pytest.raises(ValueError, match="`loss_weights` must"):
+            model.compile(loss_weights=weights)
+    model.compile(loss_weights=[np.float32(1), 2, 0.5])

@@ -437,18 +437,6 @@ def test_batches_that_do_not_divide_are_refused():
         placement.check_batch_size(3)
 
 
-@one_backend
-def test_gradients_are_not_accumulated_under_a_strategy():
-    optimizer = keras.optimizers.SGD(gradient_accumulation_steps=2)
-    distribution.Placement("data_parallel", 2, 2).check_optimizer(optimizer)
-    mirrored = distribution.Placement("mirrored", 2, 2, strategy=object())
-    mirrored.check_optimizer(keras.optimizers.SGD())
-    scaled = keras.optimizers.LossScaleOptimizer(optimizer)
-    for refused in (optimizer, scaled):
-        with pytest.raises(ValueError, match="gradient_accumulation_steps=2"):
-            mirrored.check_optimizer(refused)
-
-
 @on_tensorflow
 def test_missing_clusters_and_tpus_are_explained(monkeypatch):
     for name in ("TF_CONFIG", "TPU_NAME", "TPU_ADDRESS"):

@@ -96,10 +96,25 @@ def global_batch(*tensors):
         yield tensors, 1
         return
     # One by one: labels have no gradient.
-    tensors = [replica.all_gather(tensor, axis=0) for tensor in tensors]
+    tensors = [_gather(replica, tensor) for tensor in tensors]
     token = _sees_all.set(True)
     try:
         with unscaled_losses():
             yield tensors, replica.num_replicas_in_sync
     finally:
         _sees_all.reset(token)
+
+
+def _gather(replica, tensor):
+    """The tensors of all replicas along the first axis, in their dtype."""
+    tensor = ops.convert_to_tensor(tensor)
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    # Not every device gathers labels' bytes, or half precisions.
+    if dtype != "float64":
+        wide = "float32" if "float" in dtype else "int64"
+        tensor = ops.cast(tensor, wide)
+    gathered = ops.cast(replica.all_gather(tensor, axis=0), dtype)
+    if tensor.shape.rank is not None:
+        # The number of classes, which gathering forgets.
+        gathered.set_shape([None, *tensor.shape[1:]])
+    return gathered

@@ -14,6 +14,8 @@ from keras_danet.layers import Normalization
 from keras_danet.layers import PositionAttention
 from keras_danet.layers.numerics import wide_dtype
 from keras_danet.losses import PixelCrossentropy
+from keras_danet.losses.replicas import part_of
+from keras_danet.losses.replicas import share_value
 from keras_danet.metrics import SegmentationMetrics
 from keras_danet.models import checkpoints
 from keras_danet.models import presets
@@ -34,6 +36,12 @@ from keras_danet.models.resnet import dtype_policy_scope
 from keras_danet.models.shapes import danet_shapes
 from keras_danet.optimizers import SGD
 from keras_danet.optimizers import PolySchedule
+from keras_danet.tensorflow_strategies import check_replicas
+from keras_danet.tensorflow_strategies import on_replicas
+from keras_danet.tensorflow_strategies import refuse_jit_on_replicas
+from keras_danet.tensorflow_strategies import refuse_single_batches
+from keras_danet.tensorflow_strategies import share_batch
+from keras_danet.tensorflow_strategies import strategy_scope
 
 # ImageNet's statistics, RGB, in the 0-255 units of images.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -116,6 +124,11 @@ class DANet(FunctionalModel):
     model of your own. `features` is a dict of the symbolic tensors inside:
     `stage1` to `stage4` and `{output}_logits` before they are upsampled; read
     them with `keras.Model(model.input, model.features["stage4"])`.
+
+    Built and compiled under a `tf.distribute` strategy, or after
+    `keras.distribution.set_distribution`, it ends with the weights that one
+    device would: losses, batch norms, clipping and metrics are those of the
+    global batch.
 
     Reference:
         - [Dual Attention Network for Scene Segmentation](
@@ -269,8 +282,10 @@ class DANet(FunctionalModel):
             **kwargs: the rest of `keras.Model.compile`.
 
         Raises:
-            ValueError: for outputs that the model does not have, or
-                `total_steps` beside an optimizer of your own.
+            ValueError: for outputs that the model does not have,
+                `total_steps` beside an optimizer of your own, a loss with
+                reduction `"none"`, or `jit_compile=True` under a strategy of
+                several replicas.
         """
         _refuse_other_outputs("metrics", metrics)
         _refuse_other_outputs("weighted_metrics", weighted_metrics)
@@ -284,41 +299,52 @@ class DANet(FunctionalModel):
             else loss_weights,
             names,
         )
-        if loss_weights is not None and not isinstance(
-            loss_weights, (dict, list, tuple)
+        kinds = dict, list, tuple, type(None)
+        if not isinstance(loss_weights, kinds) or not all(
+            map(arguments.is_number, weights.values())
         ):
             raise ValueError(
                 "`loss_weights` must be a dict or a list of floats, one per "
                 f"output {names}. Received: loss_weights={loss_weights!r}"
             )
-        if optimizer == "auto":
-            optimizer = default_optimizer(total_steps)
-        elif total_steps is not None:
+        if optimizer != "auto" and total_steps is not None:
             raise ValueError(
                 "`total_steps` sets the schedule of optimizer='auto'; give "
                 "your own optimizer a learning-rate schedule instead. "
                 f"Received: optimizer={optimizer!r}"
             )
-        if metrics == "auto":
-            # Of this name callbacks know that more is better.
-            metrics = [SegmentationMetrics(self.num_classes, name="mean_iou")]
-        # The losses are not handed on: Keras would look for one label per
-        # output in every batch, and for every output in validation.
-        super().compile(
-            optimizer=optimizer,
-            metrics=metrics,
-            weighted_metrics=weighted_metrics,
-            **kwargs,
-        )
-        # Keras's own would add up in `floatx`, which may be a half precision.
         wide = self.inference_model.output.dtype
-        self._loss_tracker = keras.metrics.Mean(name="loss", dtype=wide)
+        losses = {
+            name: _as_loss(losses[name], wide)
+            for name in names
+            if losses.get(name) is not None
+        }
+        refuse_jit_on_replicas(self, kwargs)
+        # What is made here belongs to the replicas of the model.
+        with strategy_scope(self):
+            if optimizer == "auto":
+                optimizer = default_optimizer(total_steps)
+            if metrics == "auto":
+                # Of this name callbacks know that more is better.
+                metrics = [
+                    SegmentationMetrics(self.num_classes, name="mean_iou")
+                ]
+            # The losses are not handed on: Keras would look for one label per
+            # output in every batch, and for every output in validation.
+            super().compile(
+                optimizer=optimizer,
+                metrics=metrics,
+                weighted_metrics=weighted_metrics,
+                **kwargs,
+            )
+            # Keras's own would add up in `floatx`, perhaps a half precision.
+            self._loss_tracker = keras.metrics.Mean(name="loss", dtype=wide)
+        check_replicas(self, keras.tree.flatten((metrics, weighted_metrics)))
         self.loss = given
         self._loss_weights = loss_weights
         self._output_losses = {
-            name: (weights.get(name, 1.0), _as_loss(losses[name], wide))
-            for name in names
-            if losses.get(name) is not None
+            name: (weights.get(name, 1.0), loss)
+            for name, loss in losses.items()
         }
 
     def head_multipliers(self, factor=10.0):
@@ -347,16 +373,16 @@ class DANet(FunctionalModel):
         total = None
         for name, (weight, loss) in self._output_losses.items():
             if name in outputs:
-                value = weight * loss(y, outputs[name], sample_weight)
+                value = weight * part_of(loss, y, outputs[name], sample_weight)
                 total = value if total is None else total + value
-        if total is not None and not self.losses:
-            return total
-        # What `add_loss` and regularizers ask for, and Keras's error if
-        # there is nothing at all.
-        added = super().compute_loss(
-            x, y, y_pred, sample_weight, training=training
-        )
-        return added if total is None else total + added
+        if total is None or self.losses:
+            # What `add_loss` and regularizers ask for, and Keras's error if
+            # there is nothing at all.
+            added = super().compute_loss(
+                x, y, y_pred, sample_weight, training=training
+            )
+            total = added if total is None else total + added
+        return share_value(total)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         if isinstance(y_pred, dict):
@@ -365,13 +391,44 @@ class DANet(FunctionalModel):
 
     def fit(self, *args, **kwargs):
         _refuse_class_weight(kwargs)
-        self.build_optimizer()
-        return super().fit(*args, **kwargs)
+        with on_replicas(self):
+            self.build_optimizer()
+            return super().fit(*args, **kwargs)
 
-    def train_on_batch(self, *args, **kwargs):
-        _refuse_class_weight(kwargs)
-        self.build_optimizer()
-        return super().train_on_batch(*args, **kwargs)
+    def train_on_batch(
+        self,
+        x,
+        y=None,
+        sample_weight=None,
+        class_weight=None,
+        return_dict=False,
+    ):
+        _refuse_class_weight({"class_weight": class_weight})
+        with on_replicas(self):
+            refuse_single_batches(self)
+            self.build_optimizer()
+            return super().train_on_batch(
+                x, y, sample_weight, return_dict=return_dict
+            )
+
+    def evaluate(self, *args, **kwargs):
+        with on_replicas(self):
+            return super().evaluate(*args, **kwargs)
+
+    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
+        with on_replicas(self):
+            batch = share_batch(self, (x, y, sample_weight))
+            logs = super().test_on_batch(*batch, return_dict=True)
+            return self._logs_of_batch(logs, return_dict)
+
+    def _logs_of_batch(self, logs, return_dict):
+        if getattr(self, "_distribute_strategy", None) is not None:
+            # Keras gives the mean of what the replicas have measured.
+            logs = {}
+            for name, value in self.get_metrics_result().items():
+                logs |= value if isinstance(value, dict) else {name: value}
+            logs = {name: float(value) for name, value in logs.items()}
+        return logs if return_dict else self._flatten_metrics_in_order(logs)
 
     def build_optimizer(self):
         """Makes the optimizer's variables before the first step.
@@ -379,11 +436,11 @@ class DANet(FunctionalModel):
         Inside it TensorFlow would trace the whole step a second time. `fit`
         does it; a checkpoint's need them to be there.
         """
+        check_replicas(self)
         optimizer = getattr(self, "optimizer", None)
         if optimizer is None or optimizer.built:
             return
-        strategy = getattr(self, "distribute_strategy", None)
-        with strategy.scope() if strategy else contextlib.nullcontext():
+        with strategy_scope(self):
             optimizer.build(self.trainable_variables)
 
     def get_compile_config(self):
@@ -977,9 +1034,15 @@ def _per_output(argument, value, names):
 
 def _as_loss(loss, dtype):
     loss = keras.losses.get(loss)
-    if isinstance(loss, keras.losses.Loss):
-        return loss
-    return _FunctionLoss(loss, dtype)
+    if not isinstance(loss, keras.losses.Loss):
+        return _FunctionLoss(loss, dtype)
+    if loss.reduction in (None, "none"):
+        raise ValueError(
+            "A loss to train with must give one number. Received: "
+            f"{loss.name} with reduction={loss.reduction!r}. Take "
+            "'sum_over_batch_size', 'sum' or 'mean_with_sample_weight'."
+        )
+    return loss
 
 
 class _FunctionLoss(keras.losses.Loss):

@@ -1,0 +1,180 @@
+"""Plain Keras under a strategy of one's own ends with one device's weights."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from test_distribution import environments
+
+TESTS = pathlib.Path(__file__).parent
+BACKEND = keras.backend.backend()
+ENGINE = {"tensorflow": "mirrored", "jax": "data_parallel"}.get(BACKEND)
+# Computed in float64: sums are taken in another order. Labelled pixels
+# counted by replica move weights by 1e-2. (JAX was seen to differ by 2e-7.)
+TOLERANCE = {"tensorflow": 1e-9}.get(BACKEND, 1e-6)
+# Without an uneven batch, which JAX refuses.
+FEW = ["auto", "ohem", "dice", "lovasz per image", "of keras"]
+FEW += ["by pixel", "global clipnorm", "regularized"]
+UNEVEN = ["uneven", "uneven, regions", "uneven, of keras", "one left"]
+
+pytestmark = pytest.mark.skipif(
+    ENGINE is None, reason="torch has no engine in Keras 3.15"
+)
+on_tensorflow = pytest.mark.skipif(
+    BACKEND != "tensorflow", reason="an engine of TensorFlow"
+)
+
+
+def start(path, engine, replicas, names, environment=None):
+    return subprocess.Popen(
+        [
+            sys.executable,
+            TESTS / "plain_training.py",
+            path,
+            engine,
+            str(replicas),
+            *names,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "JAX_ENABLE_X64": "1", **(environment or {})},
+    )
+
+
+def results(path, *processes):
+    for process in processes:
+        said = process.communicate(timeout=900)[0]
+        assert process.returncode == 0, said[-3000:]
+    return dict(np.load(path))
+
+
+def assert_equal(several, one, logs=True):
+    assert several.keys() == one.keys()
+    for name, value in one.items():
+        if "/log/" in name:
+            # Figures are kept in float32.
+            if logs:
+                np.testing.assert_allclose(several[name], value, 1e-5, 0, name)
+        else:
+            np.testing.assert_allclose(
+                several[name], value, 0, TOLERANCE, err_msg=name
+            )
+
+
+@pytest.mark.parametrize(
+    "names, replicas",
+    [
+        pytest.param(["auto"], 2, id="the default"),
+        pytest.param([], 2, id="every case", marks=pytest.mark.slow),
+        pytest.param(FEW, 4, id="four", marks=pytest.mark.slow),
+    ],
+)
+def test_several_devices_end_with_the_weights_of_one(tmp_path, names, replicas):
+    if BACKEND == "jax" and not names:
+        names = json.loads(
+            subprocess.check_output(
+                [sys.executable, TESTS / "plain_training.py", "--names"],
+                text=True,
+            )
+        )
+        names = [name for name in names if name not in UNEVEN]
+    one = start(tmp_path / "one.npz", "none", 1, names)
+    several = start(tmp_path / "several.npz", ENGINE, replicas, names)
+    assert_equal(
+        results(tmp_path / "several.npz", several),
+        results(tmp_path / "one.npz", one),
+    )
+
+
+@pytest.mark.slow
+@on_tensorflow
+def test_two_workers_end_with_the_weights_of_one(tmp_path):
+    several = [
+        start(tmp_path / "several.npz", "multiworker", 2, FEW, environment)
+        for environment in environments(2)
+    ]
+    one = start(tmp_path / "one.npz", "none", 1, FEW)
+    assert_equal(
+        results(tmp_path / "several.npz", *several),
+        results(tmp_path / "one.npz", one),
+    )
+
+
+REFUSALS = """
+import keras
+import numpy as np
+import plain_training
+from keras_danet import PixelCrossentropy, SegmentationMetrics
+
+scope = plain_training.make_scope("mirrored", 2)
+images, labels = plain_training.examples((4,))
+
+def network():
+    return plain_training.network(None, ())
+
+def refused(words, model, **options):
+    try:
+        model.compile(**{"optimizer": "sgd", **options})
+        model.fit(images, labels, batch_size=4, verbose=0)
+    except ValueError as error:
+        assert words in str(error), (words, error)
+    else:
+        raise AssertionError(words)
+
+outside = network()
+optimizer = keras.optimizers.SGD()
+metric = SegmentationMetrics(3)
+with scope():
+    refused("built outside of the strategy", outside)
+    inside = network()
+    refused("SGD, made outside", inside, optimizer=optimizer)
+    scaled = keras.optimizers.LossScaleOptimizer(optimizer)
+    refused("SGD, made outside", inside, optimizer=scaled)
+    refused("segmentation_metrics, made outside", inside, metrics=[metric])
+    refused(
+        "gradient_accumulation_steps=2",
+        inside,
+        optimizer=keras.optimizers.SGD(gradient_accumulation_steps=2),
+    )
+    refused("XLA cannot compile", inside, jit_compile=True)
+    refused("must give one number", inside,
+            loss=PixelCrossentropy(reduction="none"))
+# What `compile` makes belongs to the replicas of the model.
+inside.compile(jit_compile="auto")
+history = inside.fit(images, labels, batch_size=4, verbose=0).history
+assert np.isfinite(history["loss"][0])
+found = inside.test_on_batch(images, labels, return_dict=True)
+expected = inside.evaluate(images, labels, 4, verbose=0, return_dict=True)
+np.testing.assert_allclose(
+    [found[name] for name in expected], list(expected.values()), 1e-5)
+try:
+    inside.train_on_batch(images, labels)
+except ValueError as error:
+    assert "Call `fit`" in str(error)
+else:
+    raise AssertionError("train_on_batch")
+print("all refused")
+"""
+
+
+@on_tensorflow
+def test_what_is_made_outside_of_the_strategy_is_refused():
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSALS],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path_of_both()},
+    )
+    assert done.stdout == "all refused\n", done.stderr[-3000:]
+
+
+def path_of_both():
+    return os.pathsep.join(
+        [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
+    )
