@@ -8,7 +8,9 @@ import keras
 import numpy as np
 from PIL import Image
 
+from keras_danet.data.decoding import MAX_PIXELS
 from keras_danet.data.decoding import read_image
+from keras_danet.data.decoding import read_open_image
 from keras_danet.data.resampling import largest_class
 from keras_danet.data.resampling import resize_image
 from keras_danet.data.resampling import resize_logits
@@ -17,6 +19,37 @@ from keras_danet.data.resampling import standardize_sides
 from keras_danet.memory import check_memory
 from keras_danet.models import DANet
 from keras_danet.models.functional import FunctionalModel
+
+
+def _as_numpy(image):
+    """An array of what is one already, a tensor or nested lists."""
+    if keras.ops.is_tensor(image):
+        image = keras.ops.convert_to_numpy(image)
+    elif hasattr(image, "detach"):
+        # Torch's, on another backend.
+        image = image.detach().cpu().float()
+    try:
+        image = np.asarray(image)
+    # Rows of different lengths.
+    except ValueError as error:
+        raise ValueError(
+            "An image must be an array (height, width, 3), RGB in 0-255. "
+            f"Received: one of {type(image).__name__} ({error})"
+        ) from error
+    # NumPy has no kind of its own for it.
+    return image.astype("float32") if image.dtype.name == "bfloat16" else image
+
+
+def _reshaping(shape):
+    """How to make an image of what has this shape, where that is clear."""
+    if len(shape) == 4:
+        return ". Give one image of the batch at a time."
+    if len(shape) == 3 and shape[0] == 3:
+        return ". Put channels last: image.transpose(1, 2, 0)."
+    if len(shape) == 2:
+        return ". Grey needs three channels: np.stack([image] * 3, -1)."
+    return ""
+
 
 # Of several threads: memory is asked for one image, and each would take all
 # cores. Keras's trainers are not made for it either.
@@ -42,8 +75,10 @@ class Predictor:
             size.
 
     Call arguments:
-        image: a path, a Pillow image, or an array `(height, width, 3)`, RGB
-            in 0-255, uint8 or float.
+        image: a path, a Pillow image, the bytes of a file, a file open for
+            reading them, or an array or tensor `(height, width, 3)`, RGB in
+            0-255, uint8 or float. Photographs are turned upright by their
+            EXIF orientation.
 
     Attributes:
         protocol: string, how a number measured with it was measured.
@@ -124,13 +159,19 @@ class Predictor:
         """`image` in any accepted form as a `(height, width, 3)` array."""
         if isinstance(image, (str, os.PathLike)):
             return read_image(image)
-        if isinstance(image, Image.Image):
-            image = image.convert("RGB")
-        image = np.asarray(image)
+        is_file = isinstance(image, (bytes, bytearray, memoryview))
+        if is_file or isinstance(image, Image.Image) or hasattr(image, "read"):
+            return read_open_image(image)
+        image = _as_numpy(image)
         if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
             raise ValueError(
                 "An image must have the shape (height, width, 3), RGB in "
-                f"0-255. Received: shape {image.shape}"
+                f"0-255. Received: shape {image.shape}{_reshaping(image.shape)}"
+            )
+        if image.shape[0] * image.shape[1] > MAX_PIXELS:
+            raise ValueError(
+                f"An image may have {MAX_PIXELS} pixels. Received: shape "
+                f"{image.shape}. Cut it into pieces."
             )
         if image.dtype.kind not in "iuf":
             raise ValueError(
@@ -143,7 +184,7 @@ class Predictor:
                 "An image must lie in 0-255. Received: values from "
                 f"{image.min()} to {image.max()}"
             )
-        return image
+        return image if image.dtype == "uint8" else image.astype("float32")
 
 
 def _describe(sides):

@@ -29,6 +29,7 @@ ROWS = (
         "data.palettes",
         "data.label_values",
         "data.plan",
+        "data.orientation",
         "data.png",
         "data.resampling",
         "data.graph_images",

@@ -23,10 +23,8 @@ def write_pairs(folder, labels):
     return pairs
 
 
-def test_labels_lie_over_the_stored_pixels(tmp_path):
-    # Whatever an EXIF tag says of how to look at them.
-    label = np.zeros((6, 9), "uint8")
-    [pair] = write_pairs(tmp_path, [label])
+def test_images_are_turned_upright_under_their_labels(tmp_path):
+    [pair] = write_pairs(tmp_path, [np.zeros((9, 6), "uint8")])
     pair = pair._replace(image=str(tmp_path / "turned.jpg"))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -38,7 +36,7 @@ def test_labels_lie_over_the_stored_pixels(tmp_path):
         return np.zeros(image.shape[:2], "uint8")
 
     assert evaluate(predictor, [pair], SCENES, "val").pixel_accuracy == 1
-    assert sizes == [(6, 9, 3)]
+    assert sizes == [(9, 6, 3)]
 
 
 def test_report_counts_every_labelled_pixel(tmp_path):

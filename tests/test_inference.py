@@ -1,3 +1,7 @@
+import io
+import re
+import struct
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import keras
@@ -5,12 +9,14 @@ import numpy as np
 import pytest
 import references
 from PIL import Image
+from PIL import ImageOps
 
 from keras_danet import DANet
 from keras_danet import DilatedResNet
 from keras_danet import Predictor
 from keras_danet import inference
 from keras_danet import optimize_for_inference
+from keras_danet.data import decoding
 from keras_danet.data.resampling import resize_image
 from keras_danet.data.resampling import resize_logits
 from keras_danet.inference import attention_maps
@@ -261,3 +267,117 @@ def test_weights_that_change_are_seen(model):
     bias.assign(before + 3)
     np.testing.assert_allclose(predictor.logits(image), logits + 3, atol=1e-4)
     bias.assign(before)
+
+
+def ways_in(path):
+    """An image file as a path, a Pillow object, bytes and a file."""
+    yield path
+    for is_loaded in (False, True):
+        with Image.open(path) as image:
+            if is_loaded:
+                image.load()
+            yield image
+    yield path.read_bytes()
+    yield io.BytesIO(path.read_bytes())
+    with open(path, "rb") as file:
+        yield file
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr"])
+def test_every_way_in_gives_the_same_pixels(tmp_path, mode):
+    picture = Image.fromarray(photo(12, 20)).convert(mode)
+    kind = "PNG" if mode in ("1", "L", "LA", "P", "RGBA") else "JPEG"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "a", kind, exif=exif)
+    found = [Predictor.as_array(each) for each in ways_in(tmp_path / "a")]
+    with Image.open(tmp_path / "a") as stored:
+        upright = ImageOps.exif_transpose(stored)
+        if mode == "P":
+            upright = upright.convert("RGBA")
+        expected = np.array(upright.convert("RGB"))
+    assert len(found) == 6
+    for each in found:
+        np.testing.assert_array_equal(each, expected)
+
+
+@pytest.mark.parametrize("deep", ["I;16", "I", "F", "RGB"])
+def test_more_than_eight_bits_are_refused_on_every_way_in(tmp_path, deep):
+    path = tmp_path / "deep.img"
+    if deep == "RGB":
+        # Pillow writes none.
+        rows = b"".join(b"\0" + bytes(4 * 6) for _ in range(4))
+        chunks = [
+            (b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)),
+            (b"IDAT", zlib.compress(rows)),
+            (b"IEND", b""),
+        ]
+        path.write_bytes(
+            b"\x89PNG\r\n\x1a\n"
+            + b"".join(
+                struct.pack(">I", len(data))
+                + name
+                + data
+                + struct.pack(">I", zlib.crc32(name + data))
+                for name, data in chunks
+            )
+        )
+    else:
+        values = np.full((8, 8), 40000)
+        kind = {"I;16": "uint16", "I": "int32", "F": "float32"}[deep]
+        Image.fromarray(values.astype(kind)).save(path, "TIFF")
+    for each in ways_in(path):
+        with pytest.raises(ValueError, match="more than 8 bits"):
+            Predictor.as_array(each)
+
+
+def test_pillow_objects_that_are_none_are_refused(monkeypatch):
+    whole = io.BytesIO()
+    Image.fromarray(photo(60, 60)).save(whole, "PNG")
+    cut = io.BytesIO(whole.getvalue()[:5000])
+    for given in (Image.open(cut), cut.getvalue(), b"no image", b""):
+        with pytest.raises(ValueError, match="The image cannot be read"):
+            Predictor.as_array(given)
+    with pytest.raises(ValueError, match="is empty"):
+        Predictor.as_array(Image.new("RGB", (0, 4)))
+    with pytest.raises(ValueError, match="open for reading bytes"):
+        Predictor.as_array(io.StringIO("text"))
+    for module in (inference, decoding):
+        monkeypatch.setattr(module, "MAX_PIXELS", 100)
+    for given in (Image.new("RGB", (20, 20)), np.zeros((20, 20, 3), "uint8")):
+        with pytest.raises(ValueError, match="at most 100|may have 100"):
+            Predictor.as_array(given)
+
+
+@pytest.mark.parametrize(
+    "image, remedy",
+    [
+        (np.zeros((1, 4, 5, 3)), "one image of the batch at a time"),
+        (np.zeros((3, 4, 5)), "channels last"),
+        (np.zeros((4, 5)), "np.stack"),
+        ([[[0, 0, 0]], [[0, 0]]], "must be an array"),
+        (None, "Received: shape ()"),
+    ],
+)
+def test_shapes_are_refused_with_a_remedy(image, remedy):
+    with pytest.raises(ValueError, match=re.escape(remedy)):
+        Predictor.as_array(image)
+
+
+def test_infinity_and_objects_are_refused():
+    with pytest.raises(ValueError, match="0-255.*inf"):
+        Predictor.as_array(np.full((2, 2, 3), np.inf))
+    with pytest.raises(ValueError, match="dtype object"):
+        Predictor.as_array(np.full((2, 2, 3), None))
+    with pytest.raises(ValueError, match="dtype complex"):
+        Predictor.as_array(np.zeros((2, 2, 3), complex))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int32", "float32"])
+def test_tensors_are_taken(dtype):
+    image = photo(4, 5) // 2
+    tensor = keras.ops.cast(keras.ops.convert_to_tensor(image), dtype)
+    found = Predictor.as_array(tensor)
+    expected = keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32"))
+    assert found.dtype == "float32"
+    np.testing.assert_array_equal(found, expected)

@@ -16,6 +16,7 @@ from keras_danet.data.decoding import MAX_PIXELS
 from keras_danet.data.decoding import PALETTE
 from keras_danet.data.graph_images import distort
 from keras_danet.data.graph_images import resample
+from keras_danet.data.orientation import TURNS
 from keras_danet.data.plan import NUM_CROPS
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -62,6 +63,41 @@ def decode_image(contents):
             return tf.io.decode_png(contents, channels=3)
 
     return tf.cond(tf.io.is_jpeg(contents), jpeg, png)
+
+
+def turn(image, orientation):
+    """Turns an image or label upright by its EXIF orientation.
+
+    Args:
+        image: Tensor (height, width) or (height, width, channels).
+        orientation: Scalar integer tensor, from 1 to 8.
+
+    Returns:
+        Tensor of the same rank.
+    """
+    others = list(range(2, image.shape.rank))
+
+    def turned():
+        is_transposed, *is_reversed = (
+            tf.constant([flag(number) for number in sorted(TURNS)])[
+                orientation - 1
+            ]
+            for flag in (
+                lambda number: TURNS[number][0],
+                lambda number: 0 in TURNS[number][1],
+                lambda number: 1 in TURNS[number][1],
+            )
+        )
+        upright = tf.cond(
+            is_transposed,
+            lambda: tf.transpose(image, [1, 0, *others]),
+            lambda: image,
+        )
+        return tf.raw_ops.Reverse(
+            tensor=upright, dims=[*is_reversed, *[False] * len(others)]
+        )
+
+    return tf.cond(orientation == 1, lambda: image, turned)
 
 
 def decode_label(contents):

@@ -1,6 +1,7 @@
 """Reads images and labels with Pillow, and says what is wrong with them."""
 
 import contextlib
+import io
 import os
 import stat
 import threading
@@ -9,6 +10,9 @@ import numpy as np
 from PIL import Image
 
 from keras_danet.data.label_values import to_train_ids
+from keras_danet.data.orientation import may_be_turned
+from keras_danet.data.orientation import orientation_of
+from keras_danet.data.orientation import turn
 from keras_danet.data.png import COLOR
 from keras_danet.data.png import GREY
 from keras_danet.data.png import PALETTE
@@ -23,23 +27,12 @@ PHOTO_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 # are; refused before they are decoded.
 MAX_PIXELS = 2**28
 MAX_BYTES = 2**30
-_EXIF_ORIENTATION = 0x0112
-# What turns an image of each orientation but 1 upright.
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _JPEG_END = b"\xff\xd9"
 _pillow_limit = {"lock": threading.Lock(), "lifted": 0, "pixels": None}
 
 
 def read_pair(pair, dataset):
-    """Reads and checks an image and its label, as they are stored.
+    """Reads and checks an image and its label, each turned upright.
 
     Args:
         pair: A `Pair`.
@@ -75,7 +68,7 @@ def read_raw_pair(pair, dataset):
         ValueError: as `read_pair` does, but not for a label's values.
     """
     read_pair_size(pair)
-    image = read_image(pair.image, DATA_FORMATS, upright=False)
+    image = read_image(pair.image, DATA_FORMATS)
     return image, read_raw_label(pair.label, dataset)
 
 
@@ -107,30 +100,27 @@ def read_pair_size(pair):
     image_size, label_size = read_size(pair.image), read_size(pair.label)
     if image_size == label_size:
         return image_size
-    turned = ""
-    with _open(pair.image, DATA_FORMATS) as image:
-        if _orientation(image) > 4:
-            turned = (
-                " The image's EXIF tag turns it, and labels lie over pixels as "
-                "they are stored."
-            )
+    turned = [path for path in pair if read_orientation(path) != 1]
+    note = (
+        f" {turned[0]} is turned by its EXIF orientation, "
+        f"{read_orientation(turned[0])}: save it without, as it is to be seen."
+        if turned
+        else ""
+    )
     raise ValueError(
         f"Image and label differ in size: {pair.image} has (height, width) "
-        f"{image_size} and {pair.label} has {label_size}.{turned} Expected a "
+        f"{image_size} and {pair.label} has {label_size}.{note} Expected a "
         "label for each pixel; replace the wrong one of the two."
     )
 
 
-def read_image(path, formats=PHOTO_FORMATS, upright=True):
-    """Reads an image as it is meant to be seen.
+def read_image(path, formats=PHOTO_FORMATS):
+    """Reads an image as it is meant to be seen, turned by its orientation.
 
     Args:
         path: String, path of an image file.
         formats: Names of Pillow's formats that it may have. Defaults to
             `PHOTO_FORMATS`.
-        upright: Boolean, whether to turn it by its EXIF tag. A data set's
-            labels lie over the pixels as they are stored. Defaults to
-            `True`.
 
     Returns:
         uint8 array (height, width, 3), RGB.
@@ -140,23 +130,96 @@ def read_image(path, formats=PHOTO_FORMATS, upright=True):
             than 8 bits per channel.
     """
     read_size(path, formats)
-    depth = _png_kind(path)[0]
+    if _png_kind(path)[0] > 8:
+        raise _too_deep(path, "more than 8 bits")
     image = _load(path, formats)
-    # Pillow cuts a PNG's deep colours to 8 bits without a word.
-    if image.mode.startswith(("I", "F")) or depth > 8:
-        raise ValueError(
-            f"{path} has more than 8 bits per channel (Pillow mode "
-            f"{image.mode}). Expected 0-255; scale and save it as 8-bit."
-        )
     if image.mode == "CMYK" and formats == DATA_FORMATS:
         raise ValueError(
             f"{path} is a JPEG in the colours of print (CMYK), of which every "
             "decoder makes others on a screen. Expected RGB or grey; convert "
             "it once, for all."
         )
-    if upright and _orientation(image) in _TURNS:
-        image = image.transpose(_TURNS[_orientation(image)])
-    return _as_rgb(image)
+    return _upright_rgb(image, path)
+
+
+def read_open_image(image):
+    """An image that is no path, with the checks that a path gets.
+
+    Args:
+        image: A Pillow image, the bytes of a file, or a file open for
+            reading.
+
+    Returns:
+        uint8 array (height, width, 3), RGB.
+
+    Raises:
+        ValueError: as `read_image` does.
+    """
+    name = "The image"
+    if not isinstance(image, Image.Image):
+        if hasattr(image, "read"):
+            image = image.read(MAX_BYTES + 1)
+        if not isinstance(image, (bytes, bytearray, memoryview)):
+            raise ValueError(
+                "A file of an image must be open for reading bytes. Received: "
+                f"one of {type(image).__name__}."
+            )
+        if len(image) > MAX_BYTES:
+            raise _unreadable(name, f"it has more than {MAX_BYTES} bytes")
+        try:
+            with _without_pillow_limit():
+                image = Image.open(io.BytesIO(image), formats=PHOTO_FORMATS)
+        # Pillow has no common error for broken headers.
+        except Exception as error:
+            raise _unreadable(name, error, PHOTO_FORMATS) from error
+    _check_size(image, name)
+    # Of a file that is loaded already only the file tells.
+    file = getattr(image, "filename", "")
+    if image.format == "PNG" and file and os.path.isfile(file):
+        if _png_kind(file)[0] > 8:
+            raise _too_deep(name, "more than 8 bits")
+    _check_depth(image, name)
+    try:
+        image.load()
+    # Pillow's decoders have no common error for broken files.
+    except Exception as error:
+        raise _unreadable(name, error, PHOTO_FORMATS) from error
+    return _upright_rgb(image, name)
+
+
+def _check_size(image, name):
+    width, height = image.size
+    if not width or not height:
+        raise ValueError(
+            f"{name} is empty: {height} x {width} pixels (height x width)."
+        )
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"{name} is too large: {height} x {width} pixels (height x "
+            f"width). Expected at most {MAX_PIXELS} pixels; cut it into "
+            "pieces or leave it out."
+        )
+
+
+def _check_depth(image, name):
+    """Refuses what Pillow would cut to 8 bits without a word."""
+    is_deep = image.mode.startswith(("I", "F"))
+    # What it is about to decode.
+    kinds = [str(tile[3]) for tile in getattr(image, "tile", [])]
+    if is_deep or any(f";{bits}" in k for k in kinds for bits in (12, 16, 32)):
+        raise _too_deep(name, f"Pillow mode {image.mode}")
+
+
+def _too_deep(name, what):
+    return ValueError(
+        f"{name} has more than 8 bits per channel ({what}). Expected 0-255; "
+        "scale and save it as 8-bit."
+    )
+
+
+def _upright_rgb(image, name):
+    _check_depth(image, name)
+    return turn(_as_rgb(image), orientation_of(image))
 
 
 def _as_rgb(image):
@@ -164,16 +227,6 @@ def _as_rgb(image):
         # Straight to RGB, a palette with transparency is warned of.
         image = image.convert("RGBA")
     return np.array(image.convert("RGB"))
-
-
-def _orientation(image):
-    """How an image's EXIF tag turns it; 1, as it is, where none is legible."""
-    try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION)
-    # Pillow has no common error for broken tags.
-    except Exception:
-        return 1
-    return orientation if orientation in _TURNS else 1
 
 
 def read_label(path, dataset):
@@ -226,10 +279,12 @@ def read_raw_label(path, dataset):
             )
         )
     image = _load(path, DATA_FORMATS)
+    orientation = orientation_of(image)
     if dataset.label_colors:
-        red, green, blue = np.moveaxis(_as_rgb(image).astype("int32"), -1, 0)
+        colors = turn(_as_rgb(image), orientation)
+        red, green, blue = np.moveaxis(colors.astype("int32"), -1, 0)
         return red << 16 | green << 8 | blue
-    raw = np.array(image, "uint8")
+    raw = turn(np.array(image, "uint8"), orientation)
     # Pillow stretches 2 and 4 bits over 0-255, and a single one not.
     return (
         raw // (255 // (2**depth - 1))
@@ -239,7 +294,7 @@ def read_raw_label(path, dataset):
 
 
 def read_size(path, formats=DATA_FORMATS):
-    """Reads an image's (height, width) from its header, decoding nothing.
+    """Reads an upright image's (height, width), decoding nothing.
 
     Args:
         path: String, path of an image file.
@@ -254,14 +309,39 @@ def read_size(path, formats=DATA_FORMATS):
             than `MAX_PIXELS` pixels.
     """
     with _open(path, formats) as image:
+        _check_size(image, path)
         width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ValueError(
-            f"{path} is too large: {height} x {width} pixels (height x "
-            f"width). Expected at most {MAX_PIXELS} pixels; cut it into "
-            "pieces or leave it out."
-        )
+    if read_orientation(path, formats) > 4:
+        return width, height
     return height, width
+
+
+def read_orientation(path, formats=DATA_FORMATS):
+    """Reads an image's EXIF orientation, decoding nothing where it has none.
+
+    Args:
+        path: String, path of an image file.
+        formats: Names of Pillow's formats that it may have. Defaults to
+            `DATA_FORMATS`.
+
+    Returns:
+        Integer from 1, upright, to 8.
+
+    Raises:
+        ValueError: as `read_size` does.
+    """
+    check_file(path)
+    try:
+        with open(path, "rb") as file:
+            if not may_be_turned(file):
+                return 1
+    # A failing disk's has no name.
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    with _open(path, formats) as image:
+        _check_size(image, path)
+        # Pillow turns these itself.
+        return 1 if image.format == "TIFF" else orientation_of(image)
 
 
 def _open(path, formats):
@@ -332,6 +412,9 @@ def _load(path, formats):
     # `load` overlooks a broken end that `verify` (and TensorFlow) does not.
     for read in ("verify", "load"):
         with _open(path, formats) as image:
+            # Labels have a check of their own.
+            if formats != DATA_FORMATS:
+                _check_depth(image, path)
             try:
                 if read == "verify" and formats == DATA_FORMATS:
                     _check_jpeg_end(image)

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_danet.data.datasets import IGNORE_LABEL
 from keras_danet.data.datasets import Dataset
+from keras_danet.data.decoding import read_orientation
 from keras_danet.data.decoding import read_raw_label
 from keras_danet.data.decoding import read_raw_pair
 from keras_danet.data.files import find_splits
@@ -32,8 +33,9 @@ class Problem(NamedTuple):
 
     Args:
         kind: String: `"layout"` (files that are missing or in excess),
-            `"file"` (one that cannot be used), `"values"` (of a label) or
-            `"mapping"` (values that are possible, and yet look wrong).
+            `"file"` (one that cannot be used), `"values"` (of a label),
+            `"mapping"` (values that are possible, and yet look wrong) or
+            `"orientation"` (a file that is turned as it is read).
         message: String, what was found, what was expected, the remedy.
         image: String, path of the pair's image, or `None` where it is not
             one pair's problem. Defaults to `None`.
@@ -279,7 +281,31 @@ def _inspect_pair(pair, dataset, labels_only):
         label = to_train_ids(raw, dataset, pair.label)
     except ValueError as error:
         return None, None, values, Problem("values", str(error), *pair)
-    return label.shape, _count_bytes(label), values, None
+    turned = _find_turned(pair, labels_only)
+    return label.shape, _count_bytes(label), values, turned
+
+
+def _find_turned(pair, labels_only):
+    """A `Problem` where an image or a label carries an orientation.
+
+    Both are turned by their own. A turn by 90 degrees shows in the size,
+    where the mask was drawn over pixels as they are stored; one by 180 not.
+    """
+    turned = [
+        f"{path} (EXIF orientation {orientation})"
+        for path in pair[labels_only:]
+        if (orientation := read_orientation(path)) != 1
+    ]
+    if not turned:
+        return None
+    return Problem(
+        "orientation",
+        f"Turned as it is read: {' and '.join(turned)}. Expected files that "
+        "are stored as they are seen, so that nobody can differ over it. See "
+        "whether the label lies over the upright image, and save both upright "
+        "(Pillow's ImageOps.exif_transpose, `mogrify -auto-orient`).",
+        *pair,
+    )
 
 
 def _count_bytes(array):
@@ -321,6 +347,8 @@ class _Totals:
             )
         if problem:
             self.problems.append(problem)
+        # A pair that is turned can be used.
+        if size is None:
             return
         self.sizes[size] += 1
         self.pixels += pixels

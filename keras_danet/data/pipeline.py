@@ -15,10 +15,12 @@ from keras_danet.data.augment import decode_color_label
 from keras_danet.data.augment import decode_image
 from keras_danet.data.augment import decode_label
 from keras_danet.data.augment import to_train_ids
+from keras_danet.data.augment import turn
 from keras_danet.data.bad_files import BadFiles
 from keras_danet.data.datasets import IGNORE_LABEL
 from keras_danet.data.decoding import check_batches
 from keras_danet.data.decoding import check_file
+from keras_danet.data.decoding import read_orientation
 from keras_danet.data.label_values import label_table
 from keras_danet.data.plan import Plan
 from keras_danet.data.plan import check_integer
@@ -322,13 +324,15 @@ def _reader(bad_files):
         for path in pair:
             check_file(path)
         # Bytes, for a name may be no text.
-        return np.array([os.fsencode(path) for path in pair], object)
+        paths = np.array([os.fsencode(path) for path in pair], object)
+        return paths, np.array([read_orientation(path) for path in pair])
 
     def read(index):
-        paths = tf.numpy_function(begin, [index], tf.string)
+        paths, turns = tf.numpy_function(begin, [index], (tf.string, tf.int64))
         image_path, label_path = tf.unstack(tf.ensure_shape(paths, [2]))
-        image = decode_image(tf.io.read_file(image_path))
-        label = decode(tf.io.read_file(label_path))
+        turns = tf.ensure_shape(turns, [2])
+        image = turn(decode_image(tf.io.read_file(image_path)), turns[0])
+        label = turn(decode(tf.io.read_file(label_path)), turns[1])
         check = tf.debugging.Assert(
             tf.reduce_all(tf.shape(image)[:2] == tf.shape(label)[:2]),
             ["Image and label differ in size."],

@@ -93,7 +93,11 @@ def _draw_samples(reports, root, path):
     for report in reports:
         if not report.sizes:
             continue
-        bad = {problem.label for problem in report.problems}
+        bad = {
+            problem.label
+            for problem in report.problems
+            if problem.kind != "orientation"
+        }
         titled += [
             (f"{report.split}: {pathlib.Path(pair.image).stem[-30:]}", pair)
             for pair in search_pairs(dataset, root, report.split)[0]

@@ -237,7 +237,7 @@ def test_damaged_files_are_refused_or_read_alike(tmp_path, contents):
     is_label = contents[25:26] in (b"\0", b"\3")
     read = {
         True: lambda path: read_raw_label(path, CAMVID),
-        False: lambda path: read_image(path, DATA_FORMATS, upright=False),
+        False: lambda path: read_image(path, DATA_FORMATS),
     }[is_label]
     decode = augment.decode_label if is_label else augment.decode_image
     path = tmp_path / "damaged"

@@ -10,11 +10,17 @@ from pictures import encode
 from pictures import photo
 from PIL import Image
 from PIL import ImageOps
+from PIL import PngImagePlugin
 
 from keras_danet.data import png
+from keras_danet.data.datasets import SCENES
 from keras_danet.data.decoding import DATA_FORMATS
 from keras_danet.data.decoding import read_image
+from keras_danet.data.decoding import read_orientation
+from keras_danet.data.decoding import read_pair
+from keras_danet.data.decoding import read_pair_size
 from keras_danet.data.decoding import read_size
+from keras_danet.data.files import Pair
 
 pytestmark = one_backend
 
@@ -30,6 +36,56 @@ def test_photographs_are_turned_upright(tmp_path, kind):
         expected = Image.open(io.BytesIO(contents))
         expected = ImageOps.exif_transpose(expected).convert("RGB")
         np.testing.assert_array_equal(read_image(str(path)), expected)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pairs_are_turned_each_by_its_own_tag(tmp_path, kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    label = Image.fromarray(
+        np.random.default_rng(1).integers(0, 8, (37, 53)).astype("uint8")
+    )
+    turned = ImageOps.exif_transpose(
+        Image.open(io.BytesIO(encode(label, exif=exif)))
+    )
+    image_path, ours, upright = (
+        tmp_path / name for name in ("a.img", "tagged.png", "upright.png")
+    )
+    image_path.write_bytes(encode(photo(), kind, exif=exif))
+    ours.write_bytes(encode(label, exif=exif))
+    upright.write_bytes(encode(turned))
+    expected = ImageOps.exif_transpose(Image.open(image_path)).convert("RGB")
+    for label_path in (ours, upright):
+        pair = Pair(str(image_path), str(label_path))
+        image, found = read_pair(pair, SCENES)
+        np.testing.assert_array_equal(image, expected)
+        np.testing.assert_array_equal(found, turned)
+        assert read_pair_size(pair) == turned.size[::-1]
+    assert read_orientation(str(image_path)) == orientation
+    stored = tmp_path / "stored.png"
+    stored.write_bytes(encode(label))
+    pair = Pair(str(image_path), str(stored))
+    if orientation > 4:
+        message = rf"a\.img is turned by its EXIF orientation, {orientation}"
+        with pytest.raises(ValueError, match=message):
+            read_pair(pair, SCENES)
+    else:
+        np.testing.assert_array_equal(read_pair(pair, SCENES)[1], label)
+
+
+def test_files_without_a_tag_are_not_opened_by_pillow(tmp_path, monkeypatch):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Software", "a painter")
+    contents = [
+        encode(photo(), "JPEG"),
+        encode(photo(), pnginfo=info),
+    ]
+    monkeypatch.setattr(Image, "open", None)
+    for each in contents:
+        path = tmp_path / "photo"
+        path.write_bytes(each)
+        assert read_orientation(str(path)) == 1
 
 
 @pytest.mark.parametrize(
@@ -59,7 +115,7 @@ def test_a_jpeg_without_its_end_is_for_predictions_only(tmp_path):
     path.write_bytes(encode(photo(), "JPEG")[:-2])
     assert read_image(str(path)).shape == (37, 53, 3)
     with pytest.raises(ValueError, match=r"photo\.jpg .*truncated JPEG file"):
-        read_image(str(path), DATA_FORMATS, upright=False)
+        read_image(str(path), DATA_FORMATS)
 
 
 def test_threads_leave_pillows_own_limit_alone(tmp_path, monkeypatch):

@@ -384,3 +384,26 @@ def test_cityscapes_without_a_label_is_no_mistake(tmp_path):
     report = inspect_split(CITYSCAPES, tmp_path, "test")
     assert kinds(report) == ["layout"]
     assert report.ignored_pixels == 32 and len(report.never_seen) == 19
+
+
+def test_files_with_an_orientation_are_named_and_counted(tmp_path):
+    labels = [np.full((6, 9), number) for number in range(4)]
+    paths = write(tmp_path, labels)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    turned = tmp_path / "train" / "1.png"
+    for path in (turned, paths[2]):
+        with Image.open(path) as image:
+            image.load()
+        image.save(path, exif=exif)
+    for labels_only, found in ((False, [turned, paths[2]]), (True, paths[2:3])):
+        report = inspect_split(
+            CAMVID, tmp_path, "train", labels_only=labels_only
+        )
+        problems = uncounted(report)
+        assert [p.kind for p in problems] == ["orientation"] * len(found)
+        for problem, path in zip(problems, found, strict=True):
+            assert f"{path} (EXIF orientation 3)" in problem.message
+            assert "exif_transpose" in problem.message
+        assert report.sizes == {(6, 9): 4}
+        assert report.class_pixels[:4].tolist() == [54] * 4

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies
 from PIL import Image
+from PIL import ImageOps
 
 from keras_danet.data import loader
 from keras_danet.data.datasets import CAMVID
@@ -315,3 +316,34 @@ def test_a_folder_of_colours_and_a_table_in_both_loaders(tmp_path):
             next(stream.as_numpy_iterator()),
         ):
             np.testing.assert_array_equal(labels[0], expected)
+
+
+def test_both_loaders_turn_every_orientation(tmp_path):
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (16, 24, 3), "uint8"))
+    label = Image.fromarray(rng.integers(0, 11, (16, 24), "uint8"))
+    pairs = []
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        pair = [
+            str(tmp_path / f"{orientation}{end}")
+            for end in (".jpg", ".png", "l.png")
+        ]
+        image.save(pair[0], exif=exif)
+        image.save(pair[1], exif=exif)
+        label.save(pair[2], exif=exif)
+        pairs += [Pair(pair[0], pair[2]), Pair(pair[1], pair[2])]
+    ours = EvaluationBatches(pairs, CAMVID)
+    theirs = evaluation_dataset(pairs, CAMVID).as_numpy_iterator()
+    for number, (pixels, labels) in enumerate(theirs):
+        with Image.open(pairs[number].image) as stored:
+            expected = np.array(ImageOps.exif_transpose(stored))
+        with Image.open(pairs[number].label) as stored:
+            np.testing.assert_array_equal(
+                labels[0], np.array(ImageOps.exif_transpose(stored))
+            )
+        np.testing.assert_array_equal(pixels[0], expected)
+        np.testing.assert_array_equal(ours[number][0], pixels)
+        np.testing.assert_array_equal(ours[number][1], labels)
+    assert number == 15

@@ -1,0 +1,92 @@
+"""How a photograph is turned upright by the orientation that it carries."""
+
+import struct
+
+import numpy as np
+
+_EXIF_ORIENTATION = 0x0112
+# Whether rows and columns change places, and which axes are reversed then.
+TURNS = {
+    1: (False, ()),
+    2: (False, (1,)),
+    3: (False, (0, 1)),
+    4: (False, (0,)),
+    5: (True, ()),
+    6: (True, (1,)),
+    7: (True, (0, 1)),
+    8: (True, (0,)),
+}
+# Chunks of a PNG that Pillow reads an orientation from.
+_PNG_TEXTS = (b"Raw profile type", b"XML:com.adobe.xmp")
+# More than a file of a gigabyte has.
+_MAX_CHUNKS = 2**18
+
+
+def orientation_of(image):
+    """The EXIF orientation of a Pillow image.
+
+    Returns:
+        Integer from 1, upright, to 8; 1 where none is legible.
+    """
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION)
+    # Pillow has no common error for broken tags.
+    except Exception:
+        return 1
+    is_one = isinstance(orientation, int) and orientation in TURNS
+    return orientation if is_one else 1
+
+
+def turn(array, orientation):
+    """An array (height, width, ...) upright, as `ImageOps.exif_transpose`."""
+    is_transposed, reversed_axes = TURNS[orientation]
+    if is_transposed:
+        array = np.swapaxes(array, 0, 1)
+    return np.ascontiguousarray(np.flip(array, reversed_axes))
+
+
+def may_be_turned(file):
+    """Whether an image file may carry an orientation; decodes nothing.
+
+    Most files of data sets carry none, and asking Pillow would decode a PNG.
+
+    Args:
+        file: Binary file, read from its start.
+    """
+    start = file.read(8)
+    if start == b"\x89PNG\r\n\x1a\n":
+        return _png_may(file)
+    if start.startswith(b"\xff\xd8"):
+        file.seek(2)
+        return _jpeg_may(file)
+    return True
+
+
+def _png_may(file):
+    for _ in range(_MAX_CHUNKS):
+        header = file.read(8)
+        if len(header) < 8:
+            return False
+        length, kind = struct.unpack(">I4s", header)
+        if kind == b"eXIf":
+            return True
+        if kind in (b"tEXt", b"zTXt", b"iTXt"):
+            text = file.read(min(length, 17))
+            if text.startswith(_PNG_TEXTS):
+                return True
+            length -= len(text)
+        file.seek(length + 4, 1)
+    return False
+
+
+def _jpeg_may(file):
+    while len(header := file.read(4)) == 4:
+        mark, kind, length = struct.unpack(">BBH", header)
+        # Where the pixels begin no tags follow.
+        if kind == 0xDA:
+            return False
+        # EXIF or XMP; or something unusual, which Pillow understands.
+        if mark != 0xFF or kind == 0xE1 or kind < 0xC0 or kind == 0xFF:
+            return True
+        file.seek(length - 2, 1)
+    return False
