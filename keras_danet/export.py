@@ -13,6 +13,7 @@ import numpy as np
 from keras_danet.checkpointing import save_text
 from keras_danet.layers.tiled_attention import unrolled_blocks
 from keras_danet.models import optimize_for_inference
+from keras_danet.waiting import answering
 
 # A float32 graph rounds otherwise than the model, not more: 1e-4 of the
 # logits' deviation is some hundred times what is measured.
@@ -116,11 +117,11 @@ def export_model(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
         written = pathlib.Path(partial) / path.name
         if kind == "saved_model":
-            _write_saved_model(model, written, (None, None))
+            answering(_write_saved_model, model, written, (None, None))
             images = [*images, *_noise((64, 48), (97, 65))]
             run = _saved_model_runner(written)
         else:
-            _write_tflite(model, written, size)
+            answering(_write_tflite, model, written, size)
             images = [_cut_or_pad(image, size) for image in images]
             images = [*images, *_noise(size)]
             run = _tflite_runner(written)

@@ -1,5 +1,6 @@
 """`Predictor`: an image of any size in, its label map out."""
 
+import functools
 import os
 import sys
 import threading
@@ -19,6 +20,7 @@ from keras_danet.data.resampling import standardize_sides
 from keras_danet.memory import check_memory
 from keras_danet.models import DANet
 from keras_danet.models.functional import FunctionalModel
+from keras_danet.waiting import answering
 
 
 def _as_numpy(image):
@@ -152,7 +154,10 @@ class Predictor:
         batch = self.resize(image)[np.newaxis]
         with _one_at_a_time:
             self.check_size(*image.shape[:2])
-            return self._forward(batch)
+            # What is in force for several devices is so in one thread only.
+            if _is_shared(self.model):
+                return self._forward(batch)
+            return answering(self._forward, batch)
 
     @staticmethod
     def as_array(image):
@@ -245,6 +250,13 @@ def _predict_on_batch(model, batch):
     return model.predict_on_batch(batch)[0]
 
 
+def _is_shared(model):
+    """Whether several devices compute it together."""
+    strategy = getattr(model, "distribute_strategy", None)
+    replicas = getattr(strategy, "num_replicas_in_sync", 1)
+    return replicas > 1 or keras.distribution.distribution() is not None
+
+
 def _num_replicas():
     placed = keras.distribution.distribution()
     if placed is None:
@@ -321,5 +333,5 @@ def _features(model, tensor, image):
     """The value of a symbolic tensor of `model` for one image, float32."""
     inside = FunctionalModel(model.input, tensor)
     batch = keras.ops.convert_to_tensor(image[np.newaxis], dtype="float32")
-    features = inside(batch, training=False)
+    features = answering(functools.partial(inside, training=False), batch)
     return keras.ops.convert_to_numpy(features)[0].astype("float32")

@@ -19,6 +19,7 @@ from keras_danet.checkpointing import save_model
 from keras_danet.checkpointing import save_text
 from keras_danet.distribution import Placement
 from keras_danet.evaluation import evaluate
+from keras_danet.waiting import clock
 
 _LOGGER = logging.getLogger("keras_danet")
 
@@ -162,6 +163,9 @@ class Validation(keras.callbacks.Callback):
 
     Attributes:
         best: float, the best mean IoU so far.
+        seconds: float, how long the last measurement took; `None` before.
+        show: function of (images done, images in all), called after each
+            one. Defaults to `None`.
 
     Raises:
         ValueError: at the end of an epoch, if nothing is labelled.
@@ -187,12 +191,30 @@ class Validation(keras.callbacks.Callback):
         self.path = path
         self.patience = patience
         self.stop = stop
+        self.show = None
+        self.seconds = None
         self.best = -math.inf
         self.waited = 0
 
-    def _check_stop(self):
+    def _measure(self):
+        """The report; stopped meanwhile, the epoch's end is kept."""
+        started = time.perf_counter()
+        alone = self.stop and self.placement.shard[1] == 1
+        with self.stop.prompt() if alone else contextlib.nullcontext():
+            report = evaluate(
+                self.predictor,
+                *self.data,
+                progress=self._progress,
+                placement=self.placement,
+            )
+        self.seconds = time.perf_counter() - started
+        return report
+
+    def _progress(self, done, count):
         if self.stop and self.placement.shard[1] == 1:
             self.stop.check()
+        if self.show:
+            self.show(done, count)
 
     @property
     def is_over(self):
@@ -212,12 +234,7 @@ class Validation(keras.callbacks.Callback):
             return
         logs = {} if logs is None else logs
         with averaged_weights(self.model):
-            report = evaluate(
-                self.predictor,
-                *self.data,
-                progress=lambda *_: self._check_stop(),
-                placement=self.placement,
-            )
+            report = self._measure()
             logs["val_mean_iou"] = found = report.mean_iou
             logs["val_pixel_accuracy"] = report.pixel_accuracy
             if math.isnan(found):
@@ -391,10 +408,15 @@ class Progress(keras.callbacks.Callback):
         epochs: integer, of the whole training.
         redraw: boolean, whether the output is a terminal. Otherwise a line
             comes every minute and after every epoch.
+        validation: the `Validation` of the same training, whose time counts,
+            and which is shown as well. Defaults to `None`.
     """
 
-    def __init__(self, throughput, place, epochs, redraw):
+    def __init__(self, throughput, place, epochs, redraw, validation=None):
         super().__init__()
+        self.validation = validation
+        if validation:
+            validation.show = self.show_validation
         self.throughput = throughput
         self.place = place
         self.epochs = epochs
@@ -403,6 +425,29 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.shown = time.perf_counter()
+
+    def show_validation(self, done, count):
+        """Shows how far the validation of an epoch is."""
+        now = time.perf_counter()
+        if done == 1:
+            self.began = now
+        if now - self.shown < (0.1 if self.redraw else SECONDS_PER_LINE):
+            return
+        self.shown = now
+        text = f"epoch {self.place.epoch + 1}/{self.epochs}  validation "
+        text += f"{done}/{count} images"
+        if done > 1:
+            each = (now - self.began) / (done - 1)
+            text += f"  {clock(each * (count - done))} left of it"
+        self._print(text, end="")
+
+    def _validation_seconds(self):
+        """What validations that are left will take, by the last one."""
+        if not self.validation or not self.validation.seconds:
+            return 0
+        now = self.place.epoch + 1
+        left = sum(epoch >= now for epoch in self.validation.epochs)
+        return left * self.validation.seconds
 
     def on_train_batch_end(self, batch, logs=None):
         now = time.perf_counter()
@@ -428,11 +473,17 @@ class Progress(keras.callbacks.Callback):
             parts.append(f"validation {logs['val_mean_iou']:.2%}")
         if rate:
             seconds = left * self.throughput.batch_size / rate
-            parts += [f"{rate:.3g} images/s", f"{_clock(seconds)} left"]
+            # That of this epoch is over where its figure is known.
+            seconds += self._validation_seconds()
+            if "val_mean_iou" in logs and self.validation:
+                seconds -= self.validation.seconds or 0
+            parts += [f"{rate:.3g} images/s", f"{clock(seconds)} left"]
         parts.append(f"{peak_memory() / 2**30:.1f} GiB")
         if on_device := peak_device_memory():
             parts.append(f"{on_device / 2**30:.1f} GiB on a device")
-        text = "  ".join(parts)
+        self._print("  ".join(parts), end)
+
+    def _print(self, text, end):
         try:
             if self.redraw:
                 # Clears what an earlier, longer line left.
@@ -451,9 +502,3 @@ class Progress(keras.callbacks.Callback):
                     error,
                 )
             self.failed = True
-
-
-def _clock(seconds):
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"

@@ -61,6 +61,7 @@ class StopSignal:
 
     def __init__(self):
         self.requested = 0
+        self._is_prompt = False
 
     @contextlib.contextmanager
     def listening(self):
@@ -76,6 +77,8 @@ class StopSignal:
         def request(number, _):
             self.requested = 128 + number
             signal.signal(signal.SIGINT, previous[signal.SIGINT])
+            if self._is_prompt:
+                raise SystemExit(self.requested)
 
         for number, handler in previous.items():
             # Shells let what runs behind them ignore Ctrl-C.
@@ -86,6 +89,16 @@ class StopSignal:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def prompt(self):
+        """Grants a wish at once, where nothing is lost by it."""
+        self.check()
+        self._is_prompt = True
+        try:
+            yield
+        finally:
+            self._is_prompt = False
 
     def check(self):
         """Raises SystemExit if there is a wish."""

@@ -458,7 +458,11 @@ class _Training:
             "bad_files": CountSkipped(self.train_files),
         }
         progress = Progress(
-            throughput, checkpoints, config.epochs, redraw=verbose == 1
+            throughput,
+            checkpoints,
+            config.epochs,
+            redraw=verbose == 1,
+            validation=validation if verbose else None,
         )
         return [
             throughput,

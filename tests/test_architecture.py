@@ -36,6 +36,7 @@ ROWS = (
         "data.scenes",
         "layers",
         "keras_mends",
+        "waiting",
         "text_tables",
     },
     {

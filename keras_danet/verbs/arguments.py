@@ -1,7 +1,6 @@
 """What several verbs take."""
 
 import argparse
-import sys
 
 
 def add_run(verb):
@@ -45,12 +44,6 @@ def read_config(arguments):
         "test_size": arguments.size,
     }
     return config.replace({k: v for k, v in settings.items() if v})
-
-
-def show_progress(done, count):
-    if sys.stderr.isatty():
-        end = "\n" if done == count else ""
-        print(f"\r{done}/{count} images", end=end, file=sys.stderr, flush=True)
 
 
 def add_data(verb):

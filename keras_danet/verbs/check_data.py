@@ -5,7 +5,7 @@ import pathlib
 import sys
 
 from keras_danet.verbs.arguments import add_data
-from keras_danet.verbs.arguments import show_progress
+from keras_danet.waiting import Countdown
 
 NUM_SAMPLES = 12
 
@@ -48,13 +48,14 @@ def run(arguments):
     splits = find_splits(dataset, arguments.root, arguments.split)
     reports = []
     for split in splits:
-        report = inspect_split(
-            dataset,
-            arguments.root,
-            split,
-            workers=arguments.workers,
-            progress=show_progress,
-        )
+        with Countdown(f"pairs of {split}") as countdown:
+            report = inspect_split(
+                dataset,
+                arguments.root,
+                split,
+                workers=arguments.workers,
+                progress=countdown,
+            )
         reports.append(report)
         if not arguments.json:
             print(report.table(), end="\n\n", flush=True)

@@ -4,7 +4,7 @@ import json
 import sys
 
 from keras_danet.verbs.arguments import add_data
-from keras_danet.verbs.arguments import show_progress
+from keras_danet.waiting import Countdown
 
 METHODS = ("median-frequency", "enet", "inverse")
 
@@ -41,14 +41,15 @@ def run(arguments):
     from keras_danet.text_tables import table_lines
 
     dataset = open_dataset(arguments.name, arguments.root)
-    report = inspect_split(
-        dataset,
-        arguments.root,
-        arguments.split,
-        workers=arguments.workers,
-        labels_only=True,
-        progress=show_progress,
-    )
+    with Countdown("labels") as countdown:
+        report = inspect_split(
+            dataset,
+            arguments.root,
+            arguments.split,
+            workers=arguments.workers,
+            labels_only=True,
+            progress=countdown,
+        )
     broken = [
         p.message for p in report.problems if p.kind in ("file", "values")
     ]

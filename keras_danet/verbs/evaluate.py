@@ -5,7 +5,6 @@ import os
 from keras_danet.verbs.arguments import add_run
 from keras_danet.verbs.arguments import add_size
 from keras_danet.verbs.arguments import read_config
-from keras_danet.verbs.arguments import show_progress
 
 
 def add(verbs):
@@ -36,13 +35,15 @@ def run(arguments):
     from keras_danet.data.files import find_pairs
     from keras_danet.evaluation import evaluate
     from keras_danet.inference import Predictor
+    from keras_danet.waiting import Countdown
 
     config = read_config(arguments)
     split = arguments.split or config.val_split
     dataset, root = runs.find_data(config, arguments.run)
     pairs = find_pairs(dataset, root, split)
     predictor = Predictor(runs.load_run_model(arguments.run), config.test_sides)
-    report = evaluate(predictor, pairs, dataset, split, show_progress)
+    with Countdown() as countdown:
+        report = evaluate(predictor, pairs, dataset, split, countdown)
     path = os.path.join(arguments.run, "report.json")
     report.save(path)
     if arguments.json:

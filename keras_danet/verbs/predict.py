@@ -72,6 +72,7 @@ def run(arguments):
     from keras_danet.inference import Predictor
     from keras_danet.text_tables import harmless
     from keras_danet.verbs.output import warnings_as_notes
+    from keras_danet.waiting import Countdown
 
     config = read_config(arguments)
     dataset = runs.read_dataset(config, arguments.run)
@@ -119,7 +120,8 @@ def run(arguments):
     rows = []
     for path, name in images:
         image = read_image(path)
-        label = predictor(image)
+        with Countdown(f"{path}, {image.shape[0]} x {image.shape[1]} pixels"):
+            label = predictor(image)
         visualization.save_png(
             output / f"{name}_label.png", label, dataset.palette
         )

@@ -12,6 +12,7 @@ from pictures import encode
 from pictures import photo
 from PIL import Image
 
+from keras_danet import waiting
 from keras_danet.cli import main
 from keras_danet.data import inspection
 from keras_danet.data.datasets import CAMVID
@@ -20,7 +21,6 @@ from keras_danet.data.decoding import read_pair
 from keras_danet.data.files import find_pairs
 from keras_danet.data.files import find_splits
 from keras_danet.data.inspection import inspect_split
-from keras_danet.verbs import check_data
 
 pytestmark = one_backend
 
@@ -266,11 +266,11 @@ def test_files_are_read_only_a_few_ahead():
 def test_an_interruption_ends_it(tmp_path, monkeypatch):
     write(tmp_path, random_labels(40))
 
-    def interrupt(done, count):
+    def interrupt(self, done, count):
         if done == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(check_data, "show_progress", interrupt)
+    monkeypatch.setattr(waiting.Countdown, "__call__", interrupt)
     before = threading.active_count()
     assert main(["check-data", "camvid", str(tmp_path)]) == 130
     assert threading.active_count() == before
