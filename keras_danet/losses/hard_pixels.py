@@ -104,7 +104,8 @@ class OhemCrossentropy(PixelMean):
             ranked = ops.sort(ops.reshape(ranked, (batch, height * width)))
             # Of Python's integers Keras makes int16 under a half `floatx`.
             place = ops.convert_to_tensor(height * width, "int32")
-            place = ops.maximum(place - self.min_kept, 0)
+            place = place - self.min_kept
+            place = ops.maximum(place, ops.zeros_like(place))
             lowest = ops.take(ranked, place, axis=1)
             lowest = ops.reshape(lowest, (batch, 1, 1))
             hard = ops.logical_or(hard, entropies >= lowest)
