@@ -15,6 +15,9 @@ from keras_danet.layers.numerics import wide_dtype
 # A count is `high * 2**30 + low`: 64-bit integers do not exist on JAX by
 # default, and a low limb below 2**30 leaves an int32 room for one update.
 LIMB_BITS = 30
+SCORES = ("mean_iou", "pixel_accuracy")
+# Of these names the logs have the scores' own.
+PLAIN_NAMES = ("segmentation_metrics", "mean_iou")
 
 
 def confusion_matrix(label, prediction, num_classes, ignore_label=255):
@@ -43,14 +46,16 @@ def confusion_matrix(label, prediction, num_classes, ignore_label=255):
             f"prediction. Received: {label.shape} and {prediction.shape}."
         )
     valid = label != ignore_label
-    label = _checked_classes("label", label[valid], num_classes)
-    prediction = _checked_classes("prediction", prediction[valid], num_classes)
+    label, prediction = (
+        _checked_classes(name, values[valid], num_classes, {ignore_label})
+        for name, values in (("label", label), ("prediction", prediction))
+    )
     cells = label * num_classes + prediction
     counts = np.bincount(cells, minlength=num_classes**2).astype(np.int64)
     return counts.reshape(num_classes, num_classes)
 
 
-def _checked_classes(name, values, num_classes):
+def _checked_classes(name, values, num_classes, ignored):
     if values.dtype.kind not in "iu":
         raise ValueError(
             f"`{name}` must hold integers. Received: dtype={values.dtype}. "
@@ -58,12 +63,63 @@ def _checked_classes(name, values, num_classes):
         )
     wrong = values[(values < 0) | (values >= num_classes)]
     if wrong.size:
+        found = np.unique(wrong)[:10].tolist()
+        remedy = "Give a model, or a function, of these classes."
+        if name == "label":
+            remedy = wrong_labels(found, num_classes, ignored)
         raise ValueError(
-            f"`{name}` holds values outside [0, {num_classes}): "
-            f"{np.unique(wrong)[:10].tolist()} in {wrong.size} pixels. Map "
-            "labels without a class to the ignored value."
+            f"`{name}` holds values outside [0, {num_classes}): {found} in "
+            f"{wrong.size} pixels. {remedy}"
         )
     return values.astype(np.int64)
+
+
+def wrong_labels(values, num_classes, ignored):
+    """What is to be said of labels that are neither a class nor ignored.
+
+    Args:
+        values: the values found, or the lowest and highest of them.
+        num_classes: integer.
+        ignored: set of the labels that are left out.
+
+    >>> wrong_labels([3.0], num_classes=3, ignored={255})[:56]
+    'Label 3 is neither one of the 3 classes (0 to 2) nor the'
+    """
+    values = [int(v) if v == v and v == int(v) else float(v) for v in values]
+    shown = ", ".join(map(str, values))
+    void = ", ".join(map(str, sorted(ignored)))
+    void = f"the ignored label {void}" if ignored else "ignored (none is)"
+    target = min(ignored, default=255)
+    if not all(isinstance(v, int) for v in values):
+        remedy = (
+            "Labels are whole numbers: resize label maps by nearest neighbour "
+            "only, and keep them as integers."
+        )
+    else:
+        remedy = f"Map what has no class to {target}"
+        if target == 255 and not ignored:
+            remedy += " and give the loss that `ignore_label`"
+        remedy += f", as in labels[labels == {values[-1]}] = {target}."
+        if values == [num_classes]:
+            remedy += (
+                f" {num_classes} may be void, as CamVid's 11; or the labels "
+                "count from 1, with 0 for void (ADE20K's `reduce_zero_label`):"
+                f" then take 1 away, and make 0 {target}."
+            )
+        elif min(values) < 0 or 255 in values:
+            remedy += " Or give loss and metrics that `ignore_label`."
+        elif len(values) > 1:
+            remedy += (
+                " Label files may hold other numbers than classes, as "
+                "Cityscapes' labelIds do: map these to 0 to "
+                f"{num_classes - 1}."
+            )
+    many = len(values) > 1
+    return (
+        f"Label{'s' * many} {shown} {'are' if many else 'is'} neither one of "
+        f"the {num_classes} classes (0 to {num_classes - 1}) nor {void}. "
+        f"{remedy}"
+    )
 
 
 def class_iou(matrix):
@@ -124,13 +180,14 @@ def _histogram(index, length):
 class SegmentationMetrics(keras.Metric):
     """Mean IoU and pixel accuracy from one exact confusion matrix.
 
-    `fit` and `evaluate` log them as `mean_iou` and `pixel_accuracy`, without
-    the output's name. Counts are integers in two limbs, exact on every backend
-    to 2**61 pixels a cell (fewer than 2**30 an update), whatever the batches
-    and devices. Left out are pixels labelled `ignore_label` or of weight 0 and,
-    from the mean, classes in neither truth nor prediction. Scores are 0 before
-    the first pixel, and NaN once a label was neither a class nor
-    `ignore_label`: `confusion_matrix()` then raises ValueError.
+    `fit` and `evaluate` log them as `mean_iou` and `pixel_accuracy`; with a
+    `name` of yours as `{name}_mean_iou` and `{name}_pixel_accuracy`. Counts
+    are integers in two limbs, exact on every backend to 2**61 pixels a cell
+    (fewer than 2**30 an update), whatever the batches and devices. Left out
+    are pixels labelled `ignore_label` or of weight 0 and, from the mean,
+    classes in neither truth nor prediction. Scores are 0 before the first
+    pixel, and NaN once a label was neither a class nor `ignore_label`:
+    `confusion_matrix()` then raises ValueError.
 
     A callback on `val_mean_iou` needs `mode="max"`, or this metric the name
     `"mean_iou"`: by its name Keras finds whether up is better.
@@ -230,6 +287,14 @@ class SegmentationMetrics(keras.Metric):
         left_out = ops.logical_and(label == self.ignore_label, whole)
         if sample_weight is not None:
             weight = ops.convert_to_tensor(sample_weight)
+            if getattr(weight.shape, "rank", 0) is None:
+                # One per image or one per pixel: which is known as it runs.
+                size = ops.size(weight) // ops.shape(label)[0]
+                weight = ops.reshape(weight, (ops.shape(label)[0], size))
+                one = ops.ones((1, ops.size(label[0]) // size), weight.dtype)
+                weight = ops.reshape(
+                    ops.expand_dims(weight, 2) * one, ops.shape(label)
+                )
             shape = tuple(weight.shape)
             if len(shape) == 1:
                 weight = weight[:, None, None]
@@ -249,6 +314,11 @@ class SegmentationMetrics(keras.Metric):
         return ops.where(left_out, self._table_rows + 1, row)
 
     def result(self):
+        prefix = "" if self.name in PLAIN_NAMES else f"{self.name}_"
+        scores = zip(SCORES, self._scores(), strict=True)
+        return {f"{prefix}{name}": score for name, score in scores}
+
+    def _scores(self):
         wide = wide_dtype(self.dtype)
         counts = ops.cast(self.high, wide) * 2.0**LIMB_BITS
         counts = counts + ops.cast(self.low, wide)
@@ -262,7 +332,7 @@ class SegmentationMetrics(keras.Metric):
         accuracy = ops.sum(hits) / maximum(ops.sum(true), 1.0)
         # NaN where one was, and made only then: debuggers stop at any.
         poison = ops.sqrt(1.0 - 2.0 * ops.cast(counts[-1] > 0, counts.dtype))
-        return {"mean_iou": mean * poison, "pixel_accuracy": accuracy * poison}
+        return mean * poison, accuracy * poison
 
     def confusion_matrix(self):
         """The exact int64 NumPy matrix so far, rows true, columns predicted."""
@@ -297,7 +367,7 @@ class MeanIoU(SegmentationMetrics):
         super().__init__(num_classes, ignore_label, name)
 
     def result(self):
-        return super().result()["mean_iou"]
+        return self._scores()[0]
 
 
 @keras.saving.register_keras_serializable(package="keras_danet")
@@ -312,4 +382,4 @@ class PixelAccuracy(SegmentationMetrics):
         super().__init__(num_classes, ignore_label, name)
 
     def result(self):
-        return super().result()["pixel_accuracy"]
+        return self._scores()[1]

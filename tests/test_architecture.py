@@ -70,7 +70,7 @@ ROWS = (
         "models.downloads",
         "models.presets",
     },
-    {"models.resnet", "models.dilation", "models.folding"},
+    {"models.resnet", "models.dilation", "models.folding", "fit_checks"},
     {"models.danet"},
     {"models", "recipes", "checkpointing", "distribution", "memory", "sheets"},
     {"inference", "visualization", "runs", "resuming"},

@@ -1,12 +1,14 @@
 """DANet: two attention branches over a dilated backbone, and their sum."""
 
 import contextlib
+import inspect
 import warnings
 
 import keras
 from keras import layers
 
 from keras_danet import arguments
+from keras_danet import fit_checks
 from keras_danet.layers import BilinearResize
 from keras_danet.layers import ChannelAttention
 from keras_danet.layers import Conv2D
@@ -21,6 +23,7 @@ from keras_danet.models import checkpoints
 from keras_danet.models import presets
 from keras_danet.models import weight_files
 from keras_danet.models.functional import FunctionalModel
+from keras_danet.models.functional import compilable
 from keras_danet.models.parts import frozen_config
 from keras_danet.models.parts import head_pattern
 from keras_danet.models.parts import restore_frozen
@@ -274,7 +277,8 @@ class DANet(FunctionalModel):
                 fusion, position, channel, auxiliary. Defaults to `None`: 1,
                 and 0.4 for `auxiliary`.
             metrics: metrics of the fused logits; `"auto"` for mean IoU and
-                pixel accuracy. Defaults to `"auto"`.
+                pixel accuracy over the pixels that the losses do not ignore.
+                Defaults to `"auto"`.
             weighted_metrics: metrics of the fused logits that are given the
                 sample weights. Defaults to `None`.
             total_steps: integer, the steps of the whole training, for the
@@ -283,9 +287,10 @@ class DANet(FunctionalModel):
 
         Raises:
             ValueError: for outputs that the model does not have,
-                `total_steps` beside an optimizer of your own, a loss with
-                reduction `"none"`, or `jit_compile=True` under a strategy of
-                several replicas.
+                `total_steps` beside an optimizer of your own, losses that
+                ignore different labels, a loss with reduction `"none"`, or
+                `jit_compile=True` on torch or under a strategy of several
+                replicas.
         """
         _refuse_other_outputs("metrics", metrics)
         _refuse_other_outputs("weighted_metrics", weighted_metrics)
@@ -320,6 +325,7 @@ class DANet(FunctionalModel):
             if losses.get(name) is not None
         }
         refuse_jit_on_replicas(self, kwargs)
+        ignored = fit_checks.ignored_by_all(losses.values())
         # What is made here belongs to the replicas of the model.
         with strategy_scope(self):
             if optimizer == "auto":
@@ -327,8 +333,18 @@ class DANet(FunctionalModel):
             if metrics == "auto":
                 # Of this name callbacks know that more is better.
                 metrics = [
-                    SegmentationMetrics(self.num_classes, name="mean_iou")
+                    SegmentationMetrics(
+                        self.num_classes,
+                        255 if ignored is None else ignored,
+                        name="mean_iou",
+                    )
                 ]
+            judged = fit_checks.ignored_labels(
+                [
+                    *losses.values(),
+                    *keras.tree.flatten((metrics, weighted_metrics)),
+                ]
+            )
             # The losses are not handed on: Keras would look for one label per
             # output in every batch, and for every output in validation.
             super().compile(
@@ -339,6 +355,10 @@ class DANet(FunctionalModel):
             )
             # Keras's own would add up in `floatx`, perhaps a half precision.
             self._loss_tracker = keras.metrics.Mean(name="loss", dtype=wide)
+            # Kept from Keras's tracking: it is neither logged nor saved.
+            self.__dict__["extremes"] = fit_checks.Extremes(
+                self.num_classes, set.intersection(*judged) if judged else None
+            )
         check_replicas(self, keras.tree.flatten((metrics, weighted_metrics)))
         self.loss = given
         self._loss_weights = loss_weights
@@ -387,13 +407,74 @@ class DANet(FunctionalModel):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         if isinstance(y_pred, dict):
             y_pred = y_pred["fusion"]
+        self.extremes.update_state(x, y)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
+    @property
+    def metrics(self):
+        extremes = self.__dict__.get("extremes")
+        return [*super().metrics, *([extremes] if extremes else [])]
+
+    def get_metrics_result(self):
+        logs, several = {}, {}
+        for metric in self.metrics:
+            if metric is self.extremes:
+                continue
+            result = metric.result()
+            result = (
+                result if isinstance(result, dict) else {metric.name: result}
+            )
+            for name, value in result.items():
+                (several if isinstance(value, dict) else logs)[name] = value
+        # Keras would let one metric's scores overwrite another's.
+        for metric, scores in several.items():
+            taken = any(name in logs for name in scores)
+            for name, score in scores.items():
+                logs[f"{metric}_{name}" if taken else name] = score
+        return logs
+
+    def reset_metrics(self):
+        # Before a validation begins: what training has met is not lost.
+        self.check_extremes("Training")
+        super().reset_metrics()
+
+    def check_extremes(self, where):
+        """Raises for labels, and warns of images, that cannot be meant."""
+        extremes = self.__dict__.get("extremes")
+        if extremes is None:
+            return
+        strategy = getattr(self, "distribute_strategy", None)
+        labels, pixels = extremes.found(strategy)
+        self._warn_of_pixels(pixels)
+        if labels:
+            extremes.reset_state()
+            fit_checks.check_labels(
+                labels, self.num_classes, extremes.ignored, where
+            )
+
+    def _warn_of_pixels(self, found):
+        told = fit_checks.pixel_warning(
+            found, self._constructor_arguments["pixel_mean"]
+        )
+        if told and not self.__dict__.get("told_of_pixels"):
+            self.__dict__["told_of_pixels"] = True
+            warnings.warn(told, stacklevel=3)
+
     def fit(self, *args, **kwargs):
-        _refuse_class_weight(kwargs)
+        given = _given(super().fit, args, kwargs)
+        _refuse_class_weight(given)
+        checks = fit_checks.FitChecks(given.get("initial_epoch", 0))
+        callbacks = given.get("callbacks") or []
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            checks.set_model(self)
+            checks.set_params(callbacks.params)
+            callbacks.append(checks)
+        else:
+            callbacks = [checks, *keras.tree.flatten(callbacks)]
+        self._forget_extremes()
         with on_replicas(self):
             self.build_optimizer()
-            return super().fit(*args, **kwargs)
+            return super().fit(**{**given, "callbacks": callbacks})
 
     def train_on_batch(
         self,
@@ -407,28 +488,49 @@ class DANet(FunctionalModel):
         with on_replicas(self):
             refuse_single_batches(self)
             self.build_optimizer()
-            return super().train_on_batch(
+            logs = super().train_on_batch(
                 x, y, sample_weight, return_dict=return_dict
             )
+        self.check_extremes("Training")
+        return logs
 
     def evaluate(self, *args, **kwargs):
+        given = _given(super().evaluate, args, kwargs)
+        in_fit = given.get("_use_cached_eval_dataset")
+        if not in_fit:
+            self._forget_extremes()
         with on_replicas(self):
-            return super().evaluate(*args, **kwargs)
+            result = super().evaluate(*args, **kwargs)
+        self.check_extremes("Validation" if in_fit else "Evaluation")
+        return result
 
     def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
         with on_replicas(self):
             batch = share_batch(self, (x, y, sample_weight))
             logs = super().test_on_batch(*batch, return_dict=True)
-            return self._logs_of_batch(logs, return_dict)
+            logs = self._logs_of_batch(logs, return_dict)
+        self.check_extremes("Evaluation")
+        return logs
 
     def _logs_of_batch(self, logs, return_dict):
         if getattr(self, "_distribute_strategy", None) is not None:
             # Keras gives the mean of what the replicas have measured.
-            logs = {}
-            for name, value in self.get_metrics_result().items():
-                logs |= value if isinstance(value, dict) else {name: value}
+            logs = self.get_metrics_result()
             logs = {name: float(value) for name, value in logs.items()}
         return logs if return_dict else self._flatten_metrics_in_order(logs)
+
+    def predict(self, x, *args, **kwargs):
+        self._warn_of_pixels(fit_checks.pixels_of(x))
+        return super().predict(x, *args, **kwargs)
+
+    def predict_on_batch(self, x):
+        self._warn_of_pixels(fit_checks.pixels_of(x))
+        return super().predict_on_batch(x)
+
+    def _forget_extremes(self):
+        """What an interrupted `fit` has left is not the next one's."""
+        if extremes := self.__dict__.get("extremes"):
+            extremes.reset_state()
 
     def build_optimizer(self):
         """Makes the optimizer's variables before the first step.
@@ -454,7 +556,8 @@ class DANet(FunctionalModel):
         return config
 
     def compile_from_config(self, config):
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        config = keras.saving.deserialize_keras_object(compilable(config))
+        self.compile(**config)
         self.optimizer.build(self.trainable_variables)
 
     # Name -> where its weights come from, and what they reached.
@@ -1068,8 +1171,17 @@ def _refuse_other_outputs(argument, metrics):
         )
 
 
-def _refuse_class_weight(arguments):
-    if arguments.get("class_weight") is not None:
+def _given(method, args, kwargs):
+    """Arguments by name, however they were given."""
+    return _flat(inspect.signature(method).bind(*args, **kwargs).arguments)
+
+
+def _flat(given):
+    return {**given, **given.pop("kwargs", {})}
+
+
+def _refuse_class_weight(given):
+    if given.get("class_weight") is not None:
         raise ValueError(
             "`class_weight` weights whole images, not pixels, in Keras. Give "
             "batches of (image, label, sample_weight) with one weight per "

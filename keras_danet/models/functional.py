@@ -1,10 +1,36 @@
 """A functional model that keeps no tensor longer than it is read."""
 
 import collections
+import inspect
 import os
+import warnings
 
 import keras
 import numpy as np
+
+from keras_danet import arguments
+
+
+def refuse_jit_on_torch(jit_compile):
+    if jit_compile is True and keras.backend.backend() == "torch":
+        raise ValueError(
+            "torch.compile fails on this network's shapes. Received: "
+            "jit_compile=True. Take False, or 'auto'."
+        )
+
+
+def compilable(config):
+    """A saved model's compile config, of any backend, for this one."""
+    if keras.backend.backend() != "torch" or not config.get("jit_compile"):
+        return config
+    if config["jit_compile"] is True:
+        warnings.warn(
+            "The model was saved with jit_compile=True, which fails on torch: "
+            "it is loaded with False.",
+            stacklevel=3,
+        )
+        config = {**config, "jit_compile": False}
+    return config
 
 
 @keras.saving.register_keras_serializable(package="keras_danet")
@@ -29,6 +55,15 @@ class FunctionalModel(keras.Model):
         super().export(filepath, format=format, verbose=verbose, **kwargs)
         if format == "onnx":
             _name_outputs(filepath, self.output)
+
+    def compile(self, *args, **kwargs):
+        given = inspect.signature(super().compile).bind(*args, **kwargs)
+        jit_compile = arguments.plain(given.arguments.get("jit_compile"))
+        refuse_jit_on_torch(jit_compile)
+        super().compile(*args, **kwargs)
+
+    def compile_from_config(self, config):
+        super().compile_from_config(compilable(config))
 
     def _run_through_graph(
         self, inputs, operation_fn=lambda operation: operation, call_fn=None

@@ -1,0 +1,263 @@
+"""What `fit` says about labels, images and learning rates gone wrong.
+
+None of it costs a step anything: the lowest and highest values are kept with
+the metrics, on the device, and read after the first step and every epoch.
+"""
+
+import warnings
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_danet.losses import SumOfLosses
+from keras_danet.losses.pixels import PixelLoss
+from keras_danet.metrics import SegmentationMetrics
+from keras_danet.metrics import wrong_labels
+from keras_danet.optimizers import SGD
+
+# No pixel has it, and several replicas may halve it without harm.
+NOTHING = 1e30
+# Images less a mean and divided by a deviation are below it; pixels are not.
+MOST_NORMALISED = 16
+NAN = float("nan")
+
+
+def ignored_labels(judges):
+    """What each loss or metric that reads label maps leaves out.
+
+    Args:
+        judges: iterable of losses and metrics.
+
+    Returns:
+        List of one set per loss or metric that is known; of one integer, or
+        none.
+    """
+    found = []
+    for judge in judges:
+        if isinstance(judge, SumOfLosses):
+            found += ignored_labels(loss for _, loss in judge.losses)
+        elif isinstance(judge, (PixelLoss, SegmentationMetrics)):
+            found.append({judge.ignore_label})
+        elif isinstance(judge, keras.losses.SparseCategoricalCrossentropy):
+            found.append({judge.ignore_class} - {None})
+    return found
+
+
+def ignored_by_all(losses):
+    """The label that losses leave out; `None` if they tell of none.
+
+    Raises:
+        ValueError: if they disagree.
+    """
+    found = set().union(*ignored_labels(losses))
+    if len(found) > 1:
+        raise ValueError(
+            "The losses ignore different labels: a pixel would be void for "
+            "one and a class for another. Give all of them the same "
+            f"`ignore_label`. Received: {sorted(found)}"
+        )
+    return next(iter(found), None)
+
+
+class Extremes(keras.Metric):
+    """The lowest and highest wrong label, and pixel, of an epoch so far.
+
+    Args:
+        num_classes: integer.
+        ignored: set of labels to leave out, or `None` to judge no labels.
+    """
+
+    def __init__(self, num_classes, ignored):
+        super().__init__(name="extremes", dtype="float32")
+        self.num_classes = num_classes
+        self.ignored = ignored
+        # Lowest and highest label, lowest and highest pixel.
+        self.values = [
+            self.add_variable((), _start(sign), "float32", name=name)
+            for sign, name in (
+                (1, "lowest_label"),
+                (-1, "highest_label"),
+                (1, "lowest_pixel"),
+                (-1, "highest_pixel"),
+            )
+        ]
+
+    def update_state(self, images, labels):
+        """Looks at a batch; at no images but of floats."""
+        # Arrays come by `train_on_batch`.
+        if self.ignored is not None and hasattr(labels, "shape"):
+            labels = ops.convert_to_tensor(labels)
+            self._widen(*self.values[:2], labels, self._wrong(labels))
+        if hasattr(images, "shape") and _is_float(images):
+            self._widen(*self.values[2:], images, True)
+
+    def _wrong(self, labels):
+        whole = ops.cast(labels, "int32")
+        fine = ops.logical_and(whole >= 0, whole < self.num_classes)
+        for label in self.ignored:
+            fine = ops.logical_or(fine, whole == label)
+        # Fractions and NaN do not survive the cast.
+        fine = ops.logical_and(fine, ops.cast(whole, labels.dtype) == labels)
+        return ops.logical_not(fine)
+
+    def _widen(self, lowest, highest, values, counted):
+        values = ops.cast(values, "float32")
+        # NaN and infinity are as wrong as can be.
+        known = ops.abs(values) < NOTHING / 100
+        values = ops.where(known, values, NOTHING / 100)
+        low = ops.where(counted, values, NOTHING)
+        high = ops.where(counted, values, -NOTHING)
+        low, high = (
+            ops.min(low, initial=NOTHING),
+            ops.max(high, initial=-NOTHING),
+        )
+        lowest.assign(ops.minimum(lowest, low))
+        highest.assign(ops.maximum(highest, high))
+
+    def result(self):
+        return self.values[0]
+
+    def reset_state(self):
+        for sign, variable in zip((1, -1, 1, -1), self.values, strict=True):
+            variable.assign(sign * NOTHING)
+
+    def found(self, strategy=None):
+        """((lowest, highest) label, the same of pixels), `None` for none."""
+        low, high, dark, light = (_parts(v, strategy) for v in self.values)
+        pairs = (min(low), max(high)), (min(dark), max(light))
+        return [pair if pair[0] <= pair[1] else None for pair in pairs]
+
+
+def _start(sign):
+    return keras.initializers.Constant(sign * NOTHING)
+
+
+def _is_float(tensor):
+    return "float" in keras.backend.standardize_dtype(tensor.dtype)
+
+
+def _parts(variable, strategy):
+    """A variable's values, one for each replica that has its own."""
+    value = variable.value
+    parts = strategy.experimental_local_results(value) if strategy else [value]
+    return [float(ops.convert_to_numpy(part)) for part in parts]
+
+
+def check_labels(found, num_classes, ignored, where):
+    """Raises a ValueError if any label was wrong.
+
+    Args:
+        found: (lowest, highest) of the wrong ones, or `None`.
+        num_classes: integer.
+        ignored: set of labels.
+        where: string, as in "Training".
+    """
+    if found is None:
+        return
+    # Several replicas may have halved it.
+    values = dict.fromkeys(NAN if abs(v) > NOTHING / 1e4 else v for v in found)
+    told = f"{where}: {wrong_labels(values, num_classes, ignored)}"
+    if where == "Training":
+        told += (
+            " The weights may be NaN since the step that met it: make, or "
+            "load, the model again."
+        )
+    raise ValueError(told)
+
+
+def pixel_warning(found, pixel_mean):
+    """What is to be said of images with such pixels, `None` if nothing is.
+
+    Args:
+        found: (lowest, highest) pixel of float images, or `None`.
+        pixel_mean: the model's; what is not in units of 0-255 has images of
+            its own.
+
+    Returns:
+        String or `None`.
+    """
+    if found is None or max(pixel_mean) <= 1:
+        return None
+    low, high = found
+    seen = f"Received: values from {low:.4g} to {high:.4g}."
+    if low >= 0 and 0 < high <= 1:
+        return (
+            "The images lie in 0-1 and are taken as nearly black: a DANet "
+            "expects RGB in 0-255 and normalises it itself. Leave the "
+            f"division by 255 out. {seen}"
+        )
+    if low < 0 and high <= MOST_NORMALISED:
+        return (
+            "The images look normalised already: a DANet expects RGB in "
+            "0-255 and normalises it itself. Give it the pixels as they are, "
+            f"or make it with pixel_mean=0, pixel_std=1. {seen}"
+        )
+    return None
+
+
+def pixels_of(images):
+    """(lowest, highest) of an array of floats, `None` of anything else."""
+    if not isinstance(images, np.ndarray) or images.dtype.kind != "f":
+        return None
+    return (float(images.min()), float(images.max())) if images.size else None
+
+
+class FitChecks(keras.callbacks.Callback):
+    """Looks after the first step and after every epoch of `fit`."""
+
+    def __init__(self, initial_epoch=0):
+        super().__init__()
+        self.initial_epoch = initial_epoch
+
+    def on_train_begin(self, logs=None):
+        self.begun = 0
+        self.told = False
+        steps = self.params.get("steps")
+        epochs = self.params["epochs"] - self.initial_epoch
+        self._check_rate(steps * epochs if steps else 1)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # Not at the first one's end: Keras would then wait for every step.
+        self.begun += 1
+        if self.begun == 2:
+            self.model.check_extremes("Training")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.check_extremes("Training")
+        if epoch + 1 < self.params["epochs"]:
+            self._check_rate(1)
+
+    def _check_rate(self, batches):
+        optimizer = self.model.optimizer
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        schedule = getattr(optimizer, "_learning_rate", None)
+        kind = keras.optimizers.schedules.LearningRateSchedule
+        if self.told or not isinstance(schedule, kind):
+            return
+        done = int(ops.convert_to_numpy(optimizer.iterations))
+        steps = optimizer.gradient_accumulation_steps or 1
+        if isinstance(optimizer, SGD):
+            batches = -(-batches // steps)
+        else:  # Keras's own count batches.
+            done *= steps
+        # Two in a row: a warm-up may begin at 0.
+        if _rate(schedule, done) == _rate(schedule, done + 1) == 0:
+            what = f"is 0 after {done} steps: nothing is learned any more"
+        elif batches > 1 and _rate(schedule, done + batches - 1) == 0:
+            what = "will be 0 before this training ends"
+        else:
+            return
+        self.told = True
+        total = schedule.get_config().get("total_steps")
+        planned = f" (total_steps={total})" if total is not None else ""
+        warnings.warn(
+            f"The learning rate {what}. The schedule{planned} has ended, or "
+            "ends too soon. To go on, compile anew with `total_steps` of the "
+            "whole training, or with an optimizer whose rate ends above 0.",
+            stacklevel=2,
+        )
+
+
+def _rate(schedule, step):
+    return float(ops.convert_to_numpy(schedule(step)))
