@@ -445,14 +445,15 @@ class DANet(FunctionalModel):
             return
         strategy = getattr(self, "distribute_strategy", None)
         labels, pixels = extremes.found(strategy)
-        self._warn_of_pixels(pixels)
+        self.warn_of_pixels(pixels)
         if labels:
             extremes.reset_state()
             fit_checks.check_labels(
                 labels, self.num_classes, extremes.ignored, where
             )
 
-    def _warn_of_pixels(self, found):
+    def warn_of_pixels(self, found):
+        """Says once what `fit_checks.pixel_warning` has to say."""
         told = fit_checks.pixel_warning(
             found, self._constructor_arguments["pixel_mean"]
         )
@@ -520,11 +521,11 @@ class DANet(FunctionalModel):
         return logs if return_dict else self._flatten_metrics_in_order(logs)
 
     def predict(self, x, *args, **kwargs):
-        self._warn_of_pixels(fit_checks.pixels_of(x))
+        self.warn_of_pixels(fit_checks.pixels_of(x))
         return super().predict(x, *args, **kwargs)
 
     def predict_on_batch(self, x):
-        self._warn_of_pixels(fit_checks.pixels_of(x))
+        self.warn_of_pixels(fit_checks.pixels_of(x))
         return super().predict_on_batch(x)
 
     def _forget_extremes(self):

@@ -48,7 +48,7 @@ def optimize_for_inference(model, winograd=False):
     >>> model = keras_danet.DANet(
     ...     num_classes=5, backbone=keras_danet.DilatedResNet(18, filters=8))
     >>> fast = keras_danet.optimize_for_inference(model)
-    >>> images = np.ones((1, 33, 65, 3), "float32")
+    >>> images = np.ones((1, 33, 65, 3), "uint8")
     >>> bool(np.allclose(
     ...     fast.predict(images, verbose=0), model.predict(images, verbose=0),
     ...     atol=1e-5))
