@@ -33,6 +33,9 @@ class Conv2D(keras.layers.Conv2D):
     TensorFlow 2.21's oneDNN writes beyond its memory in the backward pass of
     a strided 1x1 kernel and a single image: there the pixels that the kernel
     sees are taken first.
+
+    Loaded with adapters (LoRA), Keras 3.15 sets both of their factors to
+    zero, where they have no gradient for good: here the first starts anew.
     """
 
     def __init__(self, *args, **kwargs):
@@ -44,6 +47,13 @@ class Conv2D(keras.layers.Conv2D):
     def build(self, input_shape):
         check_dtype(self.dtype_policy)
         super().build(input_shape)
+
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        if self.lora_enabled:
+            factor = self.lora_kernel_a
+            start = keras.initializers.HeUniform()
+            factor.assign(start(factor.shape, factor.dtype))
 
     def convolution_op(self, inputs, kernel):
         backend = keras.backend.backend()

@@ -526,9 +526,13 @@ def to_tensors(variables, naming, deep_stem):
     homeless = [path for path, name in names.items() if name is None]
     if homeless:
         raise ValueError(
-            f"The naming {naming!r} has no names for {_list(homeless)}. The "
-            "authors' network has no auxiliary head; both have two "
-            "attentions."
+            f"The naming {naming!r} has no names for {_list(homeless)}. "
+            + (
+                "The authors' network has no auxiliary head."
+                if any(path.startswith("auxiliary") for path in homeless)
+                else "It knows the weights of a DANet with both attentions, "
+                "and no others."
+            )
         )
     return {
         names[path]: their_layout(array, naming)

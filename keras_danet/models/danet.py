@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import sys
 import warnings
 
 import keras
@@ -24,8 +25,10 @@ from keras_danet.models import presets
 from keras_danet.models import weight_files
 from keras_danet.models.functional import FunctionalModel
 from keras_danet.models.functional import compilable
+from keras_danet.models.functional import refuse_h5
 from keras_danet.models.parts import frozen_config
 from keras_danet.models.parts import head_pattern
+from keras_danet.models.parts import merged_weights
 from keras_danet.models.parts import restore_frozen
 from keras_danet.models.parts import split_frozen
 from keras_danet.models.parts import unfreeze
@@ -245,10 +248,27 @@ class DANet(FunctionalModel):
             images, outputs["fusion"], name=f"{name}_inference"
         )
 
+    def __call__(self, inputs, *args, **kwargs):
+        # As a layer of another model, which has one loss of one prediction.
+        if any(map(_is_symbolic, keras.tree.flatten(inputs))):
+            return self.inference_model(inputs, *args, **kwargs)
+        return super().__call__(inputs, *args, **kwargs)
+
     def call(self, inputs, training=None, mask=None):
-        if training:
-            return super().call(inputs, training=True, mask=mask)
-        return self.inference_model(inputs, training=False)
+        nested = self._get_call_context().entry_layer is not self
+        try:
+            if training and not nested:
+                return super().call(inputs, training=True, mask=mask)
+            return self.inference_model(inputs, training=bool(training))
+        finally:
+            # One that was opened here.
+            self._maybe_reset_call_context()
+
+    def compute_output_spec(self, inputs, training=None, mask=None):
+        return self.inference_model.compute_output_spec(inputs)
+
+    def compute_output_shape(self, input_shape):
+        return self.inference_model.compute_output_shape(input_shape)
 
     def compile(
         self,
@@ -565,6 +585,7 @@ class DANet(FunctionalModel):
     presets = presets.DANET
 
     def get_config(self):
+        refuse_h5(self)
         config = dict(self._constructor_arguments)
         if not isinstance(config["backbone"], str):
             config["backbone"] = keras.saving.serialize_keras_object(
@@ -775,13 +796,14 @@ class DANet(FunctionalModel):
         if num_classes is not None:
             overrides["num_classes"] = num_classes
         # Not blank: what the source lacks starts as in any other model.
-        config, _ = split_frozen(source.get_config())
+        config, (_, _, adapters) = split_frozen(source.get_config())
         inner = config["backbone"]
         # Another's layers keep theirs; one by name gets the whole's anyway.
         if "dtype" in overrides and isinstance(inner, dict):
             if inner["class_name"] == DilatedResNet.__name__:
                 inner["config"]["dtype"] = overrides["dtype"]
-        model = unfreeze(cls.from_config({**config, **overrides}))
+        model = cls.from_config({**config, **overrides})
+        model = unfreeze(restore_frozen(model, (True, (), adapters)))
         _copy_and_name_the_rest(source, model)
         return model
 
@@ -810,19 +832,33 @@ class DANet(FunctionalModel):
                 `"official"`.
 
         Returns:
-            Dict of name to array. `num_batches_tracked` is not in it.
+            Dict of name to array. `num_batches_tracked` is not in it, and
+            LoRA's factors are added to the kernels that they adapt.
 
         Raises:
             ValueError: if a part of the model has no name there, such as
                 the auxiliary head in the authors' naming.
         """
         values = {
-            variable.path: keras.ops.convert_to_numpy(variable)
-            for variable in self.weights
+            path: keras.ops.convert_to_numpy(value)
+            for path, value in merged_weights(self).items()
         }
         return checkpoints.to_tensors(
             values, naming, "stem_conv3/kernel" in values
         )
+
+
+def _is_symbolic(x):
+    """Whether another model is being built or, on JAX, trained.
+
+    There a model in training calls its layers as if each came first. What
+    trains a DANet itself is `stateless_call`, which comes by `call` alone.
+    """
+    if isinstance(x, keras.KerasTensor):
+        return True
+    return keras.backend.backend() == "jax" and isinstance(
+        x, sys.modules["jax"].core.Tracer
+    )
 
 
 def _refuse_read_off(overrides, source):

@@ -8,10 +8,26 @@ from keras_danet.layers import BatchNormalization
 from keras_danet.layers import Conv2D
 from keras_danet.layers import WinogradConv2D
 from keras_danet.models.functional import FunctionalModel
+from keras_danet.models.parts import copy_weights
 
 # Fewer channels, and the sums around Winograd's products take longer than
 # the products saved.
 MIN_WINOGRAD_CHANNELS = 256
+
+
+@keras.saving.register_keras_serializable(package="keras_danet")
+class InferenceModel(FunctionalModel):
+    """What `optimize_for_inference` makes: it predicts, and cannot learn."""
+
+    def fit(self, *args, **kwargs):
+        raise ValueError(
+            "A copy that optimize_for_inference made is for prediction: its "
+            "batch norms are gone. Train the model that it was made of, and "
+            "make the copy again."
+        )
+
+    def train_on_batch(self, *args, **kwargs):
+        self.fit()
 
 
 def optimize_for_inference(model, winograd=False):
@@ -25,9 +41,9 @@ def optimize_for_inference(model, winograd=False):
         fast.compile(jit_compile=True)  # not Keras's choice on a CPU
         logits = fast.predict(images)
 
-    The copy has weights of its own: training `model` further does not
-    change it, and it is not for training. Outputs differ from the model's by
-    rounding.
+    The copy has weights of its own, with LoRA's factors added to them:
+    training `model` further does not change it, and it cannot be trained.
+    Outputs differ from the model's by rounding.
 
     Args:
         model: a `DANet`, whose fused logits the copy computes, or any
@@ -38,7 +54,7 @@ def optimize_for_inference(model, winograd=False):
             and rounds more. Defaults to `False`.
 
     Returns:
-        A functional `keras.Model`.
+        A functional `keras.Model` that predicts and refuses `fit`.
 
     Raises:
         ValueError: if `model` is not functional.
@@ -93,7 +109,7 @@ class _Folding:
             clone_function=lambda layer: layer,
             call_function=self.call,
         )
-        return FunctionalModel(inputs, copy.output, name=model.name)
+        return InferenceModel(inputs, copy.output, name=model.name)
 
     def call(self, layer, *args, **kwargs):
         if isinstance(layer, keras.Model) and hasattr(layer, "operations"):
@@ -114,9 +130,9 @@ class _Folding:
         if not isinstance(layer, layers.Layer) or not layer.weights:
             return layer
         if layer not in self.copies:
-            copy = type(layer).from_config(layer.get_config())
+            copy = type(layer).from_config(_without_adapters(layer))
             self.copies[layer] = copy
-            self.setters.append(lambda: copy.set_weights(layer.get_weights()))
+            self.setters.append(lambda: copy_weights(layer, copy))
         return self.copies[layer]
 
     def fold(self, norm, convolution, x, _output):
@@ -141,7 +157,7 @@ class _Folding:
             )
             set_weights = made.set_convolution
         else:
-            config = convolution.get_config()
+            config = _without_adapters(convolution)
             made = Conv2D.from_config(
                 {**config, "use_bias": True, "name": name}
             )
@@ -162,6 +178,17 @@ class _Folding:
     def set_weights(self):
         for setter in self.setters:
             setter()
+        for copy in self.copies.values():
+            # Nor as a part of what is trained.
+            if not isinstance(copy, keras.Model):
+                copy.trainable = False
+
+
+def _without_adapters(layer):
+    """A configuration for the weights as a file would hold them."""
+    config = dict(layer.get_config())
+    config.pop("lora_rank", None)
+    return config
 
 
 def _is_foldable(layer):
@@ -170,7 +197,6 @@ def _is_foldable(layer):
         type(layer) in (layers.Conv2D, Conv2D)
         and layer.activation is keras.activations.linear
         and layer.data_format == "channels_last"
-        and not layer.lora_enabled
         and layer.quantization_mode is None
     )
 

@@ -1,4 +1,8 @@
-"""A functional model that keeps no tensor longer than it is read."""
+"""The functional model that every network of ours is.
+
+It keeps no tensor longer than it is read, and refuses what Keras would do
+silently wrong to a network of convolutions.
+"""
 
 import collections
 import inspect
@@ -33,6 +37,10 @@ def compilable(config):
     return config
 
 
+# Keras 3.15 writes such a file and cannot read it.
+H5_ENDINGS = (".h5", ".hdf5")
+
+
 @keras.saving.register_keras_serializable(package="keras_danet")
 class FunctionalModel(keras.Model):
     """`keras.Model(inputs, outputs)` with less memory where it runs eagerly.
@@ -47,7 +55,13 @@ class FunctionalModel(keras.Model):
 
         The input is called `images`, the output `logits`; several outputs are
         called by their keys.
+
+        Raises:
+            ValueError: for `format="litert"` with sizes that are not fixed:
+                such a file needs operators that phones lack.
         """
+        if format == "litert":
+            _check_fixed(self, kwargs.get("input_signature"))
         if format == "onnx" and not self._called:
             # Keras exports none that has never been called, as one that is
             # new or loaded has not.
@@ -65,6 +79,36 @@ class FunctionalModel(keras.Model):
     def compile_from_config(self, config):
         super().compile_from_config(compilable(config))
 
+    def save(self, filepath, *args, **kwargs):
+        """`keras.Model.save`, to a `.keras` file or, unzipped, a folder.
+
+        Raises:
+            ValueError: for a whole model as `.h5`, which nothing could read.
+        """
+        if str(filepath).lower().endswith(H5_ENDINGS):
+            raise _h5_refused(self, filepath)
+        super().save(filepath, *args, **kwargs)
+
+    def get_config(self):
+        refuse_h5(self)
+        return super().get_config()
+
+    def quantize(self, *args, **kwargs):
+        """Refused: Keras quantises no convolution.
+
+        Raises:
+            ValueError: always, with what to do instead.
+        """
+        raise ValueError(
+            f"{self.name!r} is made of convolutions, and Keras quantises "
+            "dense layers and embeddings only: nothing would change. For half "
+            "of the memory make it with dtype='mixed_bfloat16' (or "
+            "'bfloat16'). For int8 write a SavedModel, inside `with "
+            "keras_danet.layers.unrolled_blocks():`, by `model."
+            "inference_model.export(folder)`, and convert that with "
+            "tf.lite.TFLiteConverter and its `optimizations`."
+        )
+
     def _run_through_graph(
         self, inputs, operation_fn=lambda operation: operation, call_fn=None
     ):
@@ -76,6 +120,12 @@ class FunctionalModel(keras.Model):
             for node in self._nodes_by_depth[depth]
             if not node.is_input
         ]
+        own = type(self).get_config is not FunctionalModel.get_config
+        if own and isinstance(
+            operation_fn(self._get_operation_for_node(nodes[0])),
+            keras.Operation,
+        ):
+            raise _clone_refused(self)
         readers = collections.Counter(
             id(x) for node in nodes for x in node.input_tensors
         )
@@ -127,3 +177,48 @@ def _name_outputs(path, outputs):
     beside = f"{path}.partial"
     onnx.save(file, beside)
     os.replace(beside, path)
+
+
+def refuse_h5(model):
+    """Refuses to describe a model for a whole model's `.h5` file.
+
+    `keras.saving.save_model` comes by no method that knows the file: but what
+    it writes there of any layer has no module.
+    """
+    probe = keras.Sequential([keras.layers.ReLU(name="probe")], name="probe")
+    if "module" not in probe.get_config()["layers"][0]:
+        raise _h5_refused(model, "model.h5")
+
+
+def _h5_refused(model, path):
+    return ValueError(
+        f"A whole {type(model).__name__} saved as .h5 could not be loaded "
+        "again. Save it as model.save('model.keras'), or its weights alone as "
+        f"model.save_weights('model.weights.h5'). Received: {str(path)!r}"
+    )
+
+
+def _clone_refused(model):
+    kind = type(model).__name__
+    return ValueError(
+        f"keras.models.clone_model would make a plain functional model of "
+        f"this {kind}, without its losses and methods. For a new {kind} "
+        f"take {kind}.from_config(model.get_config()); for one with the same "
+        "weights copy.deepcopy(model)."
+    )
+
+
+def _check_fixed(model, signature):
+    """Refuses a LiteRT file of free sizes."""
+    given = model.input if signature is None else signature
+    shapes = [
+        tuple(getattr(spec, "shape", ())) for spec in keras.tree.flatten(given)
+    ]
+    if any(None in shape for shape in shapes):
+        raise ValueError(
+            "A LiteRT file of this network has one size of images; of free "
+            "sizes it would need operators (Flex) that phones lack. Expected "
+            "a fixed size: input_signature=[keras.InputSpec(shape=(1, 512, "
+            "1024, 3), dtype='float32')], or keras-danet export --format "
+            f"tflite --size 512x1024. Received: shapes {shapes}"
+        )

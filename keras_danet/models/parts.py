@@ -62,6 +62,9 @@ def unfreeze(model):
     # On TensorFlow setting what a model has already reaches no layer.
     model.trainable = False
     model.trainable = True
+    for _, layer in _adapted_layers(model):
+        # What LoRA adds is trained in its place.
+        layer._kernel.trainable = False
     return model
 
 
@@ -91,29 +94,92 @@ def head_pattern(model):
 
 
 def frozen_config(model):
-    """What a model's config says of layers that are not trained."""
+    """What a model's config says beside its arguments.
+
+    That is what was done to its layers: which are not trained, and the rank
+    and alpha of those with adapters (LoRA), if there are any.
+    """
     paths = [
         path for path, layer in _inner_layers(model) if not layer.trainable
     ]
-    return {"trainable": model.trainable, "frozen_layers": paths}
+    adapters = {
+        path: [layer.lora_rank, layer.lora_alpha]
+        for path, layer in _adapted_layers(model)
+    }
+    config = {"trainable": model.trainable, "frozen_layers": paths}
+    return {**config, "adapters": adapters} if adapters else config
 
 
 def split_frozen(config):
     """The constructor's arguments, and what `frozen_config` added."""
     config = dict(config)
     trainable = config.pop("trainable", True)
-    return config, (trainable, config.pop("frozen_layers", ()))
+    frozen = config.pop("frozen_layers", ())
+    return config, (trainable, frozen, config.pop("adapters", {}))
 
 
 def restore_frozen(model, frozen):
-    """Freezes what was frozen when `frozen_config` was asked."""
-    trainable, paths = frozen
+    """Does to layers what was done when `frozen_config` was asked."""
+    trainable, paths, adapters = frozen
+    for path, layer in _parts_of_layers(model):
+        # A backbone has been told by its own configuration.
+        if path in adapters and not layer.lora_enabled:
+            rank, alpha = adapters[path]
+            layer.enable_lora(rank, alpha)
     for path, layer in _inner_layers(model):
         if path in paths:
             layer.trainable = False
     if not trainable:
         model.trainable = False
     return model
+
+
+def merged_weights(model):
+    """Dict by path of a model's weights, adapters added to their kernels."""
+    values = {variable.path: variable for variable in model.weights}
+    for _, layer in _adapted_layers(model):
+        for factor in (layer.lora_kernel_a, layer.lora_kernel_b):
+            del values[factor.path]
+        values[layer._kernel.path] = layer.kernel
+    return values
+
+
+def copy_weights(layer, copy):
+    """Gives a layer made of another's configuration its weights.
+
+    By what a file would hold of them: of a layer with adapters that is the
+    sum, and the copy need not have any.
+    """
+    try:
+        for one, other in zip(
+            layer._flatten_layers(), copy._flatten_layers(), strict=True
+        ):
+            stored = {}
+            one.save_own_variables(stored)
+            other.load_own_variables(stored)
+    except (ValueError, KeyError) as error:
+        raise ValueError(
+            f"The layer {layer.name!r} ({type(layer).__name__}) cannot be "
+            "copied: its weights do not fit a layer made of its get_config(). "
+            "That must tell everything that shapes weights; what was added "
+            f"afterwards has to go, or to be merged ({error})."
+        ) from error
+
+
+def _adapted_layers(model):
+    """Yields (path, layer) of the layers with LoRA."""
+    for path, layer in _parts_of_layers(model):
+        if getattr(layer, "lora_enabled", False):
+            yield path, layer
+
+
+def _parts_of_layers(model):
+    """`_inner_layers`, with the layers that layers hold."""
+    for path, layer in _inner_layers(model):
+        yield path, layer
+        if not isinstance(layer, keras.Model):
+            for part in layer._flatten_layers(include_self=False):
+                yield f"{path}/{part.name}", part
 
 
 def _inner_layers(model, prefix=""):

@@ -376,7 +376,7 @@ def _plain(config, changes):
     config = {
         key: value
         for key, value in config.items()
-        if key not in ("trainable", "frozen_layers")
+        if key not in ("trainable", "frozen_layers", "adapters")
     }
     if "dtype" in changes:
         config["dtype"] = changes["dtype"]

@@ -15,6 +15,7 @@ from keras_danet.models import checkpoints
 from keras_danet.models import presets
 from keras_danet.models import weight_files
 from keras_danet.models.functional import FunctionalModel
+from keras_danet.models.functional import refuse_h5
 from keras_danet.models.parts import frozen_config
 from keras_danet.models.parts import restore_frozen
 from keras_danet.models.parts import split_frozen
@@ -295,6 +296,7 @@ class DilatedResNet(FunctionalModel):
     presets = presets.BACKBONES
 
     def get_config(self):
+        refuse_h5(self)
         policy = self._constructor_arguments["dtype"]
         return {
             **self._constructor_arguments,
