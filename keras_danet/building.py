@@ -14,6 +14,7 @@ from keras_danet.losses import SumOfLosses
 from keras_danet.models import DANet
 from keras_danet.models import DilatedResNet
 from keras_danet.models import freeze
+from keras_danet.models import weight_files
 from keras_danet.models.parts import backbone_of
 from keras_danet.optimizers import SGD
 from keras_danet.optimizers import PolySchedule
@@ -48,11 +49,7 @@ def build_model(config, num_classes, like=None):
         "align_corners": config.align_corners,
         "dtype": config.dtype,
     }
-    if config.start_from in DANet.presets:
-        model = DANet.from_preset(
-            config.start_from, num_classes=num_classes, **options
-        )
-    elif config.start_from:
+    if config.start_from:
         model = DANet.from_model(
             config.start_from, num_classes=num_classes, **options
         )
@@ -78,6 +75,7 @@ def gone_sources(config):
         )
         if (source := getattr(config, name))
         and source not in presets
+        and not source.startswith("hf://")
         and not os.path.exists(source)
     ]
 
@@ -97,10 +95,10 @@ def build_backbone(config):
     }
     if not source:
         return DilatedResNet(**drawn, **shape)
-    if source in DilatedResNet.presets:
-        backbone = DilatedResNet.from_preset(source, **shape)
-    else:
+    if source.lower().endswith(weight_files.ENDINGS):
         backbone = DilatedResNet.from_checkpoint(source, **shape)
+    else:
+        backbone = DilatedResNet.from_preset(source, **shape)
     found = backbone.get_config()
     _check_network(
         config, "backbone_weights", {name: found[name] for name in drawn}

@@ -68,8 +68,8 @@ class Report:
         )
         return "\n".join([harmless(heading), *table_lines(rows)])
 
-    def save(self, path):
-        """Writes the report as JSON, whole or not at all."""
+    def as_json(self):
+        """The report as JSON text."""
         content = {
             "dataset": self.dataset,
             "split": self.split,
@@ -80,7 +80,11 @@ class Report:
             "class_iou": {k: _number(v) for k, v in self.class_iou.items()},
             "confusion_matrix": self.confusion_matrix.tolist(),
         }
-        save_text(json.dumps(content, indent=1) + "\n", path)
+        return json.dumps(content, indent=1)
+
+    def save(self, path):
+        """Writes the report as JSON, whole or not at all."""
+        save_text(self.as_json() + "\n", path)
 
 
 def evaluate(predictor, pairs, dataset, split, progress=None, placement=None):

@@ -21,6 +21,8 @@ from keras_danet.fit_checks import pixels_of
 from keras_danet.memory import check_memory
 from keras_danet.models import DANet
 from keras_danet.models.functional import FunctionalModel
+from keras_danet.runs import classes_of
+from keras_danet.runs import open_model
 from keras_danet.waiting import answering
 
 
@@ -69,13 +71,14 @@ class Predictor:
     predictor.
 
     Args:
-        model: a `DANet`, or what `optimize_for_inference` made of one.
+        model: a `DANet`, or what `optimize_for_inference` made of one; or what
+            names one: a run's folder, a `.keras` file, a preset.
         size: what the network sees of an image, with the aspect that it has:
             an integer, the pixels of its longer side; or (long, short), as
             large as exceeds neither. Either of the two may be `None`; of two
             integers the greater is the long side. A run has its own:
-            `TrainConfig.test_sides`. Defaults to `None`, the image's own
-            size.
+            `TrainConfig.test_sides`. `None` is the image's own size. Defaults
+            to `"auto"`: the run's, where `model` names one, else `None`.
 
     Call arguments:
         image: a path, a Pillow image, the bytes of a file, a file open for
@@ -85,6 +88,7 @@ class Predictor:
 
     Attributes:
         protocol: string, how a number measured with it was measured.
+        class_names, palette: tuples of a name and a color per class.
 
     Returns:
         `(height, width)` uint8 array of class indices.
@@ -104,7 +108,12 @@ class Predictor:
     ((37, 20), dtype('uint8'))
     """
 
-    def __init__(self, model, size=None):
+    def __init__(self, model, size="auto"):
+        config = None
+        if isinstance(model, (str, os.PathLike)):
+            model, config = open_model(model)
+        if isinstance(size, str) and size == "auto":
+            size = config and config.test_sides
         if not isinstance(model, DANet) and not _gives_logits(model):
             raise ValueError(
                 "`model` must be a DANet, or a functional model of images "
@@ -113,6 +122,7 @@ class Predictor:
                 f"Received: {type(model).__name__}"
             )
         self.model = model
+        self.class_names, self.palette = classes_of(model)
         self.size = standardize_sides(size)
         self._forward = _forward(model)
         self._fitting_sizes = []

@@ -13,6 +13,7 @@ from importlib import metadata
 import keras
 
 from keras_danet.checkpointing import save_text
+from keras_danet.data.class_tables import spread_color
 from keras_danet.data.datasets import get_dataset
 from keras_danet.data.decoding import read_image
 from keras_danet.data.files import find_pairs
@@ -23,6 +24,7 @@ from keras_danet.data.folder import read_classes
 from keras_danet.data.resampling import resize_image
 from keras_danet.data.resampling import scaled_size
 from keras_danet.models import DANet
+from keras_danet.models import sources
 from keras_danet.models.weight_files import load_keras_model
 from keras_danet.recipes import TrainConfig
 
@@ -132,6 +134,82 @@ def load_run_model(run):
     return model
 
 
+def open_model(source):
+    """The model that `source` names, and the settings of its run.
+
+    Args:
+        source: a run's folder, a `.keras` file, or a preset, as
+            `DANet.from_preset` takes them.
+
+    Returns:
+        `(model, config)`: a `DANet`, or what else a `.keras` file holds, and
+        a `TrainConfig`, `None` for what is no run. A `DANet` of a run knows
+        its classes.
+    """
+    kind, place = sources.find(source)
+    if kind == "preset":
+        return DANet.from_preset(place), None
+    model = load_keras_model(place, MAX_MODEL_BYTES)
+    config = config_of(source)
+    if config and isinstance(model, DANet) and model.class_names is None:
+        # Runs of before kept them beside the model alone.
+        dataset = read_dataset(config, source)
+        if dataset.num_classes == model.num_classes:
+            model.class_names = dataset.class_names
+            model.palette = dataset.palette
+    return model, config
+
+
+def config_of(source):
+    """The `TrainConfig` of the run that `source` names, `None` for another."""
+    folder = pathlib.Path(source)
+    kind, place = sources.find(source)
+    is_run = kind == "file" and place != folder and folder.is_dir()
+    if not is_run or not (folder / "config.json").is_file():
+        return None
+    return read_run_config(folder)
+
+
+def dataset_of_preset(source):
+    """Name of the data set that a preset by name was trained on, or None."""
+    return DANet.presets.get(str(source), {}).get("dataset")
+
+
+def classes_of(model):
+    """(class names, palette) of a model, or such as stand for them."""
+    count = model.inference_model if isinstance(model, DANet) else model
+    count = count.output.shape[-1]
+    names = getattr(model, "class_names", None)
+    palette = getattr(model, "palette", None)
+    return (
+        names or tuple(f"class {index}" for index in range(count)),
+        palette or tuple(map(spread_color, range(count))),
+    )
+
+
+def find_data_for(model, name, root):
+    """The record and root of a data set that a model is to be measured on.
+
+    Raises:
+        ValueError: if it has other classes than the model.
+    """
+    config = TrainConfig(name, 1, 1, (64, 64), data_root=root)
+    dataset, root = find_data(config, None)
+    names, _ = classes_of(model)
+    known = getattr(model, "class_names", None)
+    if len(names) != dataset.num_classes or (
+        known and known != dataset.class_names
+    ):
+        raise ValueError(
+            f"The model tells {len(names)} classes apart"
+            + (f" ({', '.join(names[:3])}, ...)" if known else "")
+            + f", and {dataset.title} has {dataset.num_classes} "
+            f"({', '.join(dataset.class_names[:3])}, ...). Expected the same: "
+            "choose another --dataset, or train the model for these."
+        )
+    return dataset, root
+
+
 def _versions():
     found = {"python": platform.python_version()}
     for name in ("keras-danet", "keras", keras.backend.backend(), "numpy"):
@@ -168,7 +246,7 @@ def find_data(config, run):
     else:
         known = get_dataset(config.dataset)
         title, origin = known.title, f"It can be had from {known.url}"
-    if root is None and config.dataset == "scenes":
+    if root is None and config.dataset == "scenes" and run is not None:
         from keras_danet.data.scenes import write_scenes
 
         root = pathlib.Path(run) / "scenes"
@@ -194,6 +272,8 @@ def read_dataset(config, run):
 
 def _check_classes(dataset, run, root):
     """A run was trained on the classes that it keeps, and no others."""
+    if run is None:
+        return
     kept = pathlib.Path(run) / CLASSES_FILE
     if dataset.name != FOLDER or not kept.is_file():
         return

@@ -272,6 +272,8 @@ class _Training:
             len(self.train_files.pairs), config.batch_size
         )
         self.model = build_model(config, self.dataset.num_classes, like)
+        self.model.class_names = self.dataset.class_names
+        self.model.palette = self.dataset.palette
         devices = placement.num_replicas
         compile_model(self.model, config, config.epochs * self.steps, devices)
         self.model.build_optimizer()

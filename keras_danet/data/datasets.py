@@ -402,5 +402,11 @@ def get_dataset(name):
 
 def did_you_mean(name, known):
     """A sentence that offers the known name nearest to `name`, or nothing."""
-    close = difflib.get_close_matches(str(name).lower(), list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    # "ResNet-50" is meant for "resnet50".
+    plain = {_letters(each): each for each in reversed(list(known))}
+    close = difflib.get_close_matches(_letters(name), list(plain), n=1)
+    return f" Did you mean {plain[close[0]]!r}?" if close else ""
+
+
+def _letters(name):
+    return "".join(filter(str.isalnum, str(name).lower()))

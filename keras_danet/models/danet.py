@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import operator
 import sys
 import warnings
 
@@ -10,6 +11,7 @@ from keras import layers
 
 from keras_danet import arguments
 from keras_danet import fit_checks
+from keras_danet.data.datasets import did_you_mean
 from keras_danet.layers import BilinearResize
 from keras_danet.layers import ChannelAttention
 from keras_danet.layers import Conv2D
@@ -22,6 +24,7 @@ from keras_danet.losses.replicas import share_value
 from keras_danet.metrics import SegmentationMetrics
 from keras_danet.models import checkpoints
 from keras_danet.models import presets
+from keras_danet.models import sources
 from keras_danet.models import weight_files
 from keras_danet.models.functional import FunctionalModel
 from keras_danet.models.functional import compilable
@@ -67,6 +70,9 @@ LOSS_WEIGHTS = {
 
 # What can be squared in float32; pixels have 0-255.
 MAX_PIXEL = 1e18
+
+# What a model is told of its data set, and only keeps.
+FACTS = ("class_names", "palette")
 
 # Label 255 means "ignore", so that it can be no class.
 MAX_CLASSES = 255
@@ -169,6 +175,10 @@ class DANet(FunctionalModel):
         pixel_std: number, or three, that the images are then divided by. A
             mean of 0 and a deviation of 1 switch the normalisation off.
             Defaults to ImageNet's.
+        class_names: tuple of strings, one per class, kept with the model for
+            who prints or draws what it predicts. Defaults to `None`.
+        palette: tuple of (red, green, blue), one per class, likewise.
+            Defaults to `None`.
         name: string. Defaults to `"danet"`.
         dtype: dtype policy. Logits are float32 under half precision. Defaults
             to the global policy.
@@ -208,6 +218,8 @@ class DANet(FunctionalModel):
         stem_filters=None,
         pixel_mean=PIXEL_MEAN,
         pixel_std=PIXEL_STD,
+        class_names=None,
+        palette=None,
         name="danet",
         dtype=None,
     ):
@@ -230,6 +242,8 @@ class DANet(FunctionalModel):
             "pixel_mean": _per_channel("pixel_mean", pixel_mean),
             "pixel_std": _per_channel("pixel_std", pixel_std),
         }
+        given["class_names"] = _checked_names(class_names, given["num_classes"])
+        given["palette"] = _checked_palette(palette, given["num_classes"])
         if min(given["pixel_std"]) < 1 / MAX_PIXEL:
             raise ValueError(
                 "`pixel_std` must be positive (1 switches it off). "
@@ -237,7 +251,9 @@ class DANet(FunctionalModel):
             )
         with dtype_policy_scope(dtype) as policy:
             built, given = _pretrained(given)
-            images, features, outputs = _graph(**built)
+            images, features, outputs = _graph(
+                **{k: v for k, v in built.items() if k not in FACTS}
+            )
             super().__init__(images, outputs, name=name)
         self.num_classes = given["num_classes"]
         self.attention = given["attention"]
@@ -269,6 +285,26 @@ class DANet(FunctionalModel):
 
     def compute_output_shape(self, input_shape):
         return self.inference_model.compute_output_shape(input_shape)
+
+    @property
+    def class_names(self):
+        """Tuple of a name per class, or None."""
+        return self._constructor_arguments["class_names"]
+
+    @class_names.setter
+    def class_names(self, names):
+        names = _checked_names(names, self.num_classes)
+        self._constructor_arguments["class_names"] = names
+
+    @property
+    def palette(self):
+        """Tuple of a (red, green, blue) per class, or None."""
+        return self._constructor_arguments["palette"]
+
+    @palette.setter
+    def palette(self, colors):
+        colors = _checked_palette(colors, self.num_classes)
+        self._constructor_arguments["palette"] = colors
 
     def compile(
         self,
@@ -714,8 +750,10 @@ class DANet(FunctionalModel):
 
         Args:
             preset: a name, key of `DANet.presets`; a folder that
-                `save_to_preset` wrote; or `"hf://user/repo"` (with
-                `@revision` if wanted), such a folder on the Hugging Face Hub.
+                `save_to_preset` or Keras (`zipped=False`) wrote;
+                `"hf://user/repo"` (with `@revision` if wanted), such a folder
+                on the Hugging Face Hub; or what else names a DANet: a run's
+                folder or a `.keras` file.
             num_classes: integer. If it is not the preset's, the classifiers
                 start anew, with a warning. Defaults to `None`, the preset's.
             load_weights: boolean. `False` starts all weights anew, without
@@ -733,6 +771,15 @@ class DANet(FunctionalModel):
             OSError: if a file cannot be fetched (`ConnectionError`), or is
                 not there.
         """
+        kind, place = sources.find(preset)
+        if kind == "file":
+            source = _load_danet(place)
+            if load_weights:
+                return cls.from_model(source, num_classes, **overrides)
+            _refuse_read_off(overrides, "preset")
+            if num_classes is not None:
+                overrides["num_classes"] = num_classes
+            return _made_again(cls, source, overrides)
         _refuse_read_off(overrides, "preset")
         if overrides.get("multi_grid") in ((), []):
             overrides["multi_grid"] = None
@@ -742,6 +789,7 @@ class DANet(FunctionalModel):
         )
         if num_classes is not None:
             overrides["num_classes"] = num_classes
+        config = _with_facts(config, overrides)
         with blank_kernels() if load_weights else contextlib.nullcontext():
             config = _with_backbone(config, folder, overrides)
             model = presets.make(cls, {**config, **overrides}, folder)
@@ -772,8 +820,8 @@ class DANet(FunctionalModel):
             model = keras_danet.DANet.from_model("runs/cityscapes", 11)
 
         Args:
-            source: a `DANet`, the path of a `.keras` file of one, or a
-                folder that holds such a `model.keras`, as runs do.
+            source: a `DANet`, or what names one: a run's folder, a `.keras`
+                file, or a preset as `from_preset` takes it.
             num_classes: integer. Defaults to `None`, the source's.
             **overrides: further arguments of the constructor. What the
                 weights were made for (`backbone`, `stem_filters`,
@@ -788,22 +836,19 @@ class DANet(FunctionalModel):
         """
         _refuse_read_off(overrides, "source")
         if not isinstance(source, keras.Model):
-            source = weight_files.load_keras_model(source)
-        if not isinstance(source, cls):
+            kind, place = sources.find(source)
+            source = (
+                DANet.from_preset(place)
+                if kind == "preset"
+                else _load_danet(place)
+            )
+        if not isinstance(source, DANet):
             raise ValueError(
                 f"Expected a DANet. Received a {type(source).__name__}."
             )
         if num_classes is not None:
             overrides["num_classes"] = num_classes
-        # Not blank: what the source lacks starts as in any other model.
-        config, (_, _, adapters) = split_frozen(source.get_config())
-        inner = config["backbone"]
-        # Another's layers keep theirs; one by name gets the whole's anyway.
-        if "dtype" in overrides and isinstance(inner, dict):
-            if inner["class_name"] == DilatedResNet.__name__:
-                inner["config"]["dtype"] = overrides["dtype"]
-        model = cls.from_config({**config, **overrides})
-        model = unfreeze(restore_frozen(model, (True, (), adapters)))
+        model = _made_again(cls, source, overrides)
         _copy_and_name_the_rest(source, model)
         return model
 
@@ -861,6 +906,37 @@ def _is_symbolic(x):
     )
 
 
+def _load_danet(path):
+    """The DANet of a `.keras` file."""
+    model = weight_files.load_keras_model(path)
+    if not isinstance(model, DANet):
+        raise ValueError(
+            f"{path} holds a {type(model).__name__}. Expected a DANet."
+        )
+    return model
+
+
+def _with_facts(config, overrides):
+    """A model's arguments without names and colors of other classes."""
+    if overrides.get("num_classes") in (None, config.get("num_classes")):
+        return config
+    return {**config, **dict.fromkeys(FACTS)}
+
+
+def _made_again(cls, source, overrides):
+    """A model of another's configuration; nothing of it is frozen."""
+    # Not blank: what the source lacks starts as in any other model.
+    config, (_, _, adapters) = split_frozen(source.get_config())
+    config = _with_facts(config, overrides)
+    inner = config["backbone"]
+    # Another's layers keep theirs; one by name gets the whole's anyway.
+    if "dtype" in overrides and isinstance(inner, dict):
+        if inner["class_name"] == DilatedResNet.__name__:
+            inner["config"]["dtype"] = overrides["dtype"]
+    model = cls.from_config({**config, **overrides})
+    return unfreeze(restore_frozen(model, (True, (), adapters)))
+
+
 def _refuse_read_off(overrides, source):
     """What the weights decide is not for the caller to decide."""
     taken = {"backbone", "stem_filters", "attention"} & set(overrides)
@@ -887,7 +963,8 @@ def _copy_and_name_the_rest(source, model):
     )
     for key, variable in ours.items():
         if key in theirs:
-            variable.assign(theirs[key])
+            # Its own array: on JAX either gives it away as it predicts.
+            variable.assign(keras.ops.convert_to_numpy(theirs[key]))
     anew, left = (
         list(dict.fromkeys(path.rpartition("/")[0] for path, _ in rest))
         for rest in (
@@ -1086,9 +1163,11 @@ def _build_backbone(backbone, **options):
     options = {k: v for k, v in options.items() if v is not None}
     if isinstance(backbone, str):
         if backbone not in NAMED_BACKBONES:
+            known = [*NAMED_BACKBONES, *DilatedResNet.presets]
             raise ValueError(
                 f"`backbone` must be one of {list(NAMED_BACKBONES)}, "
-                f"{list(DilatedResNet.presets)}, or a model. "
+                f"{list(DilatedResNet.presets)}, or a model."
+                f"{did_you_mean(backbone, known)} "
                 f"Received: backbone={backbone!r}"
             )
         return DilatedResNet(NAMED_BACKBONES[backbone], **options)
@@ -1102,7 +1181,8 @@ def _build_backbone(backbone, **options):
     if not isinstance(output, dict) or "stage4" not in output:
         raise ValueError(
             "`backbone` must be a name or a functional model whose output is "
-            "a dict with 'stage4', such as keras_danet.DilatedResNet. "
+            "a dict with 'stage4', such as keras_danet.DilatedResNet, or any "
+            "other Keras backbone after keras_danet.dilate(backbone). "
             f"Received: backbone={backbone!r}"
         )
     return backbone
@@ -1123,6 +1203,40 @@ def _checked_num_classes(num_classes):
             f"Received: num_classes={num_classes}"
         )
     return num_classes
+
+
+def _checked_names(names, num_classes):
+    if names is None:
+        return None
+    if (
+        not isinstance(names, (tuple, list))
+        or not all(isinstance(name, str) and name for name in names)
+        or not len(names) == len(set(names)) == num_classes
+    ):
+        raise ValueError(
+            f"`class_names` must be {num_classes} different strings, one per "
+            f"class. Received: class_names={arguments.shown(names)}"
+        )
+    return tuple(names)
+
+
+def _checked_palette(palette, num_classes):
+    if palette is None:
+        return None
+    try:
+        colors = tuple(tuple(map(operator.index, color)) for color in palette)
+    except TypeError:
+        colors = ()
+    if len(colors) != num_classes or not all(
+        len(color) == 3 and 0 <= min(color) <= max(color) <= 255
+        for color in colors
+    ):
+        raise ValueError(
+            f"`palette` must be {num_classes} colors, one per class, each "
+            "(red, green, blue) in 0-255. Received: "
+            f"palette={arguments.shown(palette)}"
+        )
+    return colors
 
 
 def _standardize_attention(attention):

@@ -29,6 +29,9 @@ RETRY_SECONDS = 0.25
 CHUNK_BYTES = 2**18
 # The begin of a SHA-256, as far as it is published.
 DIGEST = r"[0-9a-f]{8,64}"
+# Where a token is sent, and nowhere else.
+HUB_HOST = "huggingface.co"
+TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 # A server's count of bytes; `isdigit` knows digits that `int` does not.
 COUNT = r"[0-9]{1,18}"
 
@@ -176,9 +179,10 @@ def _download(url, path, part, max_bytes):
                 kind = FileNotFoundError
                 if error.code in (401, 403):
                     kind = PermissionError
-                raise kind(
-                    f"{url} cannot be had: {reason}. {_offline(path)}"
-                ) from None
+                remedy = _offline(path)
+                if kind is PermissionError and _is_hub(url):
+                    remedy = _permission(url, error.code)
+                raise kind(f"{url} cannot be had: {reason}. {remedy}") from None
         except _WrongFile:
             raise
         # The last two: where a redirect leads to is no address.
@@ -200,6 +204,59 @@ def _download(url, path, part, max_bytes):
         f"Could not fetch {url}: {reason}. Run it again to go on"
         + (f" from {_size(part)} bytes" if _size(part) else "")
         + f". {_offline(path)}"
+    )
+
+
+def _is_hub(url):
+    parts = urllib.parse.urlsplit(url)
+    return parts.scheme == "https" and parts.netloc.lower() == HUB_HOST
+
+
+def hub_token():
+    """The user's token of the Hugging Face Hub, or None.
+
+    From `HF_TOKEN`, `HUGGING_FACE_HUB_TOKEN`, or the file where `hf auth
+    login` keeps it.
+    """
+    for name in TOKEN_VARIABLES:
+        if token := os.environ.get(name, "").strip():
+            return token
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or f"{cache}/huggingface"
+    path = os.environ.get("HF_TOKEN_PATH") or f"{home}/token"
+    try:
+        text = pathlib.Path(path).expanduser().read_text("utf-8").strip()
+    except (OSError, ValueError):
+        return None
+    return text or None
+
+
+def _authorize(request):
+    """Sends the token to the Hub, and to no host that it leads to."""
+    token = hub_token() if _is_hub(request.full_url) else None
+    # What is no header would be shown in an error.
+    if token and re.fullmatch(r"[!-~]+", token):
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
+
+
+def _permission(url, code):
+    """What to do where the Hub wants to know who asks."""
+    repository = "/".join(url.split("/")[:5])
+    if hub_token() is None:
+        return (
+            "A private or gated repository, or none of that name: no token was "
+            f"sent. Set {TOKEN_VARIABLES[0]}, or log in with hf auth login."
+        )
+    if code == 401:
+        return (
+            "The Hub does not know the token that was sent "
+            f"({TOKEN_VARIABLES[0]}, or that of hf auth login). Make a new one "
+            f"at https://{HUB_HOST}/settings/tokens."
+        )
+    return (
+        "The token that was sent may not read it. If the repository is gated, "
+        f"ask for access at {repository} with the token's account; a "
+        "fine-grained token needs leave to read gated repositories."
     )
 
 
@@ -232,6 +289,7 @@ def _continue(url, part, max_bytes):
         # The server sends all of it if it is another file by now.
         headers["If-Range"] = tag["validator"]
     request = urllib.request.Request(url, headers=headers)
+    _authorize(request)
     with _opener.open(request, timeout=TIMEOUT_SECONDS) as response:
         resumed = response.status == 206
         if resumed and not _continues(response.headers, start, tag):
@@ -360,7 +418,11 @@ class _KeepHttps(urllib.request.HTTPRedirectHandler):
                 f"{req.full_url} leads to {newurl}, which is not encrypted or "
                 "no such server"
             )
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+        new = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if new is not None:
+            # A renamed repository is the Hub's still.
+            _authorize(new)
+        return new
 
 
 _opener = urllib.request.build_opener(_KeepHttps)

@@ -156,7 +156,10 @@ def copy_weights(layer, copy):
         ):
             stored = {}
             one.save_own_variables(stored)
-            other.load_own_variables(stored)
+            other.load_own_variables(
+                # On JAX both would own one array, which either gives away.
+                {k: keras.ops.convert_to_numpy(v) for k, v in stored.items()}
+            )
     except (ValueError, KeyError) as error:
         raise ValueError(
             f"The layer {layer.name!r} ({type(layer).__name__}) cannot be "

@@ -19,11 +19,15 @@ import tempfile
 import types
 import warnings
 
+import keras
+
 from keras_danet.data.datasets import did_you_mean
+from keras_danet.data.datasets import get_dataset
 from keras_danet.models import downloads
 from keras_danet.models import weight_files
 from keras_danet.models.checkpoints import MAX_RATE
 from keras_danet.models.checkpoints import MAX_WIDTH
+from keras_danet.models.parts import split_frozen
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.weights.h5"
@@ -188,9 +192,12 @@ def find(preset, cls, load_weights=True):
     preset = os.fspath(preset)
     if preset in cls.presets:
         row = cls.presets[preset]
+        facts = _dataset_facts(row)
         if not load_weights:
-            return dict(row["arguments"]), None, None
+            return {**row["arguments"], **facts}, None, None
         folder = _converted(preset, _own_class(cls), row)
+        config, folder, held = _looked_through(folder, cls)
+        return {**config, **facts}, folder, held
     elif preset.startswith("hf://"):
         folder = _fetch_folder(preset)
         try:
@@ -203,6 +210,14 @@ def find(preset, cls, load_weights=True):
     if not folder.is_dir():
         raise ValueError(_no_preset(preset, cls, folder.is_file()))
     return _looked_through(folder, cls)
+
+
+def _dataset_facts(row):
+    """What a DANet by name tells apart: its data set's classes."""
+    if "num_classes" not in row["arguments"]:
+        return {}
+    dataset = get_dataset(row["dataset"])
+    return {"class_names": dataset.class_names, "palette": dataset.palette}
 
 
 def _looked_through(folder, cls):
@@ -227,6 +242,8 @@ def _no_preset(preset, cls, is_file):
             f"{preset} is a file. A preset is a folder; a checkpoint's file "
             f"is read by {cls.__name__}.from_checkpoint."
         )
+    if preset in DANET:
+        return f"{preset!r} is a whole DANet: DANet.from_preset({preset!r})."
     if preset in BACKBONES:
         return (
             f"{preset!r} is a backbone: DANet(num_classes=19, "
@@ -365,29 +382,40 @@ def _describe(model, changes=types.MappingProxyType({})):
                 "model.save('danet.keras')."
             )
         config["backbone"] = {
-            "class_name": "DilatedResNet",
+            **{k: backbone[k] for k in ("module", "class_name")},
             "config": _plain(backbone["config"], changes),
+            "registered_name": backbone["registered_name"],
         }
-    return {"class_name": _own_class(type(model)).__name__, "config": config}
+    own = _own_class(type(model))
+    # With a module and a registered name Keras loads the folder, too.
+    return {
+        "module": own.__module__,
+        "class_name": own.__name__,
+        "config": config,
+        "registered_name": keras.saving.get_registered_name(own),
+    }
 
 
 def _plain(config, changes):
     """A configuration without what belongs to a training, policies by name."""
-    config = {
-        key: value
-        for key, value in config.items()
-        if key not in ("trainable", "frozen_layers", "adapters")
-    }
+    config = _untrained(config)
     if "dtype" in changes:
         config["dtype"] = changes["dtype"]
-    elif isinstance(config["dtype"], dict):
-        config["dtype"] = config["dtype"]["config"].get("name")
     if config["dtype"] not in DTYPES:
         raise ValueError(
             f"A preset keeps one of the policies {DTYPES}. Received: "
             f"dtype={config['dtype']!r}. Save the whole model instead: "
             "model.save('danet.keras')."
         )
+    return config
+
+
+def _untrained(config):
+    """What Keras keeps of a model, as the arguments that a preset keeps."""
+    config, _ = split_frozen(config)
+    dtype = config.get("dtype")
+    if isinstance(dtype, dict) and isinstance(dtype.get("config"), dict):
+        config["dtype"] = dtype["config"].get("name")
     return config
 
 
@@ -439,7 +467,8 @@ def checked_arguments(path, content, cls):
                 else ""
             )
         )
-    config = dict(content["config"])
+    # A folder that Keras wrote has what belongs to a training as well.
+    config = _untrained(content["config"])
     known = list(inspect.signature(cls.__init__).parameters)[1:]
     unknown = sorted(set(config) - set(known))
     if unknown:
@@ -547,7 +576,8 @@ def transfer(source, target, anew=()):
             "out the override that adds them."
         )
     for variable in wanted:
-        variable.assign(values[variable.path])
+        # Its own array: on JAX either gives it away as it predicts.
+        variable.assign(keras.ops.convert_to_numpy(values[variable.path]))
 
 
 def _plain_file(folder, name):

@@ -13,9 +13,11 @@ from keras_danet.layers.numerics import check_dtype
 from keras_danet.layers.numerics import wide_dtype
 from keras_danet.models import checkpoints
 from keras_danet.models import presets
+from keras_danet.models import sources
 from keras_danet.models import weight_files
 from keras_danet.models.functional import FunctionalModel
 from keras_danet.models.functional import refuse_h5
+from keras_danet.models.parts import backbone_of
 from keras_danet.models.parts import frozen_config
 from keras_danet.models.parts import restore_frozen
 from keras_danet.models.parts import split_frozen
@@ -360,7 +362,8 @@ class DilatedResNet(FunctionalModel):
         Args:
             preset: a name, key of `DilatedResNet.presets`, such as
                 `"resnet50_imagenet"`; a folder that `save_to_preset` wrote;
-                or `"hf://user/repo"`, such a folder on the Hugging Face Hub.
+                `"hf://user/repo"`, such a folder on the Hugging Face Hub; a
+                `.keras` file; or a run's folder, of which it is the backbone.
             load_weights: boolean. `False` starts the weights anew, without
                 fetching a preset by name. Defaults to `True`.
             **overrides: `output_stride`, `multi_grid`, `name` or `dtype` of
@@ -376,6 +379,9 @@ class DilatedResNet(FunctionalModel):
                 not there.
         """
         _refuse_shape(overrides, "preset")
+        kind, place = sources.find(preset)
+        if kind == "file":
+            return _from_file(cls, place, load_weights, overrides)
         if overrides.get("multi_grid") in ((), []):
             overrides["multi_grid"] = None
         config, folder, held = presets.find(preset, cls, load_weights)
@@ -407,6 +413,23 @@ def checked_widths(config):
         config.get("filters", 64),
     )
     return checked["depth"], checked["filters"], checked["stem_filters"]
+
+
+def _from_file(cls, path, load_weights, overrides):
+    """The backbone of a `.keras` file, which may hold a DANet."""
+    source = weight_files.load_keras_model(path)
+    if not isinstance(source, DilatedResNet):
+        source = backbone_of(source)
+    if not isinstance(source, DilatedResNet):
+        raise ValueError(
+            f"The backbone in {path} is a {type(source).__name__}. Expected a "
+            "DilatedResNet."
+        )
+    config, _ = split_frozen(source.get_config())
+    model = cls(**{**config, **overrides})
+    if load_weights:
+        presets.transfer(source, model)
+    return model
 
 
 def _refuse_shape(overrides, source):

@@ -24,6 +24,8 @@ MAX_TENSORS = 20_000
 SAFE_TORCH = (2, 10)
 PADDLE_ENDINGS = (".pdparams", ".pdiparams")
 TORCH_ENDINGS = (".pth", ".pt", ".tar", ".bin")
+# What `read_weights` reads.
+ENDINGS = (".npz", ".safetensors", *PADDLE_ENDINGS, *TORCH_ENDINGS)
 # So much of a file stays in memory while it is read.
 MAPPED_BYTES = 2**22
 # NumPy's names of safetensors' types; bfloat16 is known to it through Keras.
@@ -174,7 +176,8 @@ def load_keras_model(source, max_bytes=MAX_FILE_BYTES):
     """The model of a `.keras` file, or of the folder that holds one.
 
     Args:
-        source: path of the file, or of a folder with a `model.keras`.
+        source: path of the file, of a folder with a `model.keras`, or of one
+            that Keras saved unzipped.
         max_bytes: integer, the most that it may unpack to. Defaults to
             `MAX_FILE_BYTES`.
 
@@ -188,18 +191,23 @@ def load_keras_model(source, max_bytes=MAX_FILE_BYTES):
     import keras
 
     path = Path(source)
-    if path.is_dir():
+    if path.is_dir() and not (path / "config.json").is_file():
         path = path / "model.keras"
-    if not path.is_file():
+    elif (path / "model.keras").is_file():
+        path = path / "model.keras"
+    if not path.exists():
         raise FileNotFoundError(
             f"{path} does not exist. Expected a .keras file, or a run folder "
             "whose training finished at least one epoch."
         )
     try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-        if size > max_bytes:
-            raise ValueError(f"it unpacks to {size} bytes")
+        if path.is_dir():
+            check_h5(path / "model.weights.h5")
+        else:
+            with zipfile.ZipFile(path) as archive:
+                size = sum(member.file_size for member in archive.infolist())
+            if size > max_bytes:
+                raise ValueError(f"it unpacks to {size} bytes")
         return keras.saving.load_model(path, compile=False)
     # Keras has no common error for broken files.
     except Exception as error:

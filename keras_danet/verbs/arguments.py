@@ -3,8 +3,13 @@
 import argparse
 
 
-def add_run(verb):
-    verb.add_argument("run", metavar="RUN", help="folder of a training run")
+def add_model(verb):
+    verb.add_argument(
+        "model",
+        metavar="MODEL",
+        help="folder of a training run, a .keras file, or a preset: its name, "
+        "its folder, or hf://user/repo",
+    )
 
 
 def add_size(verb):
@@ -14,7 +19,8 @@ def add_size(verb):
         metavar="SIZE",
         help="what images are resized to for the network: pixels of the "
         "longer side, such as 640; LONGxSHORT, which neither side exceeds; or "
-        "'image', their own size (default: the run's `test_size`)",
+        "'image', their own size (default: the run's `test_size`, and their "
+        "own without a run)",
     )
 
 
@@ -34,16 +40,12 @@ def _size(text):
     return sides[0] if len(sides) == 1 else tuple(sides)
 
 
-def read_config(arguments):
-    """The run's settings, changed by what the verb was given."""
-    from keras_danet import runs
+def open_predictor(arguments):
+    """The `Predictor` of the model that a verb was given."""
+    from keras_danet.inference import Predictor
 
-    config = runs.read_run_config(arguments.run)
-    settings = {
-        "data_root": getattr(arguments, "data", None),
-        "test_size": arguments.size,
-    }
-    return config.replace({k: v for k, v in settings.items() if v})
+    given = {None: "auto", "image": None}.get(arguments.size, arguments.size)
+    return Predictor(arguments.model, given)
 
 
 def add_data(verb):

@@ -17,14 +17,16 @@ def add(verbs):
     verb.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        help=".pth, .pth.tar, .safetensors or .npz",
+        help=".pth, .pth.tar, .safetensors or .npz; or a model as predict "
+        "takes it",
     )
     verb.add_argument(
         "-o",
         "--output",
         required=True,
-        metavar="MODEL.keras",
-        help="file to write; it must not exist",
+        metavar="MODEL",
+        help="file to write, with the ending .keras, or, without an ending, "
+        "folder of a preset; it must not exist",
     )
     verb.add_argument(
         "--multi-grid",
@@ -46,6 +48,11 @@ def add(verbs):
         help="start the classifiers anew for N classes",
     )
     verb.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="data set whose class names and colors the model keeps",
+    )
+    verb.add_argument(
         "--ignore",
         action="append",
         default=[],
@@ -62,17 +69,23 @@ def add(verbs):
 def run(arguments):
     import warnings
 
-    from keras_danet.checkpointing import save_model
+    from keras_danet import runs
     from keras_danet.models import DANet
     from keras_danet.models import checkpoints
     from keras_danet.models import weight_files
 
     output = pathlib.Path(arguments.output)
-    if output.suffix != ".keras" or output.exists():
+    if output.suffix not in (".keras", "") or output.exists():
         raise ValueError(
-            "--output must be a new file that ends in .keras. Received: "
-            f"{output}{' (it exists)' if output.exists() else ''}"
+            "--output must be a new file that ends in .keras, or a new folder. "
+            f"Received: {output}{' (it exists)' if output.exists() else ''}"
         )
+    path = pathlib.Path(arguments.checkpoint)
+    if path.suffix.lower() == ".keras" or path.is_dir() or not path.suffix:
+        model, _ = runs.open_model(arguments.checkpoint)
+        if arguments.num_classes:
+            model = DANet.from_model(model, arguments.num_classes)
+        return _write(model, output, arguments.dataset, {}, arguments.json)
     tensors, meta = weight_files.read_weights(arguments.checkpoint)
     tensors = checkpoints.normalize(tensors)
     found = checkpoints.describe(tensors)
@@ -105,19 +118,32 @@ def run(arguments):
         f"tensors: {len(tensors) - len(ignored)} taken, {len(ignored)} "
         "ignored" + (f" ({_kinds(ignored)})" if ignored else "")
     )
+    said = {
+        "recognised": str(found),
+        "num_taken": len(tensors) - len(ignored),
+        "ignored": sorted(ignored),
+    }
+    return _write(model, output, arguments.dataset, said, arguments.json)
+
+
+def _write(model, output, dataset, said, as_json):
+    from keras_danet.checkpointing import save_model
+    from keras_danet.data.datasets import get_dataset
+
+    if dataset:
+        model.class_names = get_dataset(dataset).class_names
+        model.palette = get_dataset(dataset).palette
     output.parent.mkdir(parents=True, exist_ok=True)
-    save_model(model, output)
-    say(f"logits of a ramp of 65x97 pixels: {fingerprint(model)}")
-    say(f"written: {output}")
-    if arguments.json:
-        report = {
-            "written": str(output),
-            "recognised": str(found),
-            "num_taken": len(tensors) - len(ignored),
-            "ignored": sorted(ignored),
-            "fingerprint": fingerprint(model),
-        }
+    if output.suffix:
+        save_model(model, output)
+    else:
+        model.save_to_preset(output)
+    report = {"written": str(output), **said, "fingerprint": fingerprint(model)}
+    if as_json:
         print(json.dumps(report, indent=1))
+    else:
+        print(f"logits of a ramp of 65x97 pixels: {report['fingerprint']}")
+        print(f"written: {output}")
     return 0
 
 

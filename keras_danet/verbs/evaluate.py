@@ -1,27 +1,40 @@
-"""`keras-danet evaluate`: the IoU of a run."""
+"""`keras-danet evaluate`: the IoU of a model."""
 
 import os
+import pathlib
 
-from keras_danet.verbs.arguments import add_run
+from keras_danet.verbs.arguments import add_model
 from keras_danet.verbs.arguments import add_size
-from keras_danet.verbs.arguments import read_config
+from keras_danet.verbs.arguments import open_predictor
 
 
 def add(verbs):
     verb = verbs.add_parser(
         "evaluate",
-        help="measure a run on whole images and write its report.json",
-        description="Measures the model of a run on whole images, prints the "
-        "IoU of every class and writes report.json into the run folder.",
+        help="measure a model on whole images and write its report.json",
+        description="Measures a model on whole images, prints the IoU of "
+        "every class and writes report.json into the folder of its run.",
     )
-    add_run(verb)
+    add_model(verb)
+    verb.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="data set to measure on (default: the run's, or the preset's)",
+    )
     verb.add_argument(
         "--split",
         default=None,
-        help="split to measure on (default: the recipe's validation split)",
+        help="split to measure on (default: the recipe's validation split, "
+        "or val)",
     )
     verb.add_argument(
         "--data", metavar="FOLDER", help="root folder of the data set"
+    )
+    verb.add_argument(
+        "--output",
+        metavar="FILE",
+        help="JSON file to write (default: report.json of the run; none for "
+        "another model or --dataset)",
     )
     add_size(verb)
     verb.add_argument(
@@ -34,21 +47,35 @@ def run(arguments):
     from keras_danet import runs
     from keras_danet.data.files import find_pairs
     from keras_danet.evaluation import evaluate
-    from keras_danet.inference import Predictor
     from keras_danet.waiting import Countdown
 
-    config = read_config(arguments)
-    split = arguments.split or config.val_split
-    dataset, root = runs.find_data(config, arguments.run)
-    pairs = find_pairs(dataset, root, split)
-    predictor = Predictor(runs.load_run_model(arguments.run), config.test_sides)
+    output = arguments.output
+    config = runs.config_of(arguments.model)
+    if arguments.dataset or config is None:
+        name = arguments.dataset or runs.dataset_of_preset(arguments.model)
+        if name is None:
+            raise ValueError(
+                f"{arguments.model} does not tell its data set. Give "
+                "--dataset NAME and --data FOLDER."
+            )
+        predictor = open_predictor(arguments)
+        dataset, root = runs.find_data_for(
+            predictor.model, name, arguments.data
+        )
+        split = arguments.split or "val"
+        pairs = find_pairs(dataset, root, split)
+    else:
+        if arguments.data:
+            config = config.replace({"data_root": arguments.data})
+        split = arguments.split or config.val_split
+        dataset, root = runs.find_data(config, arguments.model)
+        pairs = find_pairs(dataset, root, split)
+        predictor = open_predictor(arguments)
+        output = output or os.path.join(arguments.model, "report.json")
     with Countdown() as countdown:
         report = evaluate(predictor, pairs, dataset, split, countdown)
-    path = os.path.join(arguments.run, "report.json")
-    report.save(path)
-    if arguments.json:
-        with open(path, encoding="utf-8") as file:
-            print(file.read(), end="")
-    else:
-        print(report.table())
+    if output:
+        pathlib.Path(output).parent.mkdir(parents=True, exist_ok=True)
+        report.save(output)
+    print(report.as_json() if arguments.json else report.table())
     return 0

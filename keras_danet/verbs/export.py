@@ -3,7 +3,7 @@
 import argparse
 import pathlib
 
-from keras_danet.verbs.arguments import add_run
+from keras_danet.verbs.arguments import add_model
 from keras_danet.verbs.streams import held_standard_error
 
 # What the runtime says when it starts.
@@ -14,11 +14,11 @@ def add(verbs):
     verb = verbs.add_parser(
         "export",
         help="write a SavedModel or TFLite file and check it",
-        description="Exports the fused logits of a run's model to RUN/exports, "
+        description="Exports the fused logits of a model to RUN/exports, "
         "compares the export with the model on images, and writes the "
         "comparison beside it. Exit code 1 if they differ.",
     )
-    add_run(verb)
+    add_model(verb)
     verb.add_argument(
         "--format",
         required=True,
@@ -35,6 +35,11 @@ def add(verbs):
     verb.add_argument(
         "--json", action="store_true", help="print the comparison as JSON"
     )
+    verb.add_argument(
+        "--output",
+        metavar="DIR",
+        help="folder to write to (default: RUN/exports)",
+    )
     verb.set_defaults(run_verb=run)
 
 
@@ -42,17 +47,21 @@ def run(arguments):
     from keras_danet import export
     from keras_danet import runs
 
-    config = runs.read_run_config(arguments.run)
-    images = runs.sample_images(config, arguments.run)
-    model = runs.load_run_model(arguments.run)
+    model, config = runs.open_model(arguments.model)
+    if config is None and not arguments.output:
+        raise ValueError(
+            f"{arguments.model} is no run folder, which would keep the export. "
+            "Give --output DIR."
+        )
+    images = runs.sample_images(config, arguments.model) if config else ()
     with held_standard_error(RUNTIME_NOISE):
         check = export.export_model(
             model,
-            pathlib.Path(arguments.run) / "exports",
+            arguments.output or pathlib.Path(arguments.model) / "exports",
             arguments.format,
             images=images,
             size=arguments.size,
-            test_sides=config.test_sides,
+            **({"test_sides": config.test_sides} if config else {}),
         )
     if arguments.json:
         print(pathlib.Path(f"{check.path}.check.json").read_text(), end="")

@@ -5,9 +5,9 @@ import os
 import pathlib
 import sys
 
-from keras_danet.verbs.arguments import add_run
+from keras_danet.verbs.arguments import add_model
 from keras_danet.verbs.arguments import add_size
-from keras_danet.verbs.arguments import read_config
+from keras_danet.verbs.arguments import open_predictor
 
 # What a folder may hold besides is passed over.
 ENDINGS = (
@@ -26,7 +26,7 @@ def add(verbs):
         "indices, which viewers show in colours) and NAME_overlay.png (the "
         "image at its own size under the colours of the classes) for each.",
     )
-    add_run(verb)
+    add_model(verb)
     verb.add_argument(
         "images",
         nargs="+",
@@ -69,13 +69,12 @@ def run(arguments):
     from keras_danet import runs
     from keras_danet import visualization
     from keras_danet.data.decoding import read_image
-    from keras_danet.inference import Predictor
     from keras_danet.text_tables import harmless
     from keras_danet.verbs.output import warnings_as_notes
     from keras_danet.waiting import Countdown
 
-    config = read_config(arguments)
-    dataset = runs.read_dataset(config, arguments.run)
+    # What is no model is told before images are read.
+    runs.config_of(arguments.model)
     output = pathlib.Path(arguments.output)
     images = _find_images(arguments.images, output)
     names = [name for _, name in images]
@@ -108,13 +107,14 @@ def run(arguments):
     # one must leave no half of the work behind; none is kept, because
     # together they may not fit into memory.
     sizes = [read_image(image).shape[:2] for image, _ in images]
-    predictor = Predictor(runs.load_run_model(arguments.run), config.test_sides)
-    if arguments.attention and not predictor.model.attention:
+    predictor = open_predictor(arguments)
+    class_names, palette = predictor.class_names, predictor.palette
+    if arguments.attention and not getattr(predictor.model, "attention", ()):
         raise ValueError(
-            f"The network of {arguments.run} has no attention module. Leave "
-            "out --attention, or give a run whose network has one."
+            f"The network of {arguments.model} has no attention module. Leave "
+            "out --attention, or give a model whose network has one."
         )
-    colors = visualization.display_palette(dataset.palette)
+    colors = visualization.display_palette(palette)
     for size in sizes:
         predictor.check_size(*size)
     rows = []
@@ -122,9 +122,7 @@ def run(arguments):
         image = read_image(path)
         with Countdown(f"{path}, {image.shape[0]} x {image.shape[1]} pixels"):
             label = predictor(image)
-        visualization.save_png(
-            output / f"{name}_label.png", label, dataset.palette
-        )
+        visualization.save_png(output / f"{name}_label.png", label, palette)
         visualization.save_png(
             output / f"{name}_overlay.png",
             visualization.overlay(image, label, colors),
@@ -132,11 +130,11 @@ def run(arguments):
         if arguments.sheet:
             with warnings_as_notes():
                 sheet = visualization.compare(
-                    image, None, label, colors, dataset.class_names
+                    image, None, label, colors, class_names
                 )
             visualization.save_png(output / f"{name}_sheet.png", sheet)
         present = np.unique(label)
-        classes = [dataset.class_names[index] for index in present]
+        classes = [class_names[index] for index in present]
         rows.append(
             {
                 "image": str(path),

@@ -1,0 +1,150 @@
+"""Whatever names a model, everywhere a model is asked for."""
+
+import json
+import pathlib
+import shutil
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+import keras_danet
+from keras_danet import runs
+from keras_danet.data.datasets import did_you_mean
+from keras_danet.data.datasets import get_dataset
+from keras_danet.models import sources
+
+FIXTURE = pathlib.Path(__file__).parents[1] / "fixtures"
+IMAGE = (np.arange(37 * 51 * 3).reshape(37, 51, 3) % 256).astype("uint8")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A run and a preset of before, and the model in every other form."""
+    folder = tmp_path_factory.mktemp("saved")
+    with zipfile.ZipFile(FIXTURE / "saved_models_of_2026-11.zip") as archive:
+        archive.extractall(folder)
+    path = folder / "run/model.keras"
+    model = keras.saving.load_model(path, compile=False)
+    model.class_names = get_dataset("scenes").class_names
+    model.palette = get_dataset("scenes").palette
+    model.save(folder / "new.keras")
+    model.save(folder / "unzipped", zipped=False)
+    model.save_to_preset(folder / "new_preset")
+    return folder
+
+
+FORMS = ["run", "run/model.keras", "preset", "new.keras", "unzipped"]
+FORMS = [*FORMS, "new_preset"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_everywhere(form, saved):
+    # Of torch on a CPU, at every sixth pixel; in float32 backends agree to
+    # some 1e-5 of logits that deviate by 9.
+    expected = np.load(saved / "logits.npy")
+    source = str(saved / form)
+    predictor = keras_danet.Predictor(source, size=None)
+    models = [
+        predictor.model,
+        keras_danet.DANet.from_preset(source),
+        keras_danet.DANet.from_model(saved / form),
+    ]
+    if form not in ("run", "run/model.keras", "new.keras", "preset"):
+        models.append(keras.saving.load_model(source))
+    for model in models:
+        received = model.predict(IMAGE[None], verbose=0)[0, ::6, ::6]
+        np.testing.assert_allclose(received, expected, atol=2e-3)
+    backbone = (
+        keras_danet.DilatedResNet.from_preset(source)
+        if ("preset" not in form and form != "unzipped")
+        else None
+    )
+    if backbone:
+        np.testing.assert_array_equal(
+            backbone.get_weights()[0],
+            models[0].get_layer("resnet18").get_weights()[0],
+        )
+    names = predictor.class_names
+    told = form in ("run", "new.keras", "unzipped", "new_preset")
+    assert names[0] == (
+        get_dataset("scenes").class_names[0] if told else "class 0"
+    )
+    assert len(predictor.palette) == len(names) == 8
+
+
+def test_class_names_stay_with_the_classes(saved):
+    scenes = get_dataset("scenes")
+    model = keras_danet.DANet.from_model(saved / "new.keras", dropout=0.0)
+    assert model.class_names == scenes.class_names
+    assert model.palette == scenes.palette
+    with pytest.warns(UserWarning, match="start anew"):
+        other = keras_danet.DANet.from_preset(saved / "new_preset", 3)
+    assert other.class_names is None and other.palette is None
+    with pytest.raises(ValueError, match="8 different strings"):
+        model.class_names = ["road"] * 8
+    with pytest.raises(ValueError, match="8 colors"):
+        model.palette = [(0, 0, 256)] * 8
+
+
+def test_a_preset_by_name_knows_its_classes():
+    model = keras_danet.DANet.from_preset(
+        "danet_resnet50_voc2012", load_weights=False
+    )
+    assert model.class_names == get_dataset("voc2012").class_names
+
+
+def test_what_names_no_model_is_told_apart(saved, tmp_path):
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    shutil.copy(saved / "run/config.json", begun)
+    for name in ("a.pth", "b.h5", "c.weights.h5", "d.tflite"):
+        (tmp_path / name).write_bytes(b"?")
+    for source, said in (
+        (begun, "has no model.keras yet"),
+        (tmp_path, "not a run folder, nor one of a preset"),
+        (tmp_path / "a.pth", "keras-danet convert"),
+        (tmp_path / "b.h5", "no .keras file"),
+        (tmp_path / "c.weights.h5", "holds weights and no network"),
+        (tmp_path / "d.tflite", "no .keras file"),
+        (tmp_path / "gone.keras", "There is no"),
+        ("danet_resnet50_citscapes", "mean 'danet_resnet50_cityscapes'"),
+        ("DANet-ResNet50-ADE20k", "mean 'danet_resnet50_ade20k'"),
+    ):
+        for ask in (
+            sources.find,
+            keras_danet.Predictor,
+            keras_danet.DANet.from_preset,
+            keras_danet.DANet.from_model,
+            keras_danet.DilatedResNet.from_preset,
+            runs.open_model,
+        ):
+            with pytest.raises((ValueError, OSError)) as caught:
+                ask(str(source))
+            assert said in str(caught.value), (ask, source)
+
+
+def test_did_you_mean_passes_over_how_it_is_written():
+    known = ["resnet50", "resnet50_imagenet", "resnet101"]
+    for name in ("ResNet50", "resnet-50", "resnet_50", "ResNet 50"):
+        assert did_you_mean(name, known) == " Did you mean 'resnet50'?"
+    assert did_you_mean("vgg", known) == ""
+
+
+def test_a_backbone_that_is_none_is_told_what_to_do():
+    with pytest.raises(ValueError, match="mean 'resnet50'"):
+        keras_danet.DANet(5, backbone="ResNet-50")
+    plain = keras.applications.MobileNetV2(
+        alpha=0.35, weights=None, include_top=False
+    )
+    with pytest.raises(ValueError, match=r"keras_danet\.dilate\(backbone\)"):
+        keras_danet.DANet(5, backbone=plain)
+
+
+def test_a_preset_says_to_keras_what_it_is(saved):
+    content = json.loads((saved / "new_preset/config.json").read_text())
+    for each in (content, content["config"]["backbone"]):
+        name = each["class_name"]
+        assert each["registered_name"] == f"keras_danet>{name}"
+        assert each["module"].startswith("keras_danet")
