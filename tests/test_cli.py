@@ -173,6 +173,7 @@ def test_bad_images_leave_no_output(workshop, tmp_path, capsys):
     config = {"dataset": "scenes", "epochs": 1, "batch_size": 1}
     config["crop_size"] = [32, 32]
     (run / "config.json").write_text(json.dumps({"config": config}))
+    (run / "model.keras").touch()
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no image")
     output = tmp_path / "out"

@@ -771,7 +771,7 @@ class DANet(FunctionalModel):
             OSError: if a file cannot be fetched (`ConnectionError`), or is
                 not there.
         """
-        kind, place = sources.find(preset)
+        kind, place = sources.find(preset, cls.presets)
         if kind == "file":
             source = _load_danet(place)
             if load_weights:
@@ -836,9 +836,9 @@ class DANet(FunctionalModel):
         """
         _refuse_read_off(overrides, "source")
         if not isinstance(source, keras.Model):
-            kind, place = sources.find(source)
+            kind, place = sources.find(source, cls.presets)
             source = (
-                DANet.from_preset(place)
+                cls.from_preset(place)
                 if kind == "preset"
                 else _load_danet(place)
             )
@@ -964,7 +964,7 @@ def _copy_and_name_the_rest(source, model):
     for key, variable in ours.items():
         if key in theirs:
             # Its own array: on JAX either gives it away as it predicts.
-            variable.assign(keras.ops.convert_to_numpy(theirs[key]))
+            variable.assign(keras.ops.copy(theirs[key]))
     anew, left = (
         list(dict.fromkeys(path.rpartition("/")[0] for path, _ in rest))
         for rest in (

@@ -158,7 +158,7 @@ def copy_weights(layer, copy):
             one.save_own_variables(stored)
             other.load_own_variables(
                 # On JAX both would own one array, which either gives away.
-                {k: keras.ops.convert_to_numpy(v) for k, v in stored.items()}
+                {k: keras.ops.copy(v) for k, v in stored.items()}
             )
     except (ValueError, KeyError) as error:
         raise ValueError(

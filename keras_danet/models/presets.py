@@ -21,8 +21,8 @@ import warnings
 
 import keras
 
+from keras_danet.data.datasets import DATASETS
 from keras_danet.data.datasets import did_you_mean
-from keras_danet.data.datasets import get_dataset
 from keras_danet.models import downloads
 from keras_danet.models import weight_files
 from keras_danet.models.checkpoints import MAX_RATE
@@ -214,9 +214,10 @@ def find(preset, cls, load_weights=True):
 
 def _dataset_facts(row):
     """What a DANet by name tells apart: its data set's classes."""
-    if "num_classes" not in row["arguments"]:
+    dataset = DATASETS.get(row.get("dataset"))
+    # A backbone's, ImageNet, is none that is segmented.
+    if dataset is None:
         return {}
-    dataset = get_dataset(row["dataset"])
     return {"class_names": dataset.class_names, "palette": dataset.palette}
 
 
@@ -577,7 +578,7 @@ def transfer(source, target, anew=()):
         )
     for variable in wanted:
         # Its own array: on JAX either gives it away as it predicts.
-        variable.assign(keras.ops.convert_to_numpy(values[variable.path]))
+        variable.assign(keras.ops.copy(values[variable.path]))
 
 
 def _plain_file(folder, name):

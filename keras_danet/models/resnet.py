@@ -379,7 +379,7 @@ class DilatedResNet(FunctionalModel):
                 not there.
         """
         _refuse_shape(overrides, "preset")
-        kind, place = sources.find(preset)
+        kind, place = sources.find(preset, cls.presets)
         if kind == "file":
             return _from_file(cls, place, load_weights, overrides)
         if overrides.get("multi_grid") in ((), []):

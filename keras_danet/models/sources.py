@@ -9,15 +9,17 @@ from keras_danet.models import presets
 from keras_danet.models import weight_files
 
 RUN_MODEL = "model.keras"
+KERAS_METADATA = "metadata.json"
 
 
-def find(source):
+def find(source, names=()):
     """Where the model that `source` names is kept.
 
     Args:
         source: a preset's name, `"hf://user/repo"`, the folder of a preset
             or of a model that Keras saved unzipped, a run's folder, or a
             `.keras` file.
+        names: names of presets beside those of this package.
 
     Returns:
         `(kind, place)`: `"preset"` and what `presets.find` reads, or
@@ -27,7 +29,7 @@ def find(source):
         ValueError, FileNotFoundError: if it is none of them, with what it is.
     """
     source = os.fspath(source)
-    known = {**presets.DANET, **presets.BACKBONES}
+    known = [*names, *presets.DANET, *presets.BACKBONES]
     if source in known or source.startswith("hf://"):
         return "preset", source
     path = Path(source)
@@ -40,7 +42,7 @@ def find(source):
     raise ValueError(
         f"There is no preset {source!r}, nor a file or folder of that name."
         f"{did_you_mean(source, known)} {EXPECTED} The presets are "
-        f"{list(known)}."
+        f"{list(dict.fromkeys(known))}."
     )
 
 
@@ -53,22 +55,23 @@ EXPECTED = (
 def _find_in(folder):
     if (folder / RUN_MODEL).is_file():
         return "file", folder / RUN_MODEL
-    try:
-        content = json.loads((folder / presets.CONFIG_FILE).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        content = None
-    content = content if isinstance(content, dict) else {}
-    keys = set(content)
-    if "class_name" in keys:
-        # Only Keras's own way to write a folder knows other backbones.
-        whole = _other_backbone(content)
-        return ("file", folder) if whole else ("preset", str(folder))
-    if {"config", "sessions"} <= keys:
+    content = _read_config(folder / presets.CONFIG_FILE)
+    if (
+        content is not None
+        and "class_name" not in content
+        and ("config" in content)
+    ):
         raise FileNotFoundError(
             f"The run {folder} has no {RUN_MODEL} yet: that is written by its "
             "first validation. Go on with it: keras-danet train RECIPE "
             f"--output {folder} --resume."
         )
+    if content is not None or (folder / presets.WEIGHTS_FILE).is_file():
+        # Keras's own way to write a folder, and only that, knows others.
+        by_keras = (folder / KERAS_METADATA).is_file()
+        if by_keras and content and _other_backbone(content):
+            return "file", folder
+        return "preset", str(folder)
     held = sorted(os.listdir(folder))[:3]
     raise FileNotFoundError(
         f"{folder} is not a run folder, nor one of a preset: it has no "
@@ -77,12 +80,25 @@ def _find_in(folder):
     )
 
 
+def _read_config(path):
+    """What a `config.json` holds; None if there is none that can be told."""
+    try:
+        if path.stat().st_size > presets.MAX_CONFIG_BYTES:
+            return {}
+        content = json.loads(path.read_text("utf-8"))
+    except OSError:
+        return None
+    except (ValueError, RecursionError):
+        # A preset's reader says what is wrong with it.
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _other_backbone(content):
     config = content.get("config")
     backbone = config.get("backbone") if isinstance(config, dict) else None
     return (
-        "module" in content
-        and isinstance(backbone, dict)
+        isinstance(backbone, dict)
         and backbone.get("class_name") != "DilatedResNet"
     )
 
@@ -94,7 +110,8 @@ def _checked_file(path):
     if ending in weight_files.ENDINGS:
         raise ValueError(
             f"{path} is a checkpoint of tensors, not a model. Make one of it: "
-            f"keras-danet convert {path} -o model.keras (or from_checkpoint)."
+            f"keras-danet convert {path} -o model.keras, or, in Python, "
+            "DANet.from_checkpoint or DilatedResNet.from_checkpoint."
         )
     if path.name.lower().endswith(".weights.h5"):
         raise ValueError(

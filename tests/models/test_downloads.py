@@ -1,6 +1,3 @@
-import urllib.error
-import urllib.request
-
 """Downloads from a server on this machine that misbehaves as it is told."""
 
 import concurrent.futures

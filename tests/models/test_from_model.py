@@ -119,7 +119,7 @@ def test_any_backbone(tmp_path):
 
 @one_backend
 def test_what_is_no_danet_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="model.keras does not exist"):
+    with pytest.raises(FileNotFoundError, match="has no model.keras"):
         DANet.from_model(tmp_path)
     (tmp_path / "model.keras").write_bytes(b"PK nothing")
     with pytest.raises(ValueError, match="model.keras cannot be loaded"):

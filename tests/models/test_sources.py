@@ -8,11 +8,16 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+from conftest import one_backend
 
 import keras_danet
 from keras_danet import runs
+from keras_danet.building import build_backbone
+from keras_danet.building import build_model
+from keras_danet.cli import main
 from keras_danet.data.datasets import did_you_mean
 from keras_danet.data.datasets import get_dataset
+from keras_danet.data.scenes import write_scenes
 from keras_danet.models import sources
 
 FIXTURE = pathlib.Path(__file__).parents[1] / "fixtures"
@@ -148,3 +153,94 @@ def test_a_preset_says_to_keras_what_it_is(saved):
         name = each["class_name"]
         assert each["registered_name"] == f"keras_danet>{name}"
         assert each["module"].startswith("keras_danet")
+
+
+@one_backend
+def test_a_folder_that_keras_saved_with_another_backbone(tmp_path):
+    backbone = keras.applications.MobileNetV2(
+        alpha=0.35, weights=None, include_top=False
+    )
+    model = keras_danet.DANet(3, backbone=keras_danet.dilate(backbone))
+    model.save(tmp_path / "model", zipped=False)
+    again = keras_danet.DANet.from_preset(tmp_path / "model")
+    np.testing.assert_array_equal(
+        again.get_layer("fusion_classifier").kernel,
+        model.get_layer("fusion_classifier").kernel,
+    )
+
+
+@one_backend
+def test_every_verb_takes_every_form(saved, tmp_path, capsys):
+    data = write_scenes(tmp_path / "scenes", {"val": 2}, size=(32, 48))
+    image = str(next((data / "val").glob("*.png")))
+    reports, labels = [], []
+    for number, form in enumerate(("run", "new.keras", "new_preset")):
+        source, out = str(saved / form), tmp_path / str(number)
+        options = ["--output", str(out), "--size", "image"]
+        assert main(["predict", source, image, *options]) == 0
+        said = capsys.readouterr().out
+        assert any(name in said for name in get_dataset("scenes").class_names)
+        labels.append(next(out.glob("*_label.png")).read_bytes())
+        options = ["--data", str(data), "--size", "image", "--json"]
+        if form != "run":
+            options += ["--dataset", "scenes"]
+        assert main(["evaluate", source, *options]) == 0
+        reports.append(json.loads(capsys.readouterr().out))
+    assert reports[0] == reports[1] == reports[2]
+    assert labels[0] == labels[1] == labels[2]
+    new = str(saved / "new.keras")
+    for arguments, said in (
+        (["evaluate", new, "--data", str(data)], "Give --dataset"),
+        (["evaluate", new, "--dataset", "camvid"], "Give --data"),
+        (
+            ["evaluate", new, "--dataset", "camvid", "--data", str(data)],
+            "8 classes apart",
+        ),
+        (["export", new, "--format", "tflite"], "Give --output"),
+    ):
+        assert main(arguments) == 2
+        assert said in capsys.readouterr().err
+
+
+@one_backend
+def test_convert_writes_what_it_reads(saved, tmp_path, capsys):
+    run, preset = str(saved / "run"), tmp_path / "preset"
+    file = tmp_path / "again.keras"
+    assert main(["convert", run, "-o", str(preset)]) == 0
+    assert main(["convert", str(preset), "-o", str(file)]) == 0
+    prints = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("logits of a ramp")
+    ]
+    assert len(prints) == 2 and prints[0] == prints[1]
+    again = keras_danet.DANet.from_model(file)
+    assert again.class_names == get_dataset("scenes").class_names
+
+
+@one_backend
+def test_a_recipe_starts_from_every_form(saved):
+    for form in ("run", "new.keras", "new_preset"):
+        config = keras_danet.TrainConfig(
+            dataset="scenes",
+            epochs=1,
+            batch_size=1,
+            crop_size=(32, 32),
+            depth=18,
+            filters=4,
+            start_from=str(saved / form),
+        )
+        model = build_model(config, 8)
+        expected = keras_danet.DANet.from_preset(saved / form)
+        np.testing.assert_array_equal(
+            model.get_weights()[0], expected.get_weights()[0]
+        )
+        config = config.replace(
+            {"start_from": None, "backbone_weights": str(saved / form)}
+        )
+        if form != "new_preset":
+            backbone = build_backbone(config)
+            np.testing.assert_array_equal(
+                backbone.get_weights()[0],
+                expected.get_layer("resnet18").get_weights()[0],
+            )
