@@ -1,6 +1,7 @@
 """DANet: two attention branches over a dilated backbone, and their sum."""
 
 import contextlib
+import functools
 import inspect
 import operator
 import sys
@@ -327,7 +328,9 @@ class DANet(FunctionalModel):
                 output; or a dict, or list in the order of `loss_weights`, of
                 one loss per output (`None` leaves an output untrained).
                 Each is given the labels of the batch and one output's
-                logits. In validation only the loss of `fusion` is computed.
+                logits; Keras's crossentropies by name, such as
+                `"sparse_categorical_crossentropy"`, are told so. In validation
+                only the loss of `fusion` is computed.
                 Defaults to `"auto"`.
             loss_weights: dict of output name to float, or list in the order
                 fusion, position, channel, auxiliary. Defaults to `None`: 1,
@@ -344,9 +347,9 @@ class DANet(FunctionalModel):
         Raises:
             ValueError: for outputs that the model does not have,
                 `total_steps` beside an optimizer of your own, losses that
-                ignore different labels, a loss with reduction `"none"`, or
-                `jit_compile=True` on torch or under a strategy of several
-                replicas.
+                ignore different labels, a loss with reduction `"none"` or
+                `from_logits=False`, or `jit_compile=True` on torch or under
+                a strategy of several replicas.
         """
         _refuse_other_outputs("metrics", metrics)
         _refuse_other_outputs("weighted_metrics", weighted_metrics)
@@ -1288,8 +1291,18 @@ def _per_output(argument, value, names):
 
 def _as_loss(loss, dtype):
     loss = keras.losses.get(loss)
+    if getattr(loss, "from_logits", None) is False:
+        raise ValueError(
+            "The outputs of DANet are logits, not probabilities. Received: "
+            f"{loss.name} with from_logits=False. Make it with "
+            "from_logits=True, or take loss='auto'."
+        )
     if not isinstance(loss, keras.losses.Loss):
-        return _FunctionLoss(loss, dtype)
+        name = getattr(loss, "__name__", "loss")
+        if _is_keras_crossentropy(loss):
+            # Left alone it would take the logits for probabilities.
+            loss = functools.partial(loss, from_logits=True)
+        return _FunctionLoss(loss, name, dtype)
     if loss.reduction in (None, "none"):
         raise ValueError(
             "A loss to train with must give one number. Received: "
@@ -1299,11 +1312,18 @@ def _as_loss(loss, dtype):
     return loss
 
 
+def _is_keras_crossentropy(function):
+    module = getattr(function, "__module__", None) or ""
+    return (
+        module.startswith("keras.")
+        and "from_logits" in inspect.signature(function).parameters
+    )
+
+
 class _FunctionLoss(keras.losses.Loss):
     """A loss given as a function of (labels, logits)."""
 
-    def __init__(self, function, dtype):
-        name = getattr(function, "__name__", "loss")
+    def __init__(self, function, name, dtype):
         super().__init__(name=name, dtype=dtype)
         self.function = function
 

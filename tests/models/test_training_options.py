@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import references
 
 from keras_danet import SGD
 from keras_danet import DANet
@@ -209,3 +210,40 @@ def test_bfloat16_trains_as_float32_does():
     fallen = wide[0] - wide[-1]
     assert fallen > 0.005
     np.testing.assert_allclose(narrow, wide, atol=fallen / 4)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "sparse_categorical_crossentropy",
+        keras.losses.sparse_categorical_crossentropy,
+    ],
+)
+def test_keras_crossentropy_by_name_takes_logits(loss):
+    model = DANet(3, DilatedResNet(18, filters=8), attention=(), dropout=0)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (1, 32, 48, 3)).astype("uint8")
+    labels = rng.integers(0, 3, (1, 32, 48)).astype("uint8")
+    output = model(images, training=True)["fusion"]
+    logits = keras.ops.convert_to_numpy(output)
+    expected = references.pixel_crossentropy(labels, logits)
+    before = keras.ops.convert_to_numpy(model.trainable_weights[0])
+    model.compile(loss=loss)
+    # One image: torch's gradient of probabilities fails.
+    received = model.fit(images, labels, batch_size=1, verbose=0).history
+    assert received["loss"][0] == pytest.approx(expected, rel=1e-5)
+    after = keras.ops.convert_to_numpy(model.trainable_weights[0])
+    assert np.abs(after - before).max() > 0
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "SparseCategoricalCrossentropy",
+        keras.losses.SparseCategoricalCrossentropy(ignore_class=255),
+    ],
+)
+def test_losses_of_probabilities_are_refused(loss):
+    model = DANet(3, DilatedResNet(18, filters=8), attention=())
+    with pytest.raises(ValueError, match="from_logits=True"):
+        model.compile(loss=loss)
