@@ -181,8 +181,12 @@ class DANet(FunctionalModel):
         palette: tuple of (red, green, blue), one per class, likewise.
             Defaults to `None`.
         name: string. Defaults to `"danet"`.
-        dtype: dtype policy. Logits are float32 under half precision. Defaults
-            to the global policy.
+        dtype: dtype policy. Logits are float32 under half precision. Under
+            float64 all is float64 but what Keras itself keeps in
+            `keras.config.floatx()` (arrays of images given to `fit` and
+            `predict`, a learning rate assigned after construction) and, on
+            torch, the means of Keras's own losses. Defaults to the global
+            policy.
 
     Input shape:
         `(batch, height, width, 3)`, RGB in 0-255, uint8 or float, of any
