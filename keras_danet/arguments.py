@@ -39,6 +39,11 @@ def plain(value):
     return value
 
 
+def plain_values(given):
+    """Keyword arguments, each of them `plain`."""
+    return {key: plain(value) for key, value in given.items()}
+
+
 def is_number(value):
     """Whether it is a finite real number, of Python or NumPy; no boolean.
 

@@ -39,6 +39,8 @@ def confusion_matrix(label, prediction, num_classes, ignore_label=255):
     array([[1, 0],
            [1, 0]])
     """
+    num_classes = arguments.integer("num_classes", num_classes, least=1)
+    ignore_label = arguments.integer("ignore_label", ignore_label)
     label, prediction = np.asarray(label), np.asarray(prediction)
     if label.shape != prediction.shape:
         raise ValueError(
@@ -189,6 +191,9 @@ class SegmentationMetrics(keras.Metric):
     pixel, and NaN once a label was neither a class nor `ignore_label`:
     `confusion_matrix()` then raises ValueError.
 
+    A `DANet` tells several of them apart. In any other Keras model give each a
+    name of its own: Keras lets the scores of one overwrite another's.
+
     A callback on `val_mean_iou` needs `mode="max"`, or this metric the name
     `"mean_iou"`: by its name Keras finds whether up is better.
 
@@ -199,7 +204,8 @@ class SegmentationMetrics(keras.Metric):
 
     Call arguments:
         y_true: Labels `(batch, height, width)` or `(..., 1)`, of any dtype.
-        y_pred: Logits `(batch, height, width, num_classes)`.
+        y_pred: Logits `(batch, height, width, num_classes)`. Pixels that a
+            Keras mask of theirs leaves out are left out.
         sample_weight: `None`, or weights `(batch,)` or of `y_true`'s shape: a
             pixel of weight 0 is left out, any other counts once.
 
@@ -237,6 +243,7 @@ class SegmentationMetrics(keras.Metric):
         self.high = self.add_variable(shape, "zeros", dtype="int", name="high")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
+        mask = getattr(y_pred, "_keras_mask", None)
         y_true = ops.convert_to_tensor(y_true)
         y_pred = ops.convert_to_tensor(y_pred)
         if getattr(y_true.shape, "rank", 0) is None:
@@ -244,7 +251,7 @@ class SegmentationMetrics(keras.Metric):
             y_true = ops.reshape(y_true, ops.shape(y_pred)[:-1])
         self._check_shapes(y_true.shape, y_pred.shape)
         predicted = _predicted_class(y_pred, self.num_classes)
-        row = self._pixel_rows(y_true, sample_weight)
+        row = self._pixel_rows(y_true, sample_weight, mask)
         index = ops.reshape(row * self.num_classes + predicted, (-1,))
         counts = _histogram(index, (self._table_rows + 2) * self.num_classes)
         counts = ops.reshape(counts, (-1, self.num_classes))[:-1]
@@ -272,19 +279,21 @@ class SegmentationMetrics(keras.Metric):
                 "`num_classes`, and resize logits to labels."
             )
 
-    def _pixel_rows(self, y_true, sample_weight):
+    def _pixel_rows(self, y_true, sample_weight, mask):
         # One row per label value, one for invalid labels, one left out.
         if len(y_true.shape) == 4:
             y_true = ops.squeeze(y_true, axis=-1)
         dtype = keras.backend.standardize_dtype(y_true.dtype)
         label = ops.cast(y_true, "int32")
-        if dtype == "uint8" and sample_weight is None:
+        if dtype == "uint8" and sample_weight is None and mask is None:
             return label  # has its row; each step below is a pass over pixels
         # Fractions, NaN and integers beyond int32 do not survive the cast.
         whole = ops.cast(label, dtype) == y_true
         valid = ops.logical_and(label >= 0, label < self.num_classes)
         valid = ops.logical_and(valid, whole)
         left_out = ops.logical_and(label == self.ignore_label, whole)
+        if mask is not None:
+            left_out = ops.logical_or(left_out, ops.logical_not(mask))
         if sample_weight is not None:
             weight = ops.convert_to_tensor(sample_weight)
             if getattr(weight.shape, "rank", 0) is None:

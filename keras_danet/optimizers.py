@@ -184,7 +184,7 @@ class SGD(keras.optimizers.SGD):
             nesterov=arguments.boolean("nesterov", nesterov),
             weight_decay=weight_decay,
             name=name,
-            **{key: arguments.plain(value) for key, value in kwargs.items()},
+            **_checked_options(kwargs),
         )
         if self.nesterov and not momentum:
             raise ValueError(
@@ -367,6 +367,31 @@ class SGD(keras.optimizers.SGD):
         if not_decayed:
             optimizer._not_decayed = not_decayed
         return optimizer
+
+
+def _checked_options(given):
+    """Options of Keras's optimizers, less what these would ignore."""
+    given = arguments.plain_values(given)
+    if "decay" in given:
+        raise ValueError(
+            "`decay` is no more. Give `learning_rate` a schedule, such as "
+            f"PolySchedule. Received: decay={given['decay']!r}"
+        )
+    for name in ("clipnorm", "global_clipnorm", "clipvalue"):
+        if given.get(name) is not None:
+            arguments.number(
+                name, given[name], "must be a positive number", above=0
+            )
+    for name in ("gradient_accumulation_steps", "ema_overwrite_frequency"):
+        if given.get(name) is not None:
+            arguments.integer(name, given[name])
+    if given.get("ema_overwrite_frequency") and not given.get("use_ema"):
+        raise ValueError(
+            "`ema_overwrite_frequency` is of the averages that `use_ema` "
+            "keeps. Received: ema_overwrite_frequency="
+            f"{given['ema_overwrite_frequency']}, use_ema=False"
+        )
+    return given
 
 
 def _checked_multipliers(multipliers):

@@ -24,7 +24,7 @@ class _Attention(keras.layers.Layer):
     """What both modules share: input checks, `gamma`, rows, shapes."""
 
     def __init__(self, data_format=None, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(**arguments.plain_values(kwargs))
         check_dtype(self.dtype_policy)
         self.data_format = standardize_data_format(data_format)
 

@@ -41,7 +41,7 @@ class Conv2D(keras.layers.Conv2D):
     def __init__(self, *args, **kwargs):
         super().__init__(
             *map(arguments.plain, args),
-            **{key: arguments.plain(value) for key, value in kwargs.items()},
+            **arguments.plain_values(kwargs),
         )
 
     def build(self, input_shape):
@@ -130,7 +130,7 @@ class WinogradConv2D(keras.layers.Layer):
     """
 
     def __init__(self, filters, dilation_rate=1, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(**arguments.plain_values(kwargs))
         check_dtype(self.dtype_policy)
         must = "must be a positive integer"
         self.filters = arguments.integer("filters", filters, must, least=1)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_danet import arguments
 from keras_danet.layers.numerics import check_dtype
 from keras_danet.layers.numerics import is_float64
 from keras_danet.layers.numerics import wide_dtype
@@ -19,7 +20,7 @@ class Normalization(keras.layers.Layer):
     and takes roots of them, under every dtype policy.
 
     Args:
-        mean, std: one float per channel.
+        mean, std: one number per channel; those of `std` are positive.
         **kwargs: `name`, `dtype` of `keras.layers.Layer`.
 
     Input shape, output shape:
@@ -27,9 +28,16 @@ class Normalization(keras.layers.Layer):
     """
 
     def __init__(self, mean, std, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(**arguments.plain_values(kwargs))
         check_dtype(self.dtype_policy)
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.mean = arguments.numbers("mean", mean)
+        self.std = arguments.numbers(
+            "std",
+            std,
+            f"must be {len(self.mean)} positive numbers, one per channel",
+            length=len(self.mean),
+            above=0,
+        )
 
     def call(self, inputs):
         mean, std = (
@@ -61,14 +69,23 @@ class BatchNormalization(keras.layers.BatchNormalization):
             each step. Defaults to `0.9` (PyTorch writes it 0.1).
         **kwargs: those of `keras.layers.BatchNormalization` but
             `synchronized`.
+
+    Raises:
+        ValueError: for `synchronized`.
     """
 
     def __init__(self, epsilon=1e-5, momentum=0.9, **kwargs):
+        if "synchronized" in kwargs:
+            raise ValueError(
+                "Whether statistics are synchronized is decided by the "
+                "strategy that the layer is made under. Leave `synchronized` "
+                f"out. Received: synchronized={kwargs['synchronized']!r}"
+            )
         super().__init__(
-            epsilon=epsilon,
-            momentum=momentum,
+            epsilon=arguments.plain(epsilon),
+            momentum=arguments.plain(momentum),
             synchronized=_replicas() > 1,
-            **kwargs,
+            **arguments.plain_values(kwargs),
         )
         check_dtype(self.dtype_policy)
 

@@ -97,7 +97,7 @@ class BilinearResize(keras.layers.Layer):
     """
 
     def __init__(self, align_corners=True, data_format=None, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(**arguments.plain_values(kwargs))
         check_dtype(self.dtype_policy)
         self.align_corners = arguments.boolean("align_corners", align_corners)
         self.data_format = standardize_data_format(data_format)

@@ -113,7 +113,8 @@ class PixelCrossentropy(PixelMean):
     Call arguments:
         y_true: labels `(batch, height, width)` or `(batch, height, width,
             1)`, of any integer or float dtype.
-        y_pred: logits `(batch, height, width, num_classes)`.
+        y_pred: logits `(batch, height, width, num_classes)`. Pixels that a
+            Keras mask of theirs leaves out are left out.
         sample_weight: one weight per pixel, shaped like the labels, or one
             per image, `(batch,)`. They weight the sum, not |V|.
 

@@ -49,15 +49,18 @@ class PixelLoss(keras.losses.Loss):
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         if self._follows_logits and self.dtype != "float64":
-            y_pred = ops.convert_to_tensor(y_pred)
-            if is_float64(y_pred.dtype):
+            if is_float64(ops.convert_to_tensor(y_pred).dtype):
                 wider = copy.copy(self)
                 wider._dtype = "float64"
                 return wider(y_true, y_pred, sample_weight)
+        mask = getattr(y_pred, "_keras_mask", None)
         with keras.name_scope(self.name):
             y_pred = ops.convert_to_tensor(y_pred, self.dtype)
             y_true = ops.convert_to_tensor(y_true, self.dtype)
             y_true = _one_per_pixel(y_true, y_pred, "labels")
+            if mask is not None:
+                void = ops.convert_to_tensor(self.ignore_label, self.dtype)
+                y_true = ops.where(mask, y_true, void)
             if sample_weight is not None:
                 sample_weight = _weights_of_pixels(
                     ops.convert_to_tensor(sample_weight, self.dtype), y_pred

@@ -387,7 +387,9 @@ class DANet(FunctionalModel):
             for name in names
             if losses.get(name) is not None
         }
+        kwargs = arguments.plain_values(kwargs)
         refuse_jit_on_replicas(self, kwargs)
+        _refuse_lost_exclusions(optimizer)
         ignored = fit_checks.ignored_by_all(losses.values())
         # What is made here belongs to the replicas of the model.
         with strategy_scope(self):
@@ -417,10 +419,17 @@ class DANet(FunctionalModel):
                 **kwargs,
             )
             # Keras's own would add up in `floatx`, perhaps a half precision.
-            self._loss_tracker = keras.metrics.Mean(name="loss", dtype=wide)
-            # Kept from Keras's tracking: it is neither logged nor saved.
+            # Kept from Keras's tracking: it would count the one twice, and the
+            # other is neither logged nor saved.
+            self.__dict__["_loss_tracker"] = keras.metrics.Mean(
+                name="loss", dtype=wide
+            )
             self.__dict__["extremes"] = fit_checks.Extremes(
                 self.num_classes, set.intersection(*judged) if judged else None
+            )
+            self.__dict__["num_weighted"] = sum(
+                metric is not None
+                for metric in keras.tree.flatten(weighted_metrics)
             )
         check_replicas(self, keras.tree.flatten((metrics, weighted_metrics)))
         self.loss = given
@@ -447,7 +456,12 @@ class DANet(FunctionalModel):
         Raises:
             ValueError: if the backbone has layers of the head's names.
         """
-        return {head_pattern(self): factor}
+        must = "must be a number, 0 or more"
+        return {
+            head_pattern(self): arguments.number(
+                "factor", factor, must, least=0
+            )
+        }
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
@@ -479,22 +493,36 @@ class DANet(FunctionalModel):
         return [*super().metrics, *([extremes] if extremes else [])]
 
     def get_metrics_result(self):
-        logs, several = {}, {}
+        found = []
         for metric in self.metrics:
             if metric is self.extremes:
                 continue
-            result = metric.result()
-            result = (
-                result if isinstance(result, dict) else {metric.name: result}
-            )
-            for name, value in result.items():
-                (several if isinstance(value, dict) else logs)[name] = value
-        # Keras would let one metric's scores overwrite another's.
-        for metric, scores in several.items():
-            taken = any(name in logs for name in scores)
-            for name, score in scores.items():
-                logs[f"{metric}_{name}" if taken else name] = score
+            results = [(metric.name, metric.result())]
+            weighted = 0
+            if metric is self._compile_metrics:
+                results = list(results[0][1].items())
+                weighted = self.num_weighted
+            found += [
+                (place >= len(results) - weighted, isinstance(value, dict))
+                + (name, value)
+                for place, (name, value) in enumerate(results)
+            ]
+        # Keras would let one metric's scores overwrite another's. What two
+        # would be called goes to the one without weights, and to the scalar.
+        logs = {}
+        for weighted, several, name, value in sorted(found, key=_precedence):
+            scores = value if several else {name: value}
+            if any(key in logs for key in scores):
+                prefix = "weighted" if weighted and not several else name
+                scores = {f"{prefix}_{key}": scores[key] for key in scores}
+            logs.update(scores)
+        self.__dict__["log_names"] = tuple(logs)
         return logs
+
+    def _flatten_metrics_in_order(self, logs):
+        # Keras would list twice what two metrics are called.
+        values = [logs[name] for name in self.log_names]
+        return values[0] if len(values) == 1 else values
 
     def reset_metrics(self):
         # Before a validation begins: what training has met is not lost.
@@ -564,7 +592,7 @@ class DANet(FunctionalModel):
         if not in_fit:
             self._forget_extremes()
         with on_replicas(self):
-            result = super().evaluate(*args, **kwargs)
+            result = super().evaluate(**given)
         self.check_extremes("Validation" if in_fit else "Evaluation")
         return result
 
@@ -583,9 +611,10 @@ class DANet(FunctionalModel):
             logs = {name: float(value) for name, value in logs.items()}
         return logs if return_dict else self._flatten_metrics_in_order(logs)
 
-    def predict(self, x, *args, **kwargs):
-        self.warn_of_pixels(fit_checks.pixels_of(x))
-        return super().predict(x, *args, **kwargs)
+    def predict(self, *args, **kwargs):
+        given = _given(super().predict, args, kwargs)
+        self.warn_of_pixels(fit_checks.pixels_of(given["x"]))
+        return super().predict(**given)
 
     def predict_on_batch(self, x):
         self.warn_of_pixels(fit_checks.pixels_of(x))
@@ -1346,13 +1375,26 @@ def _refuse_other_outputs(argument, metrics):
         )
 
 
+def _precedence(found):
+    return found[:2]
+
+
 def _given(method, args, kwargs):
-    """Arguments by name, however they were given."""
-    return _flat(inspect.signature(method).bind(*args, **kwargs).arguments)
+    """Arguments by name, however they were given, and numbers as Python's."""
+    given = inspect.signature(method).bind(*args, **kwargs).arguments
+    more = given.pop("kwargs", {})
+    return arguments.plain_values({**given, **more})
 
 
-def _flat(given):
-    return {**given, **given.pop("kwargs", {})}
+def _refuse_lost_exclusions(optimizer):
+    # Keras 3.15 hands them to no optimizer inside another.
+    if hasattr(optimizer, "inner_optimizer") and hasattr(
+        optimizer, "_exclude_from_weight_decay"
+    ):
+        raise ValueError(
+            "`exclude_from_weight_decay` of a LossScaleOptimizer has no "
+            "effect. Call it on the optimizer inside, before it is wrapped."
+        )
 
 
 def _refuse_class_weight(given):

@@ -72,9 +72,9 @@ class FunctionalModel(keras.Model):
 
     def compile(self, *args, **kwargs):
         given = inspect.signature(super().compile).bind(*args, **kwargs)
-        jit_compile = arguments.plain(given.arguments.get("jit_compile"))
-        refuse_jit_on_torch(jit_compile)
-        super().compile(*args, **kwargs)
+        given = arguments.plain_values(given.arguments)
+        refuse_jit_on_torch(given.get("jit_compile"))
+        super().compile(**given)
 
     def compile_from_config(self, config):
         super().compile_from_config(compilable(config))
