@@ -521,7 +521,9 @@ class DANet(FunctionalModel):
 
     def _flatten_metrics_in_order(self, logs):
         # Keras would list twice what two metrics are called.
-        values = [logs[name] for name in self.log_names]
+        known = self.__dict__.get("log_names", ())
+        names = dict.fromkeys((*known, *sorted(logs)))
+        values = [logs[name] for name in names if name in logs]
         return values[0] if len(values) == 1 else values
 
     def reset_metrics(self):
