@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 
 import keras
 import numpy as np
@@ -89,6 +90,60 @@ def open_distribution(name, num_devices, model_devices):
         yield placed
     finally:
         keras.distribution.set_distribution(previous)
+
+
+@contextlib.contextmanager
+def on_devices(model):
+    """What Keras's trainer on JAX lacks around a loop over batches.
+
+    Keras takes the variables' values away while it loops. Where a batch
+    cannot be had, or by Ctrl-C, a model would be left without weights: they
+    are put back.
+
+    Raises:
+        ValueError: for a batch that does not divide among the devices.
+    """
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    optimizer = getattr(model, "optimizer", None)
+    variables = [
+        *model.variables,
+        *(optimizer.variables if optimizer else ()),
+        *model.metrics_variables,
+    ]
+    values = [variable._value for variable in variables]
+    try:
+        yield
+    except BaseException as error:
+        # Those of the last step that was finished; none before the first.
+        model.jax_state_sync()
+        model._jax_state = None
+        for variable, value in zip(variables, values, strict=True):
+            if variable._value is None and not value.is_deleted():
+                variable._value = value
+        if type(error).__name__ == "IndivisibleError":
+            raise _indivisible(error) from error
+        raise
+
+
+def _indivisible(error):
+    distribution = keras.distribution.distribution()
+    mesh = distribution.device_mesh
+    shares = dict(zip(mesh.axis_names, mesh.shape, strict=True))[
+        distribution.batch_dim_name
+    ]
+    shape = re.search(r"full shape: \((\d+)", str(error))
+    received = f"a batch of {shape[1]}" if shape else str(error)
+    return ValueError(
+        f"Every batch, the last one too, must divide among the {shares} "
+        f"replicas of keras.distribution.{type(distribution).__name__}. "
+        f"Received: {received}. Take a multiple of {shares} as the batch "
+        "size, and leave out what is left over at the end "
+        "(`dataset.batch(size, drop_remainder=True)`), or fill it up: images "
+        "whose labels are all ignored count for nothing in losses and "
+        "metrics."
+    )
 
 
 def sum_over_processes(counts):

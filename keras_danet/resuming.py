@@ -37,12 +37,20 @@ def training_state(model):
     if keras.backend.backend() == "jax":
         # Within an epoch `fit` keeps them elsewhere.
         model.jax_state_sync()
+    # What `fit` looks for in labels begins anew with it.
+    extremes = getattr(model, "extremes", None)
+    sums = [
+        variable
+        for metric in model.metrics
+        if metric is not extremes
+        for variable in metric.variables
+    ]
     return {
         f"{kind}/{number}": variable
         for kind, variables in (
             ("model", model.variables),
             ("optimizer", model.optimizer.variables),
-            ("metrics", model.metrics_variables),
+            ("metrics", sums),
         )
         for number, variable in enumerate(variables)
     }

@@ -115,21 +115,6 @@ def share_batch(model, batch):
     return tuple(map(share, batch))
 
 
-def refuse_single_batches(model):
-    """Refuses `train_on_batch` where a process has several replicas.
-
-    Raises:
-        ValueError: if it has.
-    """
-    strategy = getattr(model, "_distribute_strategy", None)
-    if strategy and len(strategy.extended.worker_devices) > 1:
-        raise ValueError(
-            "`train_on_batch` hands every replica the whole batch in Keras. "
-            f"Received: a model of {strategy.num_replicas_in_sync} replicas. "
-            "Call `fit` with the batch, or with a tf.data.Dataset."
-        )
-
-
 def refuse_jit_on_replicas(model, options):
     """Sets or refuses `jit_compile` among the options of `compile`.
 

@@ -163,6 +163,23 @@ CASES = {
         "sizes": SEVENS,
     },
     "one left": {"loss": cross, "sizes": ONE_LEFT},
+    "together": {
+        "loss": lambda: cross(class_weights=WEIGHTS, reduction="sum"),
+        "rate": 1e-3,
+        "sample_weight": "pixels",
+        "regularizer": "l2",
+        "optimizer": {
+            "clipvalue": 0.01,
+            "use_ema": True,
+            "ema_momentum": 0.5,
+        },
+    },
+    "one by one": {
+        "loss": lambda: cross(reduction="sum"),
+        "rate": 1e-5,
+        "sample_weight": "images",
+        "on_batch": True,
+    },
 }
 
 
@@ -176,6 +193,7 @@ def train(
     optimizer=None,
     sizes=EIGHTS,
     attention=(),
+    on_batch=False,
 ):
     """The weights, logs and counts that a training ends with."""
     images, labels = examples(sizes)
@@ -199,12 +217,18 @@ def train(
     given = Given(batches)
     if keras.backend.backend() == "tensorflow":
         given = as_tf_data(batches)
-    logs = model.fit(given, shuffle=False, verbose=0).history
-    logs = {key: value[0] for key, value in logs.items()}
+    if on_batch:
+        for batch in batches:
+            logs = model.train_on_batch(*batch, return_dict=True)
+    else:
+        logs = model.fit(given, shuffle=False, verbose=0).history
+        logs = {key: value[0] for key, value in logs.items()}
     scores = model.evaluate(given, verbose=0, return_dict=True)
     logs |= {f"val_{key}": value for key, value in scores.items()}
     found = {f"log/{key}": float(value) for key, value in logs.items()}
     found["confusion"] = metric.confusion_matrix()
+    images = images[: sizes[0]]
+    found["predicted"] = model.predict(images, sizes[0], verbose=0)
     for variable in model.variables:
         if "seed" not in variable.path:
             value = keras.ops.convert_to_numpy(variable)

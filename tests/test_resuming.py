@@ -74,6 +74,20 @@ def test_the_state_is_all_that_the_next_step_needs(tmp_path):
         assert ours == theirs, name
 
 
+def test_what_fit_looks_for_in_labels_is_in_no_checkpoint(tmp_path):
+    """Those of a training that knew nothing of it are gone on with."""
+    model = small_model()
+    model.compile()
+    state = training_state(model)
+    paths = [variable.path for variable in state.values()]
+    assert not [path for path in paths if "extremes" in path]
+    # Each sum once, however often the model was compiled.
+    sums = [name for name in state if name.startswith("metrics/")]
+    assert len(sums) == 2 + len(model._compile_metrics.variables)
+    assert paths.count("loss/total") == 1
+    fit(model, 1)
+
+
 def test_another_models_checkpoint_is_refused(tmp_path):
     model = small_model()
     save_checkpoint(tmp_path / "a.ckpt", training_state(model), {})

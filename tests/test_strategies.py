@@ -154,11 +154,12 @@ expected = inside.evaluate(images, labels, 4, verbose=0, return_dict=True)
 np.testing.assert_allclose(
     [found[name] for name in expected], list(expected.values()), 1e-5)
 try:
-    inside.train_on_batch(images, labels)
+    labels[3, 5, 5] = 11  # Of the second replica.
+    inside.fit(images, labels, batch_size=4, verbose=0)
 except ValueError as error:
-    assert "Call `fit`" in str(error)
+    assert str(error).startswith("Training: Label 11 is neither"), error
 else:
-    raise AssertionError("train_on_batch")
+    raise AssertionError("label 11")
 print("all refused")
 """
 
@@ -170,6 +171,61 @@ def test_what_is_made_outside_of_the_strategy_is_refused():
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": path_of_both()},
+    )
+    assert done.stdout == "all refused\n", done.stderr[-3000:]
+
+
+ON_JAX = """
+import keras
+import numpy as np
+import plain_training
+
+plain_training.make_scope("data_parallel", 2)
+model = plain_training.network(None, ())
+model.compile("sgd")
+images, labels = plain_training.examples((6,))
+whole = model.get_weights()
+
+def refused(words, method, *arguments, **options):
+    if not method.endswith("_on_batch"):
+        options["verbose"] = 0
+    try:
+        getattr(model, method)(*arguments, **options)
+    except ValueError as error:
+        assert words in str(error), (words, error)
+    else:
+        raise AssertionError((words, method))
+
+three = "2 replicas of keras.distribution.DataParallel. Received: a batch of 3"
+for method in ("fit", "evaluate"):
+    refused(three, method, images, labels, batch_size=3)
+    refused("Received: a batch of 1.", method, images[:5], labels[:5],
+            batch_size=4, **({"shuffle": False} if method == "fit" else {}))
+    if method == "fit":
+        model.set_weights(whole)
+refused(three, "predict", images[:3])
+refused(three, "train_on_batch", images[:3], labels[:3])
+refused(three, "test_on_batch", images[:3], labels[:3])
+for before, after in zip(whole, model.get_weights(), strict=True):
+    np.testing.assert_array_equal(before, after)
+assert model.predict(images, 4, verbose=0).shape == (*labels.shape, 3)
+labels[5, 5, 5] = 11  # Of the second device.
+refused("Training: Label 11 is neither", "fit", images, labels, batch_size=6)
+print("all refused")
+"""
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="an engine of JAX")
+def test_batches_that_do_not_divide_are_refused_and_cost_no_weights():
+    done = subprocess.run(
+        [sys.executable, "-c", ON_JAX],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "JAX_ENABLE_X64": "1",
+            "PYTHONPATH": path_of_both(),
+        },
     )
     assert done.stdout == "all refused\n", done.stderr[-3000:]
 

@@ -341,7 +341,7 @@ def test_averages_survive_as_well(root, tmp_path, monkeypatch):
     monkeypatch.setattr(
         monitoring,
         "evaluate",
-        lambda *_: types.SimpleNamespace(
+        lambda *_, **__: types.SimpleNamespace(
             mean_iou=next(scores), pixel_accuracy=0.5
         ),
     )
@@ -662,7 +662,7 @@ def test_patience_ends_a_training(root, tmp_path, monkeypatch):
     monkeypatch.setattr(
         monitoring,
         "evaluate",
-        lambda *_: types.SimpleNamespace(
+        lambda *_, **__: types.SimpleNamespace(
             mean_iou=next(scores), pixel_accuracy=0.5
         ),
     )

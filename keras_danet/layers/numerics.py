@@ -44,7 +44,10 @@ def check_dtype(dtype):
 
 def matmul(x, y):
     """`ops.matmul`."""
-    return x @ y if is_float64(x.dtype) else ops.matmul(x, y)
+    # TensorFlow's `@` knows no vectors, and its Keras keeps float64.
+    if keras.backend.backend() == "tensorflow" or not is_float64(x.dtype):
+        return ops.matmul(x, y)
+    return x @ y
 
 
 def maximum(x, y):

@@ -13,6 +13,7 @@ from keras import layers
 from keras_danet import arguments
 from keras_danet import fit_checks
 from keras_danet.data.datasets import did_you_mean
+from keras_danet.keras_distributions import on_devices
 from keras_danet.layers import BilinearResize
 from keras_danet.layers import ChannelAttention
 from keras_danet.layers import Conv2D
@@ -49,7 +50,6 @@ from keras_danet.optimizers import PolySchedule
 from keras_danet.tensorflow_strategies import check_replicas
 from keras_danet.tensorflow_strategies import on_replicas
 from keras_danet.tensorflow_strategies import refuse_jit_on_replicas
-from keras_danet.tensorflow_strategies import refuse_single_batches
 from keras_danet.tensorflow_strategies import share_batch
 from keras_danet.tensorflow_strategies import strategy_scope
 
@@ -566,7 +566,7 @@ class DANet(FunctionalModel):
         else:
             callbacks = [checks, *keras.tree.flatten(callbacks)]
         self._forget_extremes()
-        with on_replicas(self):
+        with self._in_order():
             self.build_optimizer()
             return super().fit(**{**given, "callbacks": callbacks})
 
@@ -579,12 +579,11 @@ class DANet(FunctionalModel):
         return_dict=False,
     ):
         _refuse_class_weight({"class_weight": class_weight})
-        with on_replicas(self):
-            refuse_single_batches(self)
+        with self._in_order():
             self.build_optimizer()
-            logs = super().train_on_batch(
-                x, y, sample_weight, return_dict=return_dict
-            )
+            batch = share_batch(self, (x, y, sample_weight))
+            logs = super().train_on_batch(*batch, return_dict=True)
+            logs = self._logs_of_batch(logs, return_dict)
         self.check_extremes("Training")
         return logs
 
@@ -593,13 +592,13 @@ class DANet(FunctionalModel):
         in_fit = given.get("_use_cached_eval_dataset")
         if not in_fit:
             self._forget_extremes()
-        with on_replicas(self):
+        with self._in_order():
             result = super().evaluate(**given)
         self.check_extremes("Validation" if in_fit else "Evaluation")
         return result
 
     def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
-        with on_replicas(self):
+        with self._in_order():
             batch = share_batch(self, (x, y, sample_weight))
             logs = super().test_on_batch(*batch, return_dict=True)
             logs = self._logs_of_batch(logs, return_dict)
@@ -616,11 +615,19 @@ class DANet(FunctionalModel):
     def predict(self, *args, **kwargs):
         given = _given(super().predict, args, kwargs)
         self.warn_of_pixels(fit_checks.pixels_of(given["x"]))
-        return super().predict(**given)
+        with self._in_order():
+            return super().predict(**given)
 
     def predict_on_batch(self, x):
         self.warn_of_pixels(fit_checks.pixels_of(x))
-        return super().predict_on_batch(x)
+        with self._in_order():
+            return super().predict_on_batch(x)
+
+    @contextlib.contextmanager
+    def _in_order(self):
+        """Puts Keras's trainer in order for the devices of this model."""
+        with on_replicas(self), on_devices(self):
+            yield
 
     def _forget_extremes(self):
         """What an interrupted `fit` has left is not the next one's."""

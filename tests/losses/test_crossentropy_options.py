@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 import references
+from conftest import x64
 from layer_contract import to_numpy
 from layer_contract import value_and_gradients
 
@@ -46,6 +47,22 @@ def test_weights_and_smoothing_are_those_of_torch(weights, smoothing, compiled):
     value, gradient = loss_and_gradient(loss, labels, logits, compiled)
     np.testing.assert_allclose(value, float(expected.detach()), rtol=1e-5)
     np.testing.assert_allclose(gradient, there.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_weights_and_smoothing_keep_the_digits_of_float64():
+    labels, logits = example()
+    logits = logits.astype("float64")
+    weights = np.array(WEIGHTS)
+    logs = np.log(references.softmax(logits))
+    targets = 0.9 * np.eye(4)[labels % 4] + 0.1 / 4
+    kept = labels != 255
+    expected = -(targets * weights * logs).sum(-1)[kept].sum()
+    expected /= weights[labels % 4][kept].sum()
+    with x64():
+        loss = PixelCrossentropy(class_weights=WEIGHTS, label_smoothing=0.1)
+        value = loss(labels, logits)
+        assert keras.backend.standardize_dtype(value.dtype) == "float64"
+        np.testing.assert_allclose(float(value), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("compiled", [False, True])

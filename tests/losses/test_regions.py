@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 import references
+from conftest import x64
 from layer_contract import to_numpy
 from layer_contract import value_and_gradients
 
@@ -75,6 +76,18 @@ def test_value_and_gradient_equal_the_reference(case, classes, compiled):
         np.testing.assert_allclose(slope, (up - down) / 2e-6, rtol=2e-4)
     ignored = np.abs(to_numpy(gradient)).max(axis=-1)[labels == 255]
     assert ignored.size and not ignored.any()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_float64_keeps_its_digits(case):
+    make, reference = CASES[case]
+    labels, logits = example()
+    with x64():
+        logits = logits.astype("float64")
+        value = make(classes="present")(labels, logits)
+        assert keras.backend.standardize_dtype(value.dtype) == "float64"
+        expected = reference(labels, logits, only_present=True)
+        np.testing.assert_allclose(float(value), expected, rtol=1e-12)
 
 
 def test_lovasz_of_sure_predictions_is_one_minus_iou():

@@ -91,6 +91,71 @@ def test_labels_out_of_range_end_the_rest(compiled):
         compiled.fit(batches(), shuffle=False, verbose=0)
 
 
+class Sequence(keras.utils.PyDataset):
+    def __init__(self, images, labels):
+        super().__init__()
+        self.batch = images, labels
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return self.batch
+
+
+def test_labels_out_of_range_from_data_sets(compiled):
+    batch = example(7)
+    with pytest.raises(ValueError, match="^Training: Label 7 is"):
+        compiled.fit(Sequence(*batch), verbose=0)
+    tf = pytest.importorskip("tensorflow")
+    data = tf.data.Dataset.from_tensors(batch)
+    for given in (data, data.repeat(2), data.map(unknown_shape)):
+        with pytest.raises(ValueError, match="^Training: Label 7 is"):
+            compiled.fit(given, shuffle=False, verbose=0)
+    with pytest.raises(ValueError, match="^Evaluation: Label 7 is"):
+        compiled.evaluate(data, verbose=0)
+
+
+def unknown_shape(images, labels):
+    import tensorflow as tf
+
+    return images, tf.numpy_function(lambda x: x, [labels], tf.uint8)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="XLA of TensorFlow")
+def test_labels_out_of_range_under_xla():
+    model = small()
+    model.compile(SGD(1e-3), jit_compile=True)
+    with pytest.raises(ValueError, match="^Training: Label 7 is"):
+        model.fit(*example(7), batch_size=2, verbose=0)
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+def test_data_that_fails_costs_no_weights(method):
+    """On JAX Keras takes the weights away while it loops."""
+    images, labels = example()
+    model = small()
+    model.compile(SGD(1e-3), **JIT)
+
+    class Failing(keras.utils.PyDataset):
+        def __init__(self, at):
+            super().__init__()
+            self.at = at
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            if index == self.at:
+                raise OSError("no such image")
+            return images, labels
+
+    for at in (0, 1):
+        with pytest.raises(OSError, match="no such image"):
+            getattr(model, method)(Failing(at), verbose=0)
+        assert np.isfinite(model.predict(images, verbose=0)).all()
+
+
 def test_several_wrong_labels_and_no_metrics():
     model = small()
     model.compile(SGD(1e-3), metrics=[], **JIT)
