@@ -1,9 +1,11 @@
 """`Predictor`: an image of any size in, its label map out."""
 
 import functools
+import math
 import os
 import sys
 import threading
+import time
 
 import keras
 import numpy as np
@@ -19,6 +21,7 @@ from keras_danet.data.resampling import scaled_size
 from keras_danet.data.resampling import standardize_sides
 from keras_danet.fit_checks import pixels_of
 from keras_danet.memory import check_memory
+from keras_danet.memory import count_multiplications
 from keras_danet.models import DANet
 from keras_danet.models.functional import FunctionalModel
 from keras_danet.runs import classes_of
@@ -55,6 +58,11 @@ def _reshaping(shape):
         return ". Grey needs three channels: np.stack([image] * 3, -1)."
     return ""
 
+
+# Smaller images are done before it pays to measure how long they will take,
+# on an image of as many pixels as the second says.
+LARGE = 2**21
+TRIAL = 2**17
 
 # Of several threads: memory is asked for one image, and each would take all
 # cores. Keras's trainers are not made for it either.
@@ -126,15 +134,18 @@ class Predictor:
         self.size = standardize_sides(size)
         self._forward = _forward(model)
         self._fitting_sizes = []
+        self._speed = None
 
     def __call__(self, image):
-        image = self.as_array(image)
-        return largest_class(self._logits(image), image.shape[:2])
+        return self._resized(largest_class, image)
 
     def logits(self, image):
         """The logits, `(height, width, num_classes)` float array."""
-        image = self.as_array(image)
-        return resize_logits(self._logits(image), image.shape[:2])
+        return self._resized(resize_logits, image)
+
+    def _resized(self, resize, image):
+        image = answering(self.as_array, image)
+        return answering(resize, self._logits(image), image.shape[:2])
 
     @property
     def protocol(self):
@@ -160,11 +171,34 @@ class Predictor:
             check_memory(self.model, 1, height, width)
             self._fitting_sizes.append((height, width))
 
+    def expected_seconds(self, height, width):
+        """About how long such an image will take, by how long a small one does.
+
+        Returns:
+            Float; 0 for an image that is small as the network sees it.
+        """
+        size = self.network_size(height, width)
+        if math.prod(size) < LARGE:
+            return 0.0
+        if self._speed is None:
+            small = scaled_size(
+                size, None, None, math.sqrt(TRIAL / math.prod(size))
+            )
+            batch = np.zeros((*small, 3), "uint8")
+            # The first one compiles.
+            for _ in range(2):
+                started = time.perf_counter()
+                self._logits(batch)
+                seconds = time.perf_counter() - started
+            trial = self.network_size(*small)
+            self._speed = count_multiplications(self.model, *trial) / seconds
+        return count_multiplications(self.model, *size) / self._speed
+
     def _logits(self, image):
         """The logits at the size that the network sees."""
         if isinstance(self.model, DANet):
             self.model.warn_of_pixels(pixels_of(image))
-        batch = self.resize(image)[np.newaxis]
+        batch = answering(self.resize, image)[np.newaxis]
         with _one_at_a_time:
             self.check_size(*image.shape[:2])
             # What is in force for several devices is so in one thread only.

@@ -1,4 +1,4 @@
-"""What a request takes of memory, said before any of it is taken.
+"""What a request takes of memory and work, said before any is taken.
 
 A process that asks for more than there is gets no error: it is stopped.
 """
@@ -9,6 +9,9 @@ import sys
 from typing import NamedTuple
 
 import keras
+
+from keras_danet.data.resampling import scaled_size
+from keras_danet.layers import PositionAttention
 
 # Sizes that are suggested are multiples of the usual output stride.
 STEP = 8
@@ -66,8 +69,11 @@ def estimate_memory(model, batch_size, height, width, training=False):
     """
     graph = model if training else getattr(model, "inference_model", model)
     sizes = []
-    image = keras.KerasTensor((1, height, width, 3), graph.input.dtype)
-    logits = _walk(graph, [image], sizes)
+
+    def visit(_, inputs, outputs):
+        sizes.append((_num_bytes(inputs), _num_bytes(outputs)))
+
+    logits = _walk(graph, [_image(graph, height, width)], visit)
     factors = (TRAINING if training else PREDICTING)[keras.backend.backend()]
     activations = (
         factors.kept * sum(outputs for _, outputs in sizes),
@@ -78,15 +84,51 @@ def estimate_memory(model, batch_size, height, width, training=False):
     return int(factors.fixed * 2**20 + weights + batch_size * sum(activations))
 
 
-def _walk(graph, inputs, sizes):
-    """Runs a graph on shapes; adds each layer's bytes in and out."""
+def count_multiplications(model, height, width):
+    """The multiplications of convolutions and of position attention.
+
+    Args:
+        model: `DANet`, or `optimize_for_inference`'s copy.
+        height, width: integers, the size of one image in pixels.
+
+    Returns:
+        Integer. The second grows with the square of the image.
+    """
+    graph = getattr(model, "inference_model", model)
+    counts = []
+
+    def visit(layer, _, outputs):
+        kernels = [
+            weight.shape
+            for weight in getattr(layer, "weights", ())
+            if len(weight.shape) == 4
+        ]
+        if not kernels:
+            return
+        positions = math.prod(outputs.shape[1:3])
+        counts.append(positions * sum(map(math.prod, kernels)))
+        if isinstance(layer, PositionAttention):
+            # Energies from queries and keys, and the values' mixture.
+            depths = layer.query.filters + layer.value.filters
+            counts.append(positions**2 * depths)
+
+    _walk(graph, [_image(graph, height, width)], visit)
+    return sum(counts)
+
+
+def _image(graph, height, width):
+    return keras.KerasTensor((1, height, width, 3), graph.input.dtype)
+
+
+def _walk(graph, inputs, visit):
+    """Runs a graph on shapes; tells of each layer what goes in and out."""
 
     def on_shapes(layer):
         def call(*args, **kwargs):
             if hasattr(layer, "operations"):
-                return _walk(layer, args, sizes)
+                return _walk(layer, args, visit)
             outputs = layer.compute_output_spec(*args, **kwargs)
-            sizes.append((_num_bytes((args, kwargs)), _num_bytes(outputs)))
+            visit(layer, (args, kwargs), outputs)
             return outputs
 
         return call
@@ -147,10 +189,14 @@ def check_memory(
         raise ValueError(f"{message}batch_size={share * num_devices} fits.")
 
     def size(steps):
-        return STEP * steps, STEP * max(round(steps * width / height), 1)
+        if training:
+            return STEP * steps, STEP * max(round(steps * width / height), 1)
+        # What a `Predictor` makes of a long side.
+        return tuple(scaled_size((height, width), STEP * steps, None).tolist())
 
     least = min(batch_size, num_devices)
-    steps = _largest(lambda n: fits(least, *size(n)), (height - 1) // STEP)
+    longest = height if training else max(height, width)
+    steps = _largest(lambda n: fits(least, *size(n)), (longest - 1) // STEP)
     if not steps:
         raise ValueError(
             f"{message}No size fits: free memory, or use a smaller network."
@@ -158,7 +204,13 @@ def check_memory(
     if training:
         advice = f"crop_size={size(steps)} with batch_size={least} fits."
     else:
-        advice = "Images of {} x {} pixels fit.".format(*size(steps))
+        rows, columns = size(steps)
+        long = STEP * steps
+        advice = (
+            f"Images of {rows} x {columns} pixels fit: let the network see "
+            f"this one at `size={long}` (--size {long} on the command line, "
+            f"`test_size={long}` in a recipe)."
+        )
     raise ValueError(message + advice)
 
 

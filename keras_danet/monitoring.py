@@ -160,6 +160,8 @@ class Validation(keras.callbacks.Callback):
             `None`.
         placement: a `distribution.Placement`, whose processes share the
             images. Defaults to `None`.
+        num_crops: float, how many crops of the training have as many pixels
+            as the images together. Defaults to `0`, not known.
 
     Attributes:
         best: float, the best mean IoU so far.
@@ -182,8 +184,10 @@ class Validation(keras.callbacks.Callback):
         patience=None,
         stop=None,
         placement=None,
+        num_crops=0,
     ):
         super().__init__()
+        self.num_crops = num_crops
         self.predictor = predictor
         self.placement = placement or Placement()
         self.data = pairs, dataset, split
@@ -215,6 +219,15 @@ class Validation(keras.callbacks.Callback):
             self.stop.check()
         if self.show:
             self.show(done, count)
+
+    def expected_seconds(self, rate):
+        """How long one takes: as the last, or by the training's crops/s."""
+        if self.seconds is not None:
+            return self.seconds
+        # Of a step a third is what prediction does, the rest goes backward.
+        # Each process measures its share, on one device.
+        shares = self.placement.num_replicas / self.placement.shard[1]
+        return self.num_crops * shares / rate / 3
 
     @property
     def is_over(self):
@@ -441,13 +454,14 @@ class Progress(keras.callbacks.Callback):
             text += f"  {clock(each * (count - done))} left of it"
         self._print(text, end="")
 
-    def _validation_seconds(self):
-        """What validations that are left will take, by the last one."""
-        if not self.validation or not self.validation.seconds:
+    def _validation_seconds(self, is_measured):
+        """What the validations that are left will take."""
+        if not self.validation:
             return 0
-        now = self.place.epoch + 1
+        # That of this epoch is over where its figure is known.
+        now = self.place.epoch + 1 + is_measured
         left = sum(epoch >= now for epoch in self.validation.epochs)
-        return left * self.validation.seconds
+        return left * self.validation.expected_seconds(self.throughput.rate)
 
     def on_train_batch_end(self, batch, logs=None):
         now = time.perf_counter()
@@ -473,10 +487,7 @@ class Progress(keras.callbacks.Callback):
             parts.append(f"validation {logs['val_mean_iou']:.2%}")
         if rate:
             seconds = left * self.throughput.batch_size / rate
-            # That of this epoch is over where its figure is known.
-            seconds += self._validation_seconds()
-            if "val_mean_iou" in logs and self.validation:
-                seconds -= self.validation.seconds or 0
+            seconds += self._validation_seconds("val_mean_iou" in logs)
             parts += [f"{rate:.3g} images/s", f"{clock(seconds)} left"]
         parts.append(f"{peak_memory() / 2**30:.1f} GiB")
         if on_device := peak_device_memory():

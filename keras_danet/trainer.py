@@ -278,6 +278,7 @@ class _Training:
         compile_model(self.model, config, config.epochs * self.steps, devices)
         self.model.build_optimizer()
         self.predictor = Predictor(self.model, config.test_sides)
+        self.val_sizes = self._validation_sizes()
         self._check_memory(devices)
 
     def _check_memory(self, devices):
@@ -288,16 +289,17 @@ class _Training:
             training=True,
             num_devices=devices,
         )
-        self.predictor.check_size(*self._largest_validation_size())
+        self.predictor.check_size(*max(self.val_sizes, key=self._num_pixels))
 
-    def _largest_validation_size(self):
+    def _validation_sizes(self):
         """Refuses what headers tell, lest it be found after an epoch."""
         pairs = self.val_files.pairs
         check_pair(pairs[0], self.dataset)
-        return max(
-            map(read_pair_size, pairs),
-            key=lambda size: math.prod(self.predictor.network_size(*size)),
-        )
+        return [read_pair_size(pair) for pair in pairs]
+
+    def _num_pixels(self, size):
+        """Those that the network sees of an image in a validation."""
+        return math.prod(self.predictor.network_size(*size))
 
     def build_metrics(self):
         """Makes the metrics' variables, for a checkpoint to be put into.
@@ -451,6 +453,8 @@ class _Training:
             config.patience,
             self.stop,
             self.placement,
+            sum(map(self._num_pixels, self.val_sizes))
+            / math.prod(config.crop_size),
         )
         history = HistoryFile(self.run / "history.csv")
         checkpoints.parts = {

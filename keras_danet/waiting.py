@@ -77,10 +77,13 @@ class Countdown:
     Args:
         what: string, what is counted. Defaults to `"images"`.
         stream: where it is written. Defaults to `None`, standard error.
+        expected: float, about how many seconds it takes, where that is
+            known beforehand. Defaults to `0`.
     """
 
-    def __init__(self, what="images", stream=None):
+    def __init__(self, what="images", stream=None, expected=0):
         self.what = what
+        self.expected = expected
         self.stream = sys.stderr if stream is None else stream
         self.done, self.count = 0, None
         self.started = self.shown = time.monotonic()
@@ -122,15 +125,18 @@ class Countdown:
         """The line of this moment."""
         passed = clock(now - self.started)
         if self.count is None:
-            return f"{self.what}: {passed} so far"
+            text = f"{self.what}: {passed} so far"
+        else:
+            text = f"{self.done}/{self.count} {self.what}, {passed} so far"
         left = self.seconds_left(now)
-        rest = "" if left is None else f", about {clock(left)} left"
-        return f"{self.done}/{self.count} {self.what}, {passed} so far{rest}"
+        return text if left is None else f"{text}, about {clock(left)} left"
 
     def seconds_left(self, now):
-        """Seconds, or `None` while nothing is done."""
+        """Seconds, or `None` while nothing is known of them."""
         if not self.done:
-            return None
+            # It takes longer than was expected where nothing is left of that.
+            left = self.expected - (now - self.started)
+            return left if left > 0 else None
         if self.done == 1:
             return (self.first - self.started) * (self.count - 1)
         each = (now - self.first) / (self.done - 1)

@@ -1,6 +1,7 @@
 import io
 import re
 import struct
+import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import references
+from conftest import one_backend
 from PIL import Image
 from PIL import ImageOps
 
@@ -15,6 +17,7 @@ from keras_danet import DANet
 from keras_danet import DilatedResNet
 from keras_danet import Predictor
 from keras_danet import inference
+from keras_danet import memory
 from keras_danet import optimize_for_inference
 from keras_danet.data import decoding
 from keras_danet.data.resampling import resize_image
@@ -381,3 +384,61 @@ def test_tensors_are_taken(dtype):
     expected = keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32"))
     assert found.dtype == "float32"
     np.testing.assert_array_equal(found, expected)
+
+
+@one_backend
+def test_long_steps_leave_the_main_thread_to_signals(
+    model, tmp_path, monkeypatch
+):
+    """Native code, which Python cannot interrupt."""
+    seen = []
+
+    def watched(name):
+        original = getattr(inference, name)
+
+        def call(*arguments):
+            seen.append(name)
+            assert threading.current_thread() is not threading.main_thread()
+            return original(*arguments)
+
+        monkeypatch.setattr(inference, name, call)
+
+    for name in ("read_image", "resize_image", "largest_class"):
+        watched(name)
+    watched("resize_logits")
+    Image.new("RGB", (40, 24)).save(tmp_path / "a.png")
+    predictor = Predictor(model, size=32)
+    assert predictor(tmp_path / "a.png").shape == (24, 40)
+    assert predictor.logits(tmp_path / "a.png").shape == (24, 40, 5)
+    once = ["read_image", "resize_image"]
+    assert seen == [*once, "largest_class", *once, "resize_logits"]
+
+
+@one_backend
+def test_how_long_a_large_image_takes_is_measured_on_a_small_one(
+    model, monkeypatch
+):
+    predictor = Predictor(model)
+    small, seen = predictor._forward, []
+
+    def forward(batch):
+        seen.append(batch.shape[1:3])
+        return small(batch)
+
+    clock = iter([0, 90, 100, 102])
+    predictor._forward = forward
+    monkeypatch.setattr(inference, "LARGE", 50 * 100)
+    monkeypatch.setattr(inference, "TRIAL", 25 * 50)
+    monkeypatch.setattr(inference.time, "perf_counter", lambda: next(clock))
+    assert predictor.expected_seconds(49, 100) == 0
+    assert Predictor(model, size=99).expected_seconds(500, 1000) == 0
+    assert not seen
+    # The one that compiles, 90 s, does not count.
+    done = memory.count_multiplications(model, 25, 50)
+    asked = memory.count_multiplications(model, 500, 1000)
+    found = predictor.expected_seconds(500, 1000)
+    assert found == pytest.approx(2 * asked / done)
+    # Of 400 times the pixels; attention makes it more.
+    assert found > 2 * 400
+    assert predictor.expected_seconds(500, 1000) == found
+    assert seen == [(25, 50), (25, 50)]

@@ -7,9 +7,11 @@ from conftest import one_backend
 from keras_danet import DANet
 from keras_danet import DilatedResNet
 from keras_danet import Predictor
+from keras_danet import layers
 from keras_danet import memory
 from keras_danet.memory import available_memory
 from keras_danet.memory import check_memory
+from keras_danet.memory import count_multiplications
 from keras_danet.memory import estimate_memory
 from keras_danet.memory import host_memory
 
@@ -71,6 +73,21 @@ def test_any_backbone_can_be_estimated():
     assert estimate_memory(model, 1, 512, 512) > 4 * 512 * 512 * 3
 
 
+@one_backend
+def test_multiplications_are_counted():
+    images = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(16, 3, strides=8, padding="same")(images)
+    convolution = 8 * 4 * 3 * 3 * 3 * 16
+    inner = keras.Model(images, x)
+    assert count_multiplications(inner, 64, 32) == convolution
+    x = layers.PositionAttention(name="attention")(inner(images))
+    depth = inner.output.shape[-1] // 8
+    projections = 8 * 4 * 16 * (depth + depth + 16)
+    energies = (8 * 4) ** 2 * (depth + 16)
+    found = count_multiplications(keras.Model(images, x), 64, 32)
+    assert found == convolution + projections + energies
+
+
 @pytest.mark.parametrize("room", [1.0, 0.9, 0.5, 0.1])
 def test_the_largest_batch_that_fits_is_named(model, available, room):
     fixed = estimate_memory(model, 0, 96, 160, True)
@@ -102,7 +119,13 @@ def test_the_largest_image_that_fits_is_named(model, available):
     with pytest.raises(ValueError) as error:
         Predictor(model).check_size(5120, 10240)
     assert "Predicting 1 image of 5120 x 10240 pixels" in str(error.value)
-    assert "Images of 512 x 1024 pixels fit." in str(error.value)
+    assert "Images of 512 x 1024 pixels fit: " in str(error.value)
+    # The remedy is one, whichever side is the longer.
+    assert "`size=1024` (--size 1024 on the command line" in str(error.value)
+    Predictor(model, size=1024).check_size(5120, 10240)
+    with pytest.raises(ValueError, match="`size=1024` "):
+        Predictor(model).check_size(10240, 5120)
+    Predictor(model, size=1024).check_size(10240, 5120)
     needed = estimate_memory(model, 1, 5120, 10240) / GIB
     assert f"takes about {needed:.1f} GiB of memory, and" in str(error.value)
 

@@ -19,6 +19,7 @@ from keras_danet import DilatedResNet
 from keras_danet import monitoring
 from keras_danet import trainer
 from keras_danet.data.scenes import write_scenes
+from keras_danet.distribution import Placement
 from keras_danet.optimizers import SGD
 from keras_danet.recipes import TrainConfig
 from keras_danet.resuming import Checkpoints
@@ -167,6 +168,30 @@ def test_progress_in_a_log_file(monkeypatch, capsys):
     ]
     assert "GiB" in first[6]
     assert "validation 40.00%" in lines[-1]
+
+
+def test_validations_are_in_the_time_left():
+    validation = monitoring.Validation(
+        *(None, [], None, "val", [2, 4, 5], None), num_crops=60
+    )
+    place = Place()
+    shown = monitoring.Progress(
+        monitoring.Throughput(8), place, 5, False, validation
+    )
+    # 10 crops/s forward and backward, 30/s forward alone.
+    shown.throughput.rate = 10
+    assert shown._validation_seconds(False) == pytest.approx(3 * 2)
+    # What was measured is better.
+    validation.seconds = 50
+    place.epoch = 1
+    assert shown._validation_seconds(False) == 150
+    assert shown._validation_seconds(True) == 100
+    place.epoch = 4
+    assert shown._validation_seconds(True) == 0
+    # Two machines of four devices measure half each, on a device.
+    validation.seconds = None
+    validation.placement = Placement("multiworker", 8, 8, shard=(0, 2))
+    assert validation.expected_seconds(10) == pytest.approx(8)
 
 
 def test_a_broken_pipe_is_no_wish_above_others(monkeypatch):

@@ -9,6 +9,8 @@ import re
 import shutil
 import signal
 import sys
+import threading
+import time
 import types
 
 import keras
@@ -26,6 +28,7 @@ from keras_danet import keras_distributions
 from keras_danet import monitoring
 from keras_danet import runs
 from keras_danet import trainer
+from keras_danet import waiting
 from keras_danet.checkpointing import checkpoints
 from keras_danet.checkpointing import load_checkpoint
 from keras_danet.checkpointing import read_header
@@ -556,6 +559,49 @@ def test_sigterm_saves_and_says_143(unbroken, tmp_path, monkeypatch):
         resumed = trainer.train(config, there, resume=True, verbose=0)
         assert resumed["loss"] == history["loss"]
         assert same_weights(run, there)
+
+
+@one_backend
+def test_a_signal_within_an_image_of_a_validation(
+    unbroken, tmp_path, monkeypatch
+):
+    config, run, history = unbroken
+    entered, release = threading.Event(), threading.Event()
+    original = Predictor._logits
+
+    def forward(batch):
+        entered.set()
+        release.wait(60)
+
+    def logits(predictor, image):
+        predictor._forward = forward
+        return original(predictor, image)
+
+    def terminate():
+        assert entered.wait(60)
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sent, kept = [], []
+    # The process of the tests goes on.
+    monkeypatch.setattr(waiting.atexit, "register", lambda *a: kept.append(a))
+    killer = threading.Thread(target=terminate)
+    killer.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "_logits", logits)
+        with pytest.raises(SystemExit) as caught:
+            trainer.train(config, tmp_path / "run", verbose=0)
+    assert time.monotonic() - sent[0] < 30
+    release.set()
+    killer.join()
+    kept[0][1].join()
+    assert caught.value.code == 143
+    # The steps of the epoch are done, and only its validation is repeated.
+    header = read_header(checkpoints(tmp_path / "run" / "checkpoints")[0])
+    assert (header["epoch"], header["step"]) == (0, 3)
+    resumed = trainer.train(config, tmp_path / "run", resume=True, verbose=0)
+    assert resumed["val_mean_iou"] == history["val_mean_iou"]
+    assert same_weights(run, tmp_path / "run")
 
 
 @one_backend

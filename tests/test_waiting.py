@@ -156,6 +156,20 @@ def test_a_terminal_gets_one_line_that_is_redrawn(at):
     )
 
 
+def test_what_is_expected_is_left(at):
+    stream = Terminal()
+    with Countdown("photo.jpg", stream=stream, expected=60) as countdown:
+        for seconds in (3, 50, 70):
+            at(seconds)
+            countdown.tick()
+    assert stream.getvalue().rstrip().split("\r\033[K")[1:] == [
+        "photo.jpg: 0:00:03 so far, about 0:00:57 left",
+        "photo.jpg: 0:00:50 so far, about 0:00:10 left",
+        # Nobody knows.
+        "photo.jpg: 0:01:10 so far",
+    ]
+
+
 def test_waiting_keeps_a_countdown_going(monkeypatch):
     monkeypatch.setattr(waiting, "QUIET_SECONDS", 0)
     stream = Terminal()

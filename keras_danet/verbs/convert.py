@@ -73,6 +73,7 @@ def run(arguments):
     from keras_danet.models import DANet
     from keras_danet.models import checkpoints
     from keras_danet.models import weight_files
+    from keras_danet.waiting import answering
 
     output = pathlib.Path(arguments.output)
     if output.suffix not in (".keras", "") or output.exists():
@@ -86,7 +87,7 @@ def run(arguments):
         if arguments.num_classes:
             model = DANet.from_model(model, arguments.num_classes)
         return _write(model, output, arguments.dataset, {}, arguments.json)
-    tensors, meta = weight_files.read_weights(arguments.checkpoint)
+    tensors, meta = answering(weight_files.read_weights, arguments.checkpoint)
     tensors = checkpoints.normalize(tensors)
     found = checkpoints.describe(tensors)
     say = print if not arguments.json else lambda text: None
@@ -129,6 +130,7 @@ def run(arguments):
 def _write(model, output, dataset, said, as_json):
     from keras_danet.checkpointing import save_model
     from keras_danet.data.datasets import get_dataset
+    from keras_danet.waiting import answering
 
     if dataset:
         model.class_names = get_dataset(dataset).class_names
@@ -138,11 +140,12 @@ def _write(model, output, dataset, said, as_json):
         save_model(model, output)
     else:
         model.save_to_preset(output)
-    report = {"written": str(output), **said, "fingerprint": fingerprint(model)}
+    figures = answering(fingerprint, model)
+    report = {"written": str(output), **said, "fingerprint": figures}
     if as_json:
         print(json.dumps(report, indent=1))
     else:
-        print(f"logits of a ramp of 65x97 pixels: {report['fingerprint']}")
+        print(f"logits of a ramp of 65x97 pixels: {figures}")
         print(f"written: {output}")
     return 0
 

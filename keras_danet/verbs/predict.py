@@ -71,7 +71,7 @@ def run(arguments):
     from keras_danet.data.decoding import read_image
     from keras_danet.text_tables import harmless
     from keras_danet.verbs.output import warnings_as_notes
-    from keras_danet.waiting import Countdown
+    from keras_danet.waiting import answering
 
     # What is no model is told before images are read.
     runs.config_of(arguments.model)
@@ -106,7 +106,7 @@ def run(arguments):
     # Every image is read before the first result is written, because a bad
     # one must leave no half of the work behind; none is kept, because
     # together they may not fit into memory.
-    sizes = [read_image(image).shape[:2] for image, _ in images]
+    sizes = [answering(read_image, path).shape[:2] for path, _ in images]
     predictor = open_predictor(arguments)
     class_names, palette = predictor.class_names, predictor.palette
     if arguments.attention and not getattr(predictor.model, "attention", ()):
@@ -119,21 +119,21 @@ def run(arguments):
         predictor.check_size(*size)
     rows = []
     for path, name in images:
-        image = read_image(path)
-        with Countdown(f"{path}, {image.shape[0]} x {image.shape[1]} pixels"):
-            label = predictor(image)
+        image = answering(read_image, path)
+        label = _predict(predictor, image, path)
         visualization.save_png(output / f"{name}_label.png", label, palette)
         visualization.save_png(
             output / f"{name}_overlay.png",
-            visualization.overlay(image, label, colors),
+            answering(visualization.overlay, image, label, colors),
         )
         if arguments.sheet:
             with warnings_as_notes():
-                sheet = visualization.compare(
-                    image, None, label, colors, class_names
+                sheet = answering(
+                    visualization.compare,
+                    *(image, None, label, colors, class_names),
                 )
             visualization.save_png(output / f"{name}_sheet.png", sheet)
-        present = np.unique(label)
+        present = np.flatnonzero(answering(np.bincount, label.ravel()))
         classes = [class_names[index] for index in present]
         rows.append(
             {
@@ -153,6 +153,26 @@ def run(arguments):
     if arguments.json:
         print(json.dumps(rows, indent=1))
     return 0
+
+
+def _predict(predictor, image, path):
+    """The label map; what takes long is told beforehand."""
+    from keras_danet.text_tables import harmless
+    from keras_danet.waiting import LOG_SECONDS
+    from keras_danet.waiting import Countdown
+    from keras_danet.waiting import clock
+
+    height, width = image.shape[:2]
+    what = harmless(f"{path}, {height} x {width} pixels")
+    expected = predictor.expected_seconds(height, width)
+    if expected > LOG_SECONDS:
+        print(
+            f"keras-danet: {what}, takes about {clock(expected)}; with a "
+            "smaller --size less",
+            file=sys.stderr,
+        )
+    with Countdown(what, expected=expected):
+        return predictor(image)
 
 
 def _find_images(given, output):
