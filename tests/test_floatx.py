@@ -5,11 +5,42 @@ import numpy as np
 import pytest
 import references
 from conftest import x64
+from PIL import Image
 
 from keras_danet import SGD
 from keras_danet import PixelCrossentropy
+from keras_danet import TrainConfig
+from keras_danet import runs
+from keras_danet import trainer
+from keras_danet.cli import main
+from keras_danet.data.scenes import write_scenes
 from keras_danet.losses import OhemCrossentropy
 from keras_danet.metrics import SegmentationMetrics
+
+
+def train(root, run):
+    config = TrainConfig(
+        dataset="scenes",
+        data_root=str(root / "scenes"),
+        epochs=1,
+        batch_size=4,
+        crop_size=(32, 48),
+        depth=18,
+        filters=8,
+        dropout=0.0,
+        jit_compile=keras.backend.backend() == "jax",
+    )
+    return trainer.train(config, run, verbose=0)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder of scenes, and what is learned of them in float32."""
+    root = tmp_path_factory.mktemp("data")
+    write_scenes(root / "scenes", {"train": 8, "val": 2}, size=(48, 64))
+    history = train(root, root / "run")
+    weights = runs.load_run_model(root / "run").get_weights()
+    return root, history, weights
 
 
 @pytest.fixture(params=["float16", "bfloat16", "float64"], autouse=True)
@@ -58,3 +89,35 @@ def test_sgd_takes_the_rate_and_decay_that_were_given():
     received = keras.ops.convert_to_numpy(weight)[0]
     # A half precision of 0.01 or 0.3 gives 1e-6 and more.
     assert abs(received - value) < 2e-7
+
+
+def slow(floatx):
+    """Marks what only torch, which compiles nothing, trains quickly."""
+    is_torch = keras.backend.backend() == "torch"
+    marks = () if is_torch else pytest.mark.slow
+    return pytest.param(floatx, marks=marks)
+
+
+@pytest.mark.parametrize(
+    "floatx", ["bfloat16", slow("float16"), slow("float64")], indirect=True
+)
+def test_runs_are_those_of_their_own_dtype(trained, tmp_path, capsys):
+    root, history, weights = trained
+    received = train(root, tmp_path / "run")
+    assert received.keys() == history.keys()
+    # float64 sums the loss otherwise.
+    for key in ("loss", "val_mean_iou"):
+        assert received[key] == pytest.approx(history[key], abs=1e-5), key
+    for ours, theirs in zip(
+        runs.load_run_model(tmp_path / "run").get_weights(),
+        weights,
+        strict=True,
+    ):
+        assert ours.dtype == "float32"
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.full((37, 53, 3), 200, "uint8")).save(photo)
+    run, output = str(tmp_path / "run"), str(tmp_path / "pictures")
+    assert main(["evaluate", run]) == 0
+    assert f"{received['val_mean_iou'][0]:.2%}" in capsys.readouterr().out
+    assert main(["predict", run, str(photo), "--output", output]) == 0
