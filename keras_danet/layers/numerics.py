@@ -62,3 +62,11 @@ def minimum(x, y):
     if not is_float64(x.dtype):
         return ops.minimum(x, y)
     return ops.where(x > y, ops.convert_to_tensor(y, x.dtype), x)
+
+
+def segment_sum(values, segments, num_segments):
+    """`ops.segment_sum`, which Keras 3.15 adds in float32 on torch."""
+    if keras.backend.backend() != "torch" or not is_float64(values.dtype):
+        return ops.segment_sum(values, segments, num_segments=num_segments)
+    total = ops.zeros((num_segments,), values.dtype)
+    return total.index_add(0, segments, values)

@@ -7,6 +7,7 @@ from keras_danet.arguments import boolean
 from keras_danet.arguments import is_number
 from keras_danet.layers.numerics import matmul
 from keras_danet.layers.numerics import maximum
+from keras_danet.layers.numerics import segment_sum
 from keras_danet.losses.pixels import PixelLoss
 from keras_danet.losses.pixels import crossentropy
 from keras_danet.losses.replicas import global_batch
@@ -123,7 +124,7 @@ class DiceLoss(RegionLoss):
         )
         scores = ops.reshape(ops.softmax(y_pred), (-1, num_classes))
         both, wanted = (
-            ops.segment_sum(values, labels, num_segments=num_classes)
+            segment_sum(values, labels, num_classes)
             for values in (of_label * mask, mask)
         )
         given = matmul(mask, scores)
