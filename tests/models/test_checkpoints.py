@@ -461,7 +461,7 @@ def test_nonsense_beside_a_checkpoint_is_refused():
     _, tensors = small_state_dict()
     for given, message in (
         ({"num_classes": 0}, "`num_classes` must be at least 2"),
-        ({"multi_grid": 0}, "`multi_grid` must be None or a tuple"),
+        ({"multi_grid": 0}, "`multi_grid` must be None or positive"),
     ):
         with pytest.raises(ValueError, match=message):
             DANet.from_checkpoint(
