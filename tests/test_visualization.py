@@ -3,6 +3,7 @@
 import dataclasses
 import doctest
 import os
+import pathlib
 import tracemalloc
 
 import numpy as np
@@ -616,11 +617,12 @@ def test_save_png_leaves_nothing_half_written(tmp_path, monkeypatch):
     assert (tmp_path / "open").read_bytes() == before
     before = path.read_bytes()
 
-    def full_disk(self, file, **_):
-        file.write_bytes(b"half")
+    def full_disk(self, content):
+        with open(self, "wb") as file:
+            file.write(content[:9])
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", full_disk)
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full_disk)
     with pytest.raises(OSError, match="No space"):
         save_png(path, np.ones((2, 2), "uint8"))
     assert path.read_bytes() == before
