@@ -27,7 +27,7 @@ def build_model(config, num_classes, like=None):
         config: `TrainConfig`.
         num_classes: integer.
         like: path of a `.keras` file of the same network, for a training
-            that is gone on with: a checkpoint brings the weights, and those
+            that is resumed: a checkpoint brings the weights, and those
             to start from need not be there any more. Defaults to `None`.
 
     Raises:

@@ -317,7 +317,7 @@ class StopAtDivergence(keras.callbacks.Callback):
         if not math.isfinite(mean):
             self._end(f"became {mean}")
         # `fit` tells the mean over the epoch so far, which at first, and
-        # where an epoch is gone on with, is all that is known.
+        # where an epoch is resumed, is all that is known.
         done = self.place.step + 1
         loss = mean
         if self.mean is not None:

@@ -1,4 +1,4 @@
-"""How a training is stopped and gone on with, from one step to the next."""
+"""How a training is stopped and resumed, from one step to the next."""
 
 import contextlib
 import signal
@@ -169,7 +169,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.epoch = self.step = 0
         self.logs = {}
         self.newest = None
-        # What was newer than the checkpoint gone on with counts for nothing.
+        # What was newer than the resumed checkpoint counts for nothing.
         self._damaged = set()
         self._saved = None
         self._sums = None

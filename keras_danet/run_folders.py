@@ -19,7 +19,7 @@ _LOGGER = logging.getLogger("keras_danet")
 
 @contextlib.contextmanager
 def open_run_folder(run, config, overwrite=False, resume=False):
-    """Makes a folder for a run, or opens one to go on with.
+    """Makes a folder for a run, or opens one to resume.
 
     A folder that holds nothing, or only what a run leaves that is killed
     before it has a `config.json`, is as good as none.
@@ -31,9 +31,9 @@ def open_run_folder(run, config, overwrite=False, resume=False):
 
     Args:
         run: path of the folder.
-        config: `TrainConfig`, that of the run to go on with, if any.
+        config: `TrainConfig`, that of the run to resume, if any.
         overwrite: boolean, whether it may replace an older run.
-        resume: boolean, whether to go on with an older run.
+        resume: boolean, whether to resume an older run.
 
     Yields:
         `run` as an absolute `pathlib.Path`.
@@ -47,7 +47,7 @@ def open_run_folder(run, config, overwrite=False, resume=False):
     """
     if resume and overwrite:
         raise ValueError(
-            "A run is either gone on with (--resume) or replaced "
+            "A run is either resumed (--resume) or replaced "
             "(--overwrite). Received: both."
         )
     run = pathlib.Path(os.path.realpath(run))
@@ -164,7 +164,7 @@ def _settle(run):
         if replaced in waiting:
             _LOGGER.warning(
                 "%s has no model.keras yet, so the run that it is to replace "
-                "is kept in %s. --resume goes on with the new one. To have "
+                "is kept in %s. --resume resumes the new one. To have "
                 "the old one back, remove %s: the next start renames the old "
                 "one, or you do.",
                 run,
@@ -218,7 +218,7 @@ def _has_model(run):
 
 
 def _is_useful(run):
-    """Whether there is something to use, or to go on with."""
+    """Whether there is something to use, or to resume."""
     return _has_model(run) or checkpoints(run / "checkpoints")
 
 
@@ -266,7 +266,7 @@ def _remove_new(run, before):
 
 
 def _check_same(run, config):
-    """A run is gone on with as it was begun, or not at all."""
+    """A run is resumed as it was begun, or not at all."""
     before = dataclasses.asdict(read_run_config(run))
     now = dataclasses.asdict(config)
     # Data may move; whether it is the same is told by its digest.
@@ -289,7 +289,7 @@ def _check_replaceable(run, overwrite):
             checkpoints(run / "checkpoints")
             or not (run / "model.keras").exists()
         )
-        resume = "Go on with it by --resume, choose" if begun else "Choose"
+        resume = "Resume it with --resume, choose" if begun else "Choose"
         raise FileExistsError(
             f"The run folder {run} exists. {resume} another with --output, or "
             "replace it with --overwrite."

@@ -38,7 +38,7 @@ def write_run_config(
 ):
     """Writes `config.json`: what is run, on what, by which command.
 
-    Going on with a run adds to its `sessions`. The classes of one's own
+    Resuming a run adds to its `sessions`. The classes of one's own
     folder come with it, as `classes.json`.
 
     Args:
@@ -65,7 +65,7 @@ def write_run_config(
             if before != now:
                 raise ValueError(
                     f"{run} was begun on another {what}: {before}. Received: "
-                    f"{now}. Go on with the same, or choose another --output."
+                    f"{now}. Resume with the same, or choose another --output."
                 )
     # An absolute root, so that the folder is found from anywhere; the drawn
     # scenes move with the run.

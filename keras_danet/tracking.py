@@ -26,7 +26,7 @@ NUM_PICTURES = 3
 def tracking(names, run, config, predictor, pairs, dataset, steps):
     """Makes the callbacks that send a training's figures elsewhere.
 
-    W&B and MLflow go on with their run where the run folder is gone on with;
+    W&B and MLflow resume their run where the run folder is resumed;
     a new folder, also one that replaces another, is a new run.
 
     Args:

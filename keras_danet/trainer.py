@@ -72,7 +72,7 @@ def train(
 ):
     """Trains a model and leaves it in a run folder that explains itself.
 
-    Killed at any moment, it is gone on with by the same call and `resume`:
+    Killed at any moment, it is resumed by the same call with `resume`:
     with the weights, velocities, seeds and place in the data of its newest
     whole checkpoint, so that it ends with the weights of an unbroken run.
     SIGTERM writes a checkpoint and ends in `SystemExit(143)`, the first
@@ -88,7 +88,7 @@ def train(
         recipe: string, where `config` came from, for `config.json`.
         overwrite: boolean, whether to replace an existing run folder.
             Defaults to `False`.
-        resume: boolean, whether to go on with `run` where it exists.
+        resume: boolean, whether to resume `run` where it exists.
             Defaults to `False`.
         checkpoint_every: integer, steps from one checkpoint to the next;
             there is one after every validation as well. Defaults to `1000`.
@@ -106,8 +106,8 @@ def train(
 
     Raises:
         ValueError: for settings or data that cannot be used or do not fit
-            into memory, settings other than those of the run to go on with,
-            or if the loss becomes NaN or diverges; if the run to go on with
+            into memory, settings other than those of the run to resume,
+            or if the loss becomes NaN or diverges; if the run to resume
             has no whole checkpoint any more, or has ended and its
             `model.keras` is missing. A run folder without a
             model or checkpoint is removed, and the run that it replaced
@@ -206,7 +206,7 @@ def find_checkpoint(run, config):
     has_model = (run / "model.keras").exists()
     if checkpoint_files(folder) or (has_model and not is_young):
         raise ValueError(
-            f"{run} cannot be gone on with: it came to epoch {len(rows)} of "
+            f"{run} cannot be resumed: it came to epoch {len(rows)} of "
             f"{config.epochs}, and {folder} holds no whole checkpoint. Keep "
             "it and choose another --output, or begin anew in its place with "
             "--overwrite."

@@ -310,7 +310,7 @@ def test_tensorboard_shows_no_step_twice(tmp_path):
     model = types.SimpleNamespace(
         optimizer=types.SimpleNamespace(learning_rate=0.1)
     )
-    # Killed after its third epoch, gone on with from the second.
+    # Killed after its third epoch, resumed from the second.
     for epochs, loss in ((range(3), 1.0), (range(1, 4), 2.0)):
         board = TensorBoard(tmp_path, 8, None)
         board.set_model(model)

@@ -75,7 +75,7 @@ def test_the_state_is_all_that_the_next_step_needs(tmp_path):
 
 
 def test_what_fit_looks_for_in_labels_is_in_no_checkpoint(tmp_path):
-    """Those of a training that knew nothing of it are gone on with."""
+    """Those of a training that knew nothing of it are resumed."""
     model = small_model()
     model.compile()
     state = training_state(model)

@@ -83,7 +83,7 @@ def fail(run, *made, **options):
 
 
 def kept(folder):
-    """What there is to use or to go on with, and whose it is."""
+    """What there is to use or to resume, and whose it is."""
     return {
         path.relative_to(folder).as_posix(): path.read_text()
         for path in folder.rglob("*")
@@ -145,7 +145,7 @@ def test_a_run_without_a_model_is_replaced_by_a_newer_one(tmp_path):
     # It comes back, if the newer one comes to nothing,
     fail(run, "config.json", overwrite=True)
     assert kept(tmp_path) == BOTH
-    # goes once that can be gone on with,
+    # goes once that can be resumed,
     fail(run, "config.json", NEWER, overwrite=True)
     assert kept(tmp_path) == {**WAITING, **ONE}
     assert sorted(os.listdir(tmp_path)) == [".run-replaced", "run"]
@@ -299,7 +299,7 @@ def test_what_was_there_before_stays(tmp_path, options):
     run = empty_folder(tmp_path)
     fail(run, "config.json", "checkpoints/.partial-x", "scenes/x", **options)
     assert names(run) == []
-    # What is gone on with, whoever began it, is not new.
+    # What is resumed, whoever began it, is not new.
     write(run, "config.json", CONFIG_TEXT)
     fail(run, "history.csv", resume=True)
     assert names(run) == ["config.json", "history.csv"]

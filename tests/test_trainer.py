@@ -471,7 +471,7 @@ def test_a_run_is_not_begun_anew_unasked(unbroken, tmp_path, caplog):
         [*rows[:2], without(rows[2])],
     ):
         (there / "history.csv").write_text("".join(ended))
-        with pytest.raises(ValueError, match="cannot be gone on with"):
+        with pytest.raises(ValueError, match="cannot be resumed"):
             trainer.train(config, there, resume=True, verbose=0)
     # Killed between the first model and the first checkpoint.
     (there / "history.csv").write_text("".join(rows[:2]))
@@ -716,7 +716,7 @@ def test_patience_ends_a_training(root, tmp_path, monkeypatch):
     history = trainer.train(config, tmp_path / "run", verbose=0)
     # Two without a better one, as Keras's EarlyStopping counts.
     assert history["val_mean_iou"] == [0.2, 0.3, 0.3, 0.1]
-    # Nothing is left to go on with.
+    # Nothing is left to resume.
     again = trainer.train(config, tmp_path / "run", resume=True, verbose=0)
     assert again == history
 

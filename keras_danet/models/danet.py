@@ -857,7 +857,7 @@ class DANet(FunctionalModel):
     def from_model(cls, source, num_classes=None, **overrides):
         """A new model with the weights of a trained one.
 
-        For going on with other classes, or another `dropout`, `dtype` or
+        For training on with other classes, or another `dropout`, `dtype` or
         `auxiliary`. Layers that `source` lacks, and the classifiers if
         `num_classes` is not `source`'s, start anew, with a warning that
         names them. Nothing is compiled or frozen.

@@ -63,7 +63,7 @@ def _find_in(folder):
     ):
         raise FileNotFoundError(
             f"The run {folder} has no {RUN_MODEL} yet: that is written by its "
-            "first validation. Go on with it: keras-danet train RECIPE "
+            "first validation. Resume it: keras-danet train RECIPE "
             f"--output {folder} --resume."
         )
     if content is not None or (folder / presets.WEIGHTS_FILE).is_file():

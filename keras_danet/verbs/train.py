@@ -47,7 +47,7 @@ def add(verbs):
     verb.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the run where it exists, from its newest checkpoint; "
+        help="resume the run where it exists, from its newest checkpoint; "
         "begin it where it does not",
     )
     verb.add_argument(

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every GPU of this machine: MirroredStrategy on TensorFlow, DataParallel on
-# JAX. Started again, it goes on with the run in RUN. Arguments are handed on:
+# JAX. Started again, it resumes the run in RUN. Arguments are handed on:
 #
 #   KERAS_BACKEND=jax training/launch/one_machine.sh --set batch_size=16
 set -euo pipefail
