@@ -164,7 +164,7 @@ def _settle(run):
         if replaced in waiting:
             _LOGGER.warning(
                 "%s has no model.keras yet, so the run that it is to replace "
-                "is kept in %s. --resume resumes the new one. To have "
+                "is kept in %s. --resume continues the new one. To have "
                 "the old one back, remove %s: the next start renames the old "
                 "one, or you do.",
                 run,

@@ -111,7 +111,7 @@ def test_a_finished_run_outlives_a_mistake_of_one_step(tmp_path, caplog):
     run = stopped_run(tmp_path)
     [told] = caplog.messages
     assert f"{run} has no model.keras yet" in told
-    assert f"kept in {tmp_path / '.run-replaced'}. --resume goes" in told
+    assert f"kept in {tmp_path / '.run-replaced'}. --resume continues" in told
     assert f"remove {run}: the next start" in told
     # Going on ends with both as well, as long as there is no model,
     with pytest.raises(FileExistsError, match="--overwrite"):
