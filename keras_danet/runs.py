@@ -122,18 +122,6 @@ def _read_json(path):
     return json.loads(path.read_text("utf-8"))
 
 
-def load_run_model(run):
-    """The trained model of a run folder."""
-    path = pathlib.Path(run) / "model.keras"
-    model = load_keras_model(path, MAX_MODEL_BYTES)
-    if not isinstance(model, DANet):
-        raise ValueError(
-            f"{path} holds a {type(model).__name__}, not a DANet. Expected the "
-            "file that `keras-danet train` wrote; train again."
-        )
-    return model
-
-
 def open_model(source):
     """The model that `source` names, and the settings of its run.
 

@@ -39,7 +39,7 @@ def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     write_scenes(root / "scenes", {"train": 8, "val": 2}, size=(48, 64))
     history = train(root, root / "run")
-    weights = runs.load_run_model(root / "run").get_weights()
+    weights = runs.open_model(root / "run")[0].get_weights()
     return root, history, weights
 
 
@@ -109,7 +109,7 @@ def test_runs_are_those_of_their_own_dtype(trained, tmp_path, capsys):
     for key in ("loss", "val_mean_iou"):
         assert received[key] == pytest.approx(history[key], abs=1e-5), key
     for ours, theirs in zip(
-        runs.load_run_model(tmp_path / "run").get_weights(),
+        runs.open_model(tmp_path / "run")[0].get_weights(),
         weights,
         strict=True,
     ):

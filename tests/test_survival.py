@@ -67,7 +67,7 @@ def finish(process):
 def weights(run):
     return [
         keras.ops.convert_to_numpy(weight)
-        for weight in runs.load_run_model(run).weights
+        for weight in runs.open_model(run)[0].weights
     ]
 
 

@@ -134,9 +134,6 @@ class EvaluationBatches(ReadAhead):
         dataset: A `Dataset`.
         batch_size: Integer. More than one needs images of one size within
             each batch. Defaults to `1`.
-        pad_last_batch: Boolean, whether to fill up the last batch with
-            black images that are ignored everywhere, so that it divides
-            among devices. Defaults to `False`.
         **kwargs: `workers`, `use_multiprocessing` and `max_queue_size`, as of
             `keras.utils.PyDataset`.
 
@@ -151,15 +148,12 @@ class EvaluationBatches(ReadAhead):
             names.
     """
 
-    def __init__(
-        self, pairs, dataset, *, batch_size=1, pad_last_batch=False, **kwargs
-    ):
+    def __init__(self, pairs, dataset, *, batch_size=1, **kwargs):
         super().__init__(**kwargs)
         check_batches(pairs, batch_size)
         self.pairs = pairs
         self.dataset = dataset
         self.batch_size = batch_size
-        self.pad_last_batch = pad_last_batch
 
     def __len__(self):
         return math.ceil(len(self.pairs) / self.batch_size)
@@ -170,10 +164,6 @@ class EvaluationBatches(ReadAhead):
             read_pair(pair, self.dataset)
             for pair in self.pairs[first : first + self.batch_size]
         ]
-        if self.pad_last_batch:
-            image, label = examples[0]
-            blank = np.zeros_like(image), np.full_like(label, IGNORE_LABEL)
-            examples += [blank] * (self.batch_size - len(examples))
         return tuple(map(np.stack, zip(*examples, strict=True)))
 
 

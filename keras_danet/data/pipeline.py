@@ -17,7 +17,6 @@ from keras_danet.data.augment import decode_label
 from keras_danet.data.augment import to_train_ids
 from keras_danet.data.augment import turn
 from keras_danet.data.bad_files import BadFiles
-from keras_danet.data.datasets import IGNORE_LABEL
 from keras_danet.data.decoding import check_batches
 from keras_danet.data.decoding import check_file
 from keras_danet.data.decoding import read_orientation
@@ -184,9 +183,7 @@ def training_dataset(
     )
 
 
-def evaluation_dataset(
-    pairs, dataset, *, batch_size=1, pad_last_batch=False, bad_files=None
-):
+def evaluation_dataset(pairs, dataset, *, batch_size=1, bad_files=None):
     """Reads whole images and labels once, in order, as they are.
 
     Args:
@@ -195,9 +192,6 @@ def evaluation_dataset(
         batch_size: Integer. More than one needs images of one size within
             each batch, which their headers are asked for at once. Defaults
             to `1`.
-        pad_last_batch: Boolean, whether to fill up the last batch with
-            black images that are ignored everywhere, so that it divides
-            among devices. Defaults to `False`.
         bad_files: A `BadFiles` of the same pairs, for `readable_errors`.
             Nothing is skipped: a figure is one of all images. Defaults to
             `None`.
@@ -216,16 +210,13 @@ def evaluation_dataset(
     check_batches(pairs, batch_size)
     bad_files = bad_files or BadFiles(pairs, dataset)
     bad_files.remember(_num_in_flight(batch_size))
-    batches = (
+    return (
         tf.data.Dataset.range(len(pairs))
         .map(_whole(bad_files), NUM_CALLS, deterministic=True)
         .batch(batch_size)
+        .prefetch(PREFETCHED_BATCHES)
+        .with_options(_FIXED)
     )
-    if pad_last_batch:
-        batches = batches.map(
-            lambda image, label: _pad_batch(image, label, batch_size)
-        )
-    return batches.prefetch(PREFETCHED_BATCHES).with_options(_FIXED)
 
 
 @contextlib.contextmanager
@@ -341,14 +332,3 @@ def _reader(bad_files):
             return tf.identity(image), tf.identity(label)
 
     return read
-
-
-def _pad_batch(image, label, batch_size):
-    missing = batch_size - tf.shape(label)[0]
-    image = tf.pad(image, [[0, missing], [0, 0], [0, 0], [0, 0]])
-    label = tf.pad(
-        label,
-        [[0, missing], [0, 0], [0, 0]],
-        constant_values=tf.constant(IGNORE_LABEL, tf.uint8),
-    )
-    return image, label

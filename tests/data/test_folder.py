@@ -390,7 +390,7 @@ def test_the_whole_way(workshop, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("KERAS_DANET_FOLDER", str(workshop))
     assert main(["train", recipe, "--output", run]) == 0
     monkeypatch.delenv("KERAS_DANET_FOLDER")
-    assert runs.load_run_model(run).num_classes == 2
+    assert runs.open_model(run)[0].num_classes == 2
     assert main(["evaluate", run]) == 0
     report = json.loads(Path(run, "report.json").read_text())
     assert report["dataset"] == "folder" and report["num_images"] == 2

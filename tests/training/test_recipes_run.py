@@ -137,7 +137,7 @@ def test_a_recipe_takes_a_step_on_data_of_its_layout(path, tmp_path):
     history = trainer.train(config, tmp_path / "run", verbose=0)
     assert np.isfinite(history["loss"]).tolist() == [True]
     assert 0 <= history["val_mean_iou"][0] <= 1
-    model = runs.load_run_model(tmp_path / "run")
+    model = runs.open_model(tmp_path / "run")[0]
     assert set(model.output) == expected_outputs(config)
     # They start at 0: each output had a loss, and the optimizer a step.
     for name in model.output:
