@@ -16,6 +16,7 @@ ValueError: `dropout` must be a number. Received: dropout=True
 """
 
 import collections.abc
+import difflib
 import math
 from numbers import Integral
 from numbers import Real
@@ -120,6 +121,31 @@ def boolean(name, value, must="must be a boolean"):
     if type(found) is not bool:
         raise refusal(name, must, value)
     return found
+
+
+def choice(name, value, known):
+    """`value` if it is one of the known words."""
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(
+            f"`{name}` must be one of {', '.join(known)}."
+            f"{did_you_mean(value, known)} Received: {name}={shown(value)}"
+        )
+    return value
+
+
+def did_you_mean(name, known):
+    """A sentence that offers the known name nearest to `name`, or nothing.
+
+    >>> did_you_mean("ResNet-50", ["resnet18", "resnet50"])
+    " Did you mean 'resnet50'?"
+    """
+    plain = {_letters(each): each for each in reversed(list(known))}
+    close = difflib.get_close_matches(_letters(name), list(plain), n=1)
+    return f" Did you mean {plain[close[0]]!r}?" if close else ""
+
+
+def _letters(name):
+    return "".join(filter(str.isalnum, str(name).lower()))
 
 
 def integers(name, values, must="must be integers", length=None, **bounds):

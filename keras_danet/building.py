@@ -207,27 +207,10 @@ def build_optimizer(model, config, total_steps):
     return optimizer
 
 
-def compile_model(model, config, total_steps, devices=1):
-    """Compiles `model` with the optimizer and loss of `config`.
-
-    Raises:
-        ValueError: for what cannot be compiled.
-    """
-    jit_compile = config.jit_compile
-    obstacles = {
-        "torch": "torch.compile fails on this network's shapes",
-    }
-    if devices > 1:
-        obstacles["tensorflow"] = (
-            "XLA cannot compile what a strategy's replicas exchange"
-        )
-    obstacle = obstacles.get(keras.backend.backend())
-    if obstacle and jit_compile is True:
-        raise ValueError(
-            f"{obstacle}. Received: jit_compile=True. Take False, or 'auto'."
-        )
+def compile_model(model, config, total_steps):
+    """Compiles `model` with the optimizer and loss of `config`."""
     model.compile(
         build_optimizer(model, config, total_steps),
         loss=build_loss(config),
-        jit_compile=False if obstacle else jit_compile,
+        jit_compile=config.jit_compile,
     )

@@ -8,6 +8,7 @@ import keras
 
 from keras_danet import keras_distributions
 from keras_danet import tensorflow_strategies
+from keras_danet.arguments import choice
 from keras_danet.losses.replicas import sum_over_replicas as sum_over_replicas
 
 # Engine -> the backends that have it.
@@ -149,11 +150,7 @@ def scope(name="auto", num_devices=None, model_devices=2):
             have, fewer devices than asked for, or an environment that does
             not describe the processes.
     """
-    if name not in DISTRIBUTIONS:
-        raise ValueError(
-            f"`distribute` must be one of {', '.join(DISTRIBUTIONS)}. "
-            f"Received: {name!r}"
-        )
+    choice("distribute", name, DISTRIBUTIONS)
     for argument, value in (
         ("num_devices` (--devices)", num_devices),
         ("model_devices` (--model-devices)", model_devices),

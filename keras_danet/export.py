@@ -10,6 +10,7 @@ import tempfile
 import keras
 import numpy as np
 
+from keras_danet.arguments import choice
 from keras_danet.checkpointing import save_text
 from keras_danet.layers.tiled_attention import unrolled_blocks
 from keras_danet.models import optimize_for_inference
@@ -86,10 +87,7 @@ def export_model(
         ValueError: for another kind, no size for a TFLite file, or a backend
             that cannot export.
     """
-    if kind not in FILE_NAMES:
-        raise ValueError(
-            f"`kind` must be one of {list(FILE_NAMES)}. Received: {kind!r}"
-        )
+    choice("kind", kind, FILE_NAMES)
     backends = (
         ("tensorflow", "jax") if kind == "saved_model" else ("tensorflow",)
     )

@@ -9,7 +9,7 @@ import types
 import typing
 
 from keras_danet import arguments
-from keras_danet.data.datasets import did_you_mean
+from keras_danet.arguments import did_you_mean
 from keras_danet.data.datasets import get_dataset
 from keras_danet.data.folder import FOLDER
 from keras_danet.data.plan import Augmentation
@@ -217,13 +217,10 @@ class TrainConfig:
             value = _as_written(getattr(self, field.name), field.type)
             object.__setattr__(self, field.name, value)
             if not _fits(value, field.type):
-                shown = (
-                    field.type.__name__
-                    if isinstance(field.type, type)
-                    else field.type
-                )
+                words = _words(field.type) if isinstance(value, str) else ()
                 raise ValueError(
-                    f"`{field.name}` must be {shown}. "
+                    f"`{field.name}` must be {_type_name(field.type)}."
+                    f"{did_you_mean(value, words)} "
                     f"Received: {field.name}={value!r}"
                 )
         if self.dataset != FOLDER:
@@ -332,8 +329,8 @@ class TrainConfig:
 def describe_fields():
     """The keys of a recipe, as (name, type, default, meaning).
 
-    Type and default are as they are written in Python, a default that there
-    is not is `None`. The meaning is one sentence of the class's docstring,
+    The type is in words, the default as it is written in Python, `None` where
+    there is none. The meaning is one sentence of the class's docstring,
     empty where Python was told to leave docstrings out.
     """
     meanings = {}
@@ -356,10 +353,30 @@ def describe_fields():
 
 
 def _type_name(kind):
-    name = kind.__name__ if isinstance(kind, type) else str(kind)
+    """A type as an error says it: `int`, `'auto' or bool`, `(int, int)`."""
+    if kind is types.NoneType:
+        return "None"
     if typing.get_origin(kind) is tuple:
-        name = str(kind)
-    return name.replace("typing.", "")
+        inner = typing.get_args(kind)
+        several = "..." if Ellipsis in inner else ""
+        names = [_type_name(each) for each in inner if each is not Ellipsis]
+        return f"({', '.join([*names, *([several] if several else [])])})"
+    if typing.get_origin(kind) is typing.Literal:
+        return " or ".join(map(repr, typing.get_args(kind)))
+    options = _options(kind)
+    if len(options) > 1:
+        return " or ".join(map(_type_name, options))
+    return kind.__name__
+
+
+def _words(kind):
+    """The words that a field may be, if any."""
+    return [
+        word
+        for option in _options(kind)
+        if typing.get_origin(option) is typing.Literal
+        for word in typing.get_args(option)
+    ]
 
 
 def recipes_folder():

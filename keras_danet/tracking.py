@@ -11,6 +11,7 @@ import keras
 from PIL import Image
 
 from keras_danet import visualization
+from keras_danet.arguments import choice
 from keras_danet.checkpointing import save_text
 from keras_danet.data.decoding import read_pair
 from keras_danet.monitoring import averaged_weights
@@ -63,10 +64,7 @@ def tracking(names, run, config, predictor, pairs, dataset, steps):
 
 
 def _check_tracker(name):
-    if name not in TRACKERS:
-        raise ValueError(
-            f"`track` knows {', '.join(TRACKERS)}. Received: {name!r}."
-        )
+    choice("track", name, TRACKERS)
     try:
         importlib.import_module(name)
     except ImportError as error:

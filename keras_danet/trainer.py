@@ -274,20 +274,19 @@ class _Training:
         self.model = build_model(config, self.dataset.num_classes, like)
         self.model.class_names = self.dataset.class_names
         self.model.palette = self.dataset.palette
-        devices = placement.num_replicas
-        compile_model(self.model, config, config.epochs * self.steps, devices)
+        compile_model(self.model, config, config.epochs * self.steps)
         self.model.build_optimizer()
         self.predictor = Predictor(self.model, config.test_sides)
         self.val_sizes = self._validation_sizes()
-        self._check_memory(devices)
+        self._check_memory()
 
-    def _check_memory(self, devices):
+    def _check_memory(self):
         check_memory(
             self.model,
             self.config.batch_size,
             *self.config.crop_size,
             training=True,
-            num_devices=devices,
+            num_devices=self.placement.num_replicas,
         )
         self.predictor.check_size(*max(self.val_sizes, key=self._num_pixels))
 

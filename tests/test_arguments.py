@@ -293,3 +293,26 @@ def test_weights_of_outputs_are_numbers():
         with pytest.raises(ValueError, match="`loss_weights` must"):
             model.compile(loss_weights=weights)
     model.compile(loss_weights=[np.float32(1), 2, 0.5])
+
+
+@one_backend
+@pytest.mark.parametrize(
+    "asked, meant",
+    [
+        (lambda: DANet(2, attention=("position", "chanel")), "channel"),
+        (lambda: layers.BilinearResize(data_format="channel_last"), "channels"),
+        (lambda: losses.DiceLoss(classes="presents"), "present"),
+        (lambda: keras_danet.freeze(None, "batchnorm"), "batch_norm"),
+        (lambda: recipe(on_bad_file="skipp"), "skip"),
+        (lambda: recipe(loss="cross_entropy"), "crossentropy"),
+        (lambda: recipe(dtype="mixed-bfloat16"), "mixed_bfloat16"),
+        (lambda: recipe(dataset="city_scapes"), "cityscapes"),
+    ],
+)
+def test_the_nearest_word_is_offered(asked, meant):
+    with pytest.raises(ValueError, match=f"Did you mean '{meant}"):
+        asked()
+
+
+def recipe(dataset="camvid", **fields):
+    return keras_danet.TrainConfig(dataset, 1, 1, (64, 64), **fields)

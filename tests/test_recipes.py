@@ -65,7 +65,7 @@ def test_whole_numbers_become_floats():
         ({"learning_rate": float("nan")}, "`learning_rate` must be at least 0"),
         ({"learning_rate": -0.1}, "`learning_rate` must be at least 0"),
         ({"momentum": 1}, "`momentum` must be at least 0 and below 1"),
-        ({"dtype": "int32"}, "`dtype` must be typing.Literal.*mixed_bfloat16"),
+        ({"dtype": "int32"}, "`dtype` must be 'float32' or.*'mixed_bfloat16'"),
         ({"jit_compile": "yes"}, "`jit_compile` must be"),
         ({"dataset": "nonsense"}, "Unknown data set.*'nonsense'"),
         ({"epochs": 10**14}, "`epochs` must be at least 1 and below 1000000"),
@@ -455,7 +455,7 @@ def test_help_lists_every_key(capsys):
         assert re.search(rf"^  {field.name} \(.*;", text, re.MULTILINE)
     assert "batch_size (int; the recipe says)" in text
     assert "momentum (float; default: 0.9)" in text
-    assert "long_side (int | None; default: None)" in text
+    assert "long_side (int or None; default: None)" in text
     assert all(meaning for *_, meaning in recipes.describe_fields())
 
 

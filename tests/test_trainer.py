@@ -332,7 +332,7 @@ def test_a_killed_run_ends_like_an_unbroken_one(
 def test_averages_survive_as_well(root, tmp_path, monkeypatch):
     """`fit` would end a part of an epoch with averages as weights."""
 
-    def compile_with_averages(model, config, total_steps, devices=1):
+    def compile_with_averages(model, config, total_steps):
         model.compile(
             SGD(0.05, use_ema=True, ema_momentum=0.5),
             jit_compile=config.jit_compile,

@@ -4,6 +4,7 @@ import collections
 import logging
 import threading
 
+from keras_danet.arguments import choice
 from keras_danet.data.decoding import check_pair
 
 POLICIES = ("error", "skip")
@@ -38,11 +39,7 @@ class BadFiles:
     """
 
     def __init__(self, pairs, dataset, policy="error"):
-        if policy not in POLICIES:
-            raise ValueError(
-                f"`on_bad_file` must be one of {POLICIES}. "
-                f"Received: on_bad_file={policy!r}."
-            )
+        choice("on_bad_file", policy, POLICIES)
         self.pairs = pairs
         self.dataset = dataset
         self.num_tries = NUM_TRIES if policy == "skip" else 1

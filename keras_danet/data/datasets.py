@@ -1,11 +1,11 @@
 """Facts about data sets: one frozen record each, and nothing else."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import replace
 
+from keras_danet.arguments import did_you_mean
 from keras_danet.data import class_tables
 
 IGNORE_LABEL = 255
@@ -398,15 +398,3 @@ def get_dataset(name):
         f"{', '.join(sorted(DATASETS))}, or 'folder' for a folder of your own. "
         f"Received: name={name!r}."
     )
-
-
-def did_you_mean(name, known):
-    """A sentence that offers the known name nearest to `name`, or nothing."""
-    # "ResNet-50" is meant for "resnet50".
-    plain = {_letters(each): each for each in reversed(list(known))}
-    close = difflib.get_close_matches(_letters(name), list(plain), n=1)
-    return f" Did you mean {plain[close[0]]!r}?" if close else ""
-
-
-def _letters(name):
-    return "".join(filter(str.isalnum, str(name).lower()))

@@ -390,9 +390,8 @@ def check_file(path):
         status = os.stat(path)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{path} cannot be read: there is no such file. Expected the file "
-            "that a list or an earlier look into its folder named; put it "
-            "back, or leave it out."
+            f"{path} cannot be read: there is no such file. Expected one of "
+            "this name: correct it, put the file back, or leave it out."
         ) from error
     # A ValueError for a name that no file can have.
     except (OSError, ValueError) as error:

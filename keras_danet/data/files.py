@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from keras_danet.data.datasets import did_you_mean
+from keras_danet.arguments import did_you_mean
 from keras_danet.data.lists import read_list
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")

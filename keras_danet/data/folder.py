@@ -37,11 +37,11 @@ import json
 import os
 from pathlib import Path
 
+from keras_danet.arguments import did_you_mean
 from keras_danet.data.datasets import IGNORE_LABEL
 from keras_danet.data.datasets import INVALID_LABEL
 from keras_danet.data.datasets import Dataset
 from keras_danet.data.datasets import Split
-from keras_danet.data.datasets import did_you_mean
 from keras_danet.data.datasets import get_dataset
 from keras_danet.data.datasets import make_label_map
 from keras_danet.data.lists import read_table

@@ -2,17 +2,16 @@
 
 import keras
 
+from keras_danet.arguments import choice
+
+DATA_FORMATS = ("channels_last", "channels_first")
+
 
 def standardize_data_format(data_format):
     """`data_format`, or Keras's global one for None; refuses anything else."""
     if data_format is None:
         return keras.config.image_data_format()
-    if data_format not in ("channels_last", "channels_first"):
-        raise ValueError(
-            "`data_format` must be 'channels_last' or 'channels_first'. "
-            f"Received: data_format={data_format!r}"
-        )
-    return data_format
+    return choice("data_format", data_format, DATA_FORMATS)
 
 
 def spatial_axes(data_format):

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_danet.arguments import boolean
+from keras_danet.arguments import choice
 from keras_danet.arguments import is_number
 from keras_danet.layers.numerics import matmul
 from keras_danet.layers.numerics import maximum
@@ -20,12 +21,7 @@ class RegionLoss(PixelLoss):
 
     def __init__(self, classes, **kwargs):
         super().__init__(**kwargs)
-        if classes not in CLASSES:
-            raise ValueError(
-                f"`classes` must be one of {CLASSES}. "
-                f"Received: classes={classes!r}"
-            )
-        self.classes = classes
+        self.classes = choice("classes", classes, CLASSES)
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         if sample_weight is not None:

@@ -11,6 +11,7 @@ import warnings
 
 import numpy as np
 
+from keras_danet.arguments import choice
 from keras_danet.models.shapes import STAGE_BLOCKS
 
 NAMINGS = ("official", "mmseg")
@@ -518,10 +519,7 @@ def to_tensors(variables, naming, deep_stem):
     Raises:
         ValueError: if a variable has no place in that naming.
     """
-    if naming not in NAMINGS:
-        raise ValueError(
-            f"`naming` must be one of {NAMINGS}. Received: naming={naming!r}"
-        )
+    choice("naming", naming, NAMINGS)
     names = {path: their_name(path, naming, deep_stem) for path in variables}
     homeless = [path for path, name in names.items() if name is None]
     if homeless:

@@ -12,7 +12,7 @@ from keras import layers
 
 from keras_danet import arguments
 from keras_danet import fit_checks
-from keras_danet.data.datasets import did_you_mean
+from keras_danet.arguments import did_you_mean
 from keras_danet.keras_distributions import on_devices
 from keras_danet.layers import BilinearResize
 from keras_danet.layers import ChannelAttention
@@ -1286,17 +1286,19 @@ def _checked_palette(palette, num_classes):
 
 def _standardize_attention(attention):
     names = (attention,) if isinstance(attention, str) else attention
-    if (
-        not isinstance(names, (tuple, list))
-        or len(set(names)) < len(names)
-        or not set(names) <= set(ATTENTION)
-    ):
-        raise ValueError(
-            f"`attention` must name each of {tuple(ATTENTION)} at most once; "
-            f"() uses none. Received: attention={attention!r}"
-        )
+    if not isinstance(names, (tuple, list)) or len(names) > len(ATTENTION):
+        raise _no_attention(attention)
+    for name in names:
+        arguments.choice("attention", name, ATTENTION)
+    if len(set(names)) < len(names):
+        raise _no_attention(attention)
     # One order, whatever order was asked for: layer order is weight order.
     return tuple(name for name in ATTENTION if name in names)
+
+
+def _no_attention(attention):
+    must = f"must name each of {tuple(ATTENTION)} at most once; () uses none"
+    return arguments.refusal("attention", must, attention)
 
 
 def _per_channel(argument, value):

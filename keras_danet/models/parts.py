@@ -5,6 +5,8 @@ import re
 import keras
 from keras import layers
 
+from keras_danet.arguments import choice
+
 PARTS = ("backbone", "batch_norm", "backbone_batch_norm")
 
 
@@ -39,8 +41,7 @@ def freeze(model, part):
     >>> model.trainable_variables[0].path
     'channel_in/kernel'
     """
-    if part not in PARTS:
-        raise ValueError(f"`part` must be one of {PARTS}. Received: {part!r}")
+    choice("part", part, PARTS)
     if part == "backbone":
         backbone_of(model).trainable = False
         return model

@@ -21,8 +21,8 @@ import warnings
 
 import keras
 
+from keras_danet.arguments import did_you_mean
 from keras_danet.data.datasets import DATASETS
-from keras_danet.data.datasets import did_you_mean
 from keras_danet.models import downloads
 from keras_danet.models import weight_files
 from keras_danet.models.checkpoints import MAX_RATE

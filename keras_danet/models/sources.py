@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from keras_danet.data.datasets import did_you_mean
+from keras_danet.arguments import did_you_mean
 from keras_danet.models import presets
 from keras_danet.models import weight_files
 

@@ -326,7 +326,10 @@ def test_parameters_are_the_published_ones():
         ({"num_classes": True}, "must be an integer"),
         ({"num_classes": 2, "backbone": "vgg"}, "must be one of"),
         ({"num_classes": 2, "backbone": 50}, "`backbone` must be a name"),
-        ({"num_classes": 2, "attention": ("pixel",)}, "at most once"),
+        (
+            {"num_classes": 2, "attention": ("pixel",)},
+            "one of position, channel",
+        ),
         ({"num_classes": 2, "attention": ("channel",) * 2}, "at most once"),
         ({"num_classes": 2, "dropout": 1.0}, "`dropout` is the share"),
         ({"num_classes": 2, "pixel_std": 0}, "must be positive"),
