@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_danet.layers import Normalization
 from keras_danet.losses import SumOfLosses
 from keras_danet.losses.pixels import PixelLoss
 from keras_danet.metrics import SegmentationMetrics
@@ -166,20 +167,25 @@ def check_labels(found, num_classes, ignored, where):
     raise ValueError(told)
 
 
-def pixel_warning(found, pixel_mean):
-    """What is to be said of images with such pixels, `None` if nothing is.
+def warn_of_pixels(model, found):
+    """Says once of a model what `pixel_warning` has to say.
 
     Args:
+        model: a DANet, or a copy of one for inference.
         found: (lowest, highest) pixel of float images, or `None`.
-        pixel_mean: the model's; what is not in units of 0-255 has images of
-            its own.
-
-    Returns:
-        String or `None`.
     """
-    if found is None or max(pixel_mean) <= 1:
-        return None
-    low, high = found
+    means = [x.mean for x in model.layers if isinstance(x, Normalization)]
+    # What is not in units of 0-255 has images of its own.
+    if found is None or not means or max(means[0]) <= 1:
+        return
+    told = pixel_warning(*found)
+    if told and not model.__dict__.get("told_of_pixels"):
+        model.__dict__["told_of_pixels"] = True
+        warnings.warn(told, stacklevel=3)
+
+
+def pixel_warning(low, high):
+    """What is to be said of images with such pixels, `None` if nothing is."""
     seen = f"Received: values from {low:.4g} to {high:.4g}."
     if low >= 0 and 0 < high <= 1:
         return (

@@ -20,6 +20,7 @@ from keras_danet.data.resampling import resize_logits
 from keras_danet.data.resampling import scaled_size
 from keras_danet.data.resampling import standardize_sides
 from keras_danet.fit_checks import pixels_of
+from keras_danet.fit_checks import warn_of_pixels
 from keras_danet.memory import check_memory
 from keras_danet.memory import count_multiplications
 from keras_danet.models import DANet
@@ -196,8 +197,7 @@ class Predictor:
 
     def _logits(self, image):
         """The logits at the size that the network sees."""
-        if isinstance(self.model, DANet):
-            self.model.warn_of_pixels(pixels_of(image))
+        warn_of_pixels(self.model, pixels_of(image))
         batch = answering(self.resize, image)[np.newaxis]
         with _one_at_a_time:
             self.check_size(*image.shape[:2])

@@ -538,21 +538,12 @@ class DANet(FunctionalModel):
             return
         strategy = getattr(self, "distribute_strategy", None)
         labels, pixels = extremes.found(strategy)
-        self.warn_of_pixels(pixels)
+        fit_checks.warn_of_pixels(self, pixels)
         if labels:
             extremes.reset_state()
             fit_checks.check_labels(
                 labels, self.num_classes, extremes.ignored, where
             )
-
-    def warn_of_pixels(self, found):
-        """Says once what `fit_checks.pixel_warning` has to say."""
-        told = fit_checks.pixel_warning(
-            found, self._constructor_arguments["pixel_mean"]
-        )
-        if told and not self.__dict__.get("told_of_pixels"):
-            self.__dict__["told_of_pixels"] = True
-            warnings.warn(told, stacklevel=3)
 
     def fit(self, *args, **kwargs):
         given = _given(super().fit, args, kwargs)
@@ -614,12 +605,12 @@ class DANet(FunctionalModel):
 
     def predict(self, *args, **kwargs):
         given = _given(super().predict, args, kwargs)
-        self.warn_of_pixels(fit_checks.pixels_of(given["x"]))
+        fit_checks.warn_of_pixels(self, fit_checks.pixels_of(given["x"]))
         with self._in_order():
             return super().predict(**given)
 
     def predict_on_batch(self, x):
-        self.warn_of_pixels(fit_checks.pixels_of(x))
+        fit_checks.warn_of_pixels(self, fit_checks.pixels_of(x))
         with self._in_order():
             return super().predict_on_batch(x)
 

@@ -15,6 +15,7 @@ from keras_danet import PolySchedule
 from keras_danet import Predictor
 from keras_danet import SegmentationMetrics
 from keras_danet import losses
+from keras_danet import optimize_for_inference
 
 BACKEND = keras.backend.backend()
 JIT = {"jit_compile": False} if BACKEND == "tensorflow" else {}
@@ -286,6 +287,7 @@ def test_images_of_another_range_are_told_once():
         lambda model: model.evaluate(unit, labels, verbose=0),
         lambda model: model.predict(unit, verbose=0),
         lambda model: Predictor(model)(unit[0]),
+        lambda model: Predictor(optimize_for_inference(model))(unit[0]),
     ):
         other = small()
         other.compile(SGD(1e-3), **JIT)
