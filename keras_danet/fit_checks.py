@@ -231,8 +231,10 @@ class FitChecks(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.model.check_extremes("Training")
-        if epoch + 1 < self.params["epochs"]:
-            self._check_rate(1)
+        # How many steps an epoch has, a stream need not have told before.
+        epochs = epoch + 1 - self.initial_epoch
+        left = self.params["epochs"] - epoch - 1
+        self._check_rate(self.begun * left // epochs)
 
     def _check_rate(self, batches):
         optimizer = self.model.optimizer
@@ -247,9 +249,10 @@ class FitChecks(keras.callbacks.Callback):
             batches = -(-batches // steps)
         else:  # Keras's own count batches.
             done *= steps
-        # Two in a row: a warm-up may begin at 0.
-        if _rate(schedule, done) == _rate(schedule, done + 1) == 0:
-            what = f"is 0 after {done} steps: nothing is learned any more"
+        # The next step, or the last one; a warm-up may begin at 0.
+        step = done if batches else done - 1
+        if _rate(schedule, step) == _rate(schedule, step + 1) == 0:
+            what = f"is 0 after {step} steps: nothing is learned any more"
         elif batches > 1 and _rate(schedule, done + batches - 1) == 0:
             what = "will be 0 before this training ends"
         else:

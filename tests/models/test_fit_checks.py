@@ -237,10 +237,12 @@ def test_every_metric_is_in_the_logs():
         np.testing.assert_allclose(found[key], right[kept].mean(), rtol=1e-5)
 
 
-def rate_warnings(model, **options):
+def rate_warnings(model, data=None, **options):
+    given = (data,) if data else example()
+    batch = {} if data else {"batch_size": 2}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model.fit(*example(), batch_size=2, verbose=0, **options)
+        model.fit(*given, verbose=0, **batch, **options)
     return [str(w.message) for w in caught if "learning rate" in str(w.message)]
 
 
@@ -263,6 +265,11 @@ def test_a_learning_rate_of_zero_is_told_once(tmp_path):
     model.compile(gathered, **JIT)
     assert not rate_warnings(model, epochs=2)
     assert len(rate_warnings(model)) == 1
+    # Nobody knows how many batches come.
+    for total_steps, told in ((1, 1), (3, 0)):
+        model.compile(total_steps=total_steps, **JIT)
+        stream = (example() for _ in range(3))
+        assert len(rate_warnings(model, stream)) == told
 
 
 def pixel_warnings(call):
