@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-# What two hours of one GPU, or a night of a CPU, can learn.
+# Batches of a first training.
 STEPS = 8000
 MOST_EPOCHS = 400
 BATCH_SIZE = 8
