@@ -249,8 +249,9 @@ class FitChecks(keras.callbacks.Callback):
             batches = -(-batches // steps)
         else:  # Keras's own count batches.
             done *= steps
-        # The next step, or the last one; a warm-up may begin at 0.
-        step = done if batches else done - 1
+        # The next two steps, as a warm-up may begin at 0, or the last two: of
+        # a stream that ends TensorFlow counts a step that there was not.
+        step = done if batches else done - 2
         if _rate(schedule, step) == _rate(schedule, step + 1) == 0:
             what = f"is 0 after {step} steps: nothing is learned any more"
         elif batches > 1 and _rate(schedule, done + batches - 1) == 0:

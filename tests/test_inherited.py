@@ -5,11 +5,10 @@ import json
 import keras
 import numpy as np
 import pytest
+import tiny
 from keras import ops
 
 from keras_danet import SGD
-from keras_danet import DANet
-from keras_danet import DilatedResNet
 from keras_danet import MeanIoU
 from keras_danet import PixelAccuracy
 from keras_danet import SegmentationMetrics
@@ -18,12 +17,6 @@ from keras_danet import losses
 from keras_danet import metrics
 
 JIT = {"jit_compile": False}
-
-
-def small():
-    return DANet(
-        3, backbone=DilatedResNet(18, filters=8), attention=(), dropout=0
-    )
 
 
 def example():
@@ -106,18 +99,18 @@ def test_options_that_keras_would_ignore_are_refused(option):
 def test_exclusions_that_would_be_lost_are_refused():
     inner = SGD(0.1, weight_decay=0.1)
     inner.exclude_from_weight_decay(var_names=["bias"])
-    small().compile(keras.optimizers.LossScaleOptimizer(inner), **JIT)
+    tiny.danet().compile(keras.optimizers.LossScaleOptimizer(inner), **JIT)
     outer = keras.optimizers.LossScaleOptimizer(SGD(0.1, weight_decay=0.1))
     outer.exclude_from_weight_decay(var_names=["bias"])
     with pytest.raises(ValueError, match="on the optimizer inside"):
-        small().compile(outer)
+        tiny.danet().compile(outer)
 
 
 def test_a_weighted_metric_takes_no_name_from_one_without():
     images, labels = example()
     weights = np.zeros(labels.shape, "float32")
     weights[:, :8] = 1
-    model = small()
+    model = tiny.danet()
     model.compile(
         weighted_metrics=[PixelAccuracy(3), MeanIoU(3), "accuracy"], **JIT
     )
@@ -143,7 +136,7 @@ def test_a_weighted_metric_takes_no_name_from_one_without():
 
 def test_evaluate_lists_every_score_once():
     images, labels = example()
-    model = small()
+    model = tiny.danet()
     model.compile(**JIT)
     found = model.evaluate(images, labels, verbose=0, return_dict=True)
     listed = [found[name] for name in ("loss", "mean_iou", "pixel_accuracy")]
@@ -184,7 +177,7 @@ def test_batch_norm_takes_numpys_scalars():
 
 def test_numpys_scalars_in_fit_evaluate_and_predict():
     images, labels = example()
-    model = small()
+    model = tiny.danet()
     one, two = np.int64(1), np.int64(2)
     model.compile(
         SGD(0.01, multipliers=model.head_multipliers(np.float32(2))),

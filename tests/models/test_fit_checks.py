@@ -5,9 +5,9 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import tiny
 
 from keras_danet import SGD
-from keras_danet import DANet
 from keras_danet import DilatedResNet
 from keras_danet import MeanIoU
 from keras_danet import PixelCrossentropy
@@ -19,15 +19,6 @@ from keras_danet import optimize_for_inference
 
 BACKEND = keras.backend.backend()
 JIT = {"jit_compile": False} if BACKEND == "tensorflow" else {}
-
-
-def small(**arguments):
-    """As little of a network as compiles fast."""
-    keras.utils.set_random_seed(0)
-    images = keras.Input((None, None, 3), name="images")
-    features = keras.layers.Conv2D(8, 8, 8)(images)
-    backbone = keras.Model(images, {"stage4": features}, name="backbone")
-    return DANet(3, backbone, attention=(), dropout=0, **arguments)
 
 
 def example(wrong=None, count=4, dtype="uint8", at=0):
@@ -42,7 +33,7 @@ def example(wrong=None, count=4, dtype="uint8", at=0):
 
 @pytest.fixture(scope="module")
 def compiled():
-    model = small()
+    model = tiny.danet()
     model.compile(SGD(1e-3), **JIT)
     return model
 
@@ -125,7 +116,7 @@ def unknown_shape(images, labels):
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="XLA of TensorFlow")
 def test_labels_out_of_range_under_xla():
-    model = small()
+    model = tiny.danet()
     model.compile(SGD(1e-3), jit_compile=True)
     with pytest.raises(ValueError, match="^Training: Label 7 is"):
         model.fit(*example(7), batch_size=2, verbose=0)
@@ -135,7 +126,7 @@ def test_labels_out_of_range_under_xla():
 def test_data_that_fails_costs_no_weights(method):
     """On JAX Keras takes the weights away while it loops."""
     images, labels = example()
-    model = small()
+    model = tiny.danet()
     model.compile(SGD(1e-3), **JIT)
 
     class Failing(keras.utils.PyDataset):
@@ -158,13 +149,13 @@ def test_data_that_fails_costs_no_weights(method):
 
 
 def test_several_wrong_labels_and_no_metrics():
-    model = small()
+    model = tiny.danet()
     model.compile(SGD(1e-3), metrics=[], **JIT)
     images, labels = example(4)
     labels[1, 3] = 33
     with pytest.raises(ValueError, match="Labels 4, 33 are .*labelIds"):
         model.fit(images, labels, verbose=0)
-    model = small()
+    model = tiny.danet()
     model.compile(SGD(1e-3), metrics=[], **JIT)
     history = model.fit(*example(), verbose=0).history
     assert list(history) == ["loss"] and np.isfinite(history["loss"]).all()
@@ -179,11 +170,11 @@ def test_metrics_ignore_what_the_loss_ignores():
         {"fusion": losses.SumOfLosses([(1.0, inner)])},
         keras.losses.SparseCategoricalCrossentropy(True, ignore_class=-1),
     ):
-        model = small()
+        model = tiny.danet()
         model.compile(SGD(1e-3), loss, **JIT)
         (metric,) = model._compile_metrics._user_metrics
         assert metric.ignore_label == -1
-    model = small()
+    model = tiny.danet()
     model.compile(SGD(1e-3), inner, **JIT)
     found = model.evaluate(images, labels, verbose=0, return_dict=True)
     assert np.isfinite(list(found.values())).all()
@@ -200,7 +191,7 @@ def test_every_metric_is_in_the_logs():
     images, labels = example()
     weights = np.zeros(labels.shape, "float32")
     weights[:, 4:8] = 1
-    model = small()
+    model = tiny.danet()
     model.compile(
         SGD(1e-3),
         metrics=[
@@ -247,7 +238,7 @@ def rate_warnings(model, data=None, **options):
 
 
 def test_a_learning_rate_of_zero_is_told_once(tmp_path):
-    model = small()
+    model = tiny.danet()
     model.compile(total_steps=4, **JIT)
     assert not rate_warnings(model, epochs=2)
     (told,) = rate_warnings(model, epochs=2)
@@ -282,7 +273,7 @@ def pixel_warnings(call):
 def test_images_of_another_range_are_told_once():
     images, labels = example()
     unit = images.astype("float32") / 255
-    model = small()
+    model = tiny.danet()
     model.compile(SGD(1e-3), **JIT)
     fit = lambda x: model.fit(x, labels, epochs=2, verbose=0)  # noqa: E731
     assert not pixel_warnings(lambda: fit(np.zeros_like(images)))
@@ -296,12 +287,14 @@ def test_images_of_another_range_are_told_once():
         lambda model: Predictor(model)(unit[0]),
         lambda model: Predictor(optimize_for_inference(model))(unit[0]),
     ):
-        other = small()
+        other = tiny.danet()
         other.compile(SGD(1e-3), **JIT)
         assert len(pixel_warnings(lambda: call(other))) == 1  # noqa: B023
-    (told,) = pixel_warnings(lambda: small().predict(unit * 4 - 2, verbose=0))
+    (told,) = pixel_warnings(
+        lambda: tiny.danet().predict(unit * 4 - 2, verbose=0)
+    )
     assert "normalised already" in told
-    own = small(pixel_mean=0, pixel_std=1)
+    own = tiny.danet(pixel_mean=0, pixel_std=1)
     assert not pixel_warnings(lambda: own.predict(unit, verbose=0))
 
 
@@ -315,7 +308,7 @@ def test_class_weight_is_refused_wherever_it_stands(compiled):
 
 @pytest.mark.skipif(BACKEND != "torch", reason="XLA compiles it elsewhere")
 def test_torch_compile_is_refused_at_once():
-    model = small()
+    model = tiny.danet()
     for one in (model, model.inference_model, DilatedResNet(18, filters=4)):
         with pytest.raises(ValueError, match="Received: jit_compile=True"):
             one.compile(optimizer="sgd", loss="mse", jit_compile=True)

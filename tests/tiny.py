@@ -1,0 +1,34 @@
+"""As little of a DANet as compiles fast, where the backbone is not the point.
+
+TensorFlow and JAX take ten times longer to trace a ResNet of 18 layers.
+"""
+
+import keras
+
+from keras_danet import DANet
+
+
+def backbone(filters):
+    """Two convolutions: features at an eighth of the image."""
+    images = keras.Input((None, None, 3), name="images")
+    stage3 = keras.layers.Conv2D(filters, 4, 4, "same", name="stage3")(images)
+    stage4 = keras.layers.Conv2D(
+        filters, 2, 2, "same", activation="relu", name="stage4"
+    )(stage3)
+    return keras.Model(
+        images, {"stage3": stage3, "stage4": stage4}, name="backbone"
+    )
+
+
+def danet(num_classes=3, attention=(), filters=32, **arguments):
+    """A DANet whose attentions, if it has any, matter."""
+    keras.utils.set_random_seed(0)
+    model = DANet(
+        num_classes,
+        backbone(filters),
+        attention=attention,
+        **{"dropout": 0, **arguments},
+    )
+    for kind, gamma in zip(model.attention, (0.7, -0.6), strict=False):
+        model.get_layer(f"{kind}_attention").gamma.assign(gamma)
+    return model
