@@ -99,8 +99,7 @@ test-alone: $(VENV)/dev.stamp
 test-slow: $(VENV)/dev.stamp
 	@KERAS_BACKEND=torch $(PYTEST) -m slow
 	@for backend in tensorflow jax; do KERAS_BACKEND=$$backend \
-		$(PYTEST) -m slow tests/test_*.py tests/models/test_float64.py \
-		|| exit 1; done
+		$(PYTEST) -m slow --ignore=tests/data || exit 1; done
 
 lint: $(VENV)/dev.stamp
 	@$(BIN)/ruff format --check .

@@ -273,6 +273,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow",
     reason="replicas are TensorFlow's; JAX shows a loss the global batch",
