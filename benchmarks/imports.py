@@ -1,10 +1,11 @@
 """How long the command line takes to answer, and the package to be imported.
 
-Medians over fresh processes, in seconds, beside `import keras`:
+Medians over fresh processes, in seconds, and their ratio to `import keras`:
 
     KERAS_BACKEND=torch python benchmarks/imports.py [RUNS]
 """
 
+import operator
 import os
 import statistics
 import subprocess
@@ -37,8 +38,13 @@ def main():
     print(f"KERAS_BACKEND={os.environ.get('KERAS_BACKEND', '')}, {runs} runs")
     # In turns, so that what else the machine does falls on all of them.
     times = [[seconds(c) for c in COMMANDS.values()] for _ in range(runs)]
-    for name, found in zip(COMMANDS, zip(*times, strict=True), strict=True):
-        print(f"{name:<28} {statistics.median(found):6.2f} s")
+    columns = dict(zip(COMMANDS, zip(*times, strict=True), strict=True))
+    for name, found in columns.items():
+        ratios = map(operator.truediv, found, columns["import keras"])
+        print(
+            f"{name:<28} {statistics.median(found):6.2f} s "
+            f"{statistics.median(ratios):6.3f}"
+        )
 
 
 if __name__ == "__main__":
