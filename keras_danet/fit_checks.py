@@ -4,6 +4,8 @@ None of it costs a step anything: the lowest and highest values are kept with
 the metrics, on the device, and read after the first step and every epoch.
 """
 
+import contextlib
+import re
 import warnings
 
 import keras
@@ -22,6 +24,11 @@ NOTHING = 1e30
 # Images less a mean and divided by a deviation are below it; pixels are not.
 MOST_NORMALISED = 16
 NAN = float("nan")
+# As TensorFlow and torch tell it.
+WRONG_LABEL = re.compile(
+    r"label value of (-?\d+) which is outside the valid range"
+    r"|Target (-?\d+) is out of bounds"
+)
 
 
 def ignored_labels(judges):
@@ -42,7 +49,18 @@ def ignored_labels(judges):
             found.append({judge.ignore_label})
         elif isinstance(judge, keras.losses.SparseCategoricalCrossentropy):
             found.append({judge.ignore_class} - {None})
+        elif _ignores_none(judge):
+            found.append(set())
     return found
+
+
+def _ignores_none(judge):
+    """Whether it is Keras's crossentropy as a function, or as a metric."""
+    function = getattr(judge, "function", None)
+    function = getattr(function, "func", function)
+    return function is keras.losses.sparse_categorical_crossentropy or (
+        isinstance(judge, keras.metrics.SparseCategoricalCrossentropy)
+    )
 
 
 def ignored_by_all(losses):
@@ -204,9 +222,32 @@ def pixel_warning(low, high):
 
 def pixels_of(images):
     """(lowest, highest) of an array of floats, `None` of anything else."""
+    if ops.is_tensor(images) and _is_float(images):
+        images = ops.convert_to_numpy(images)
     if not isinstance(images, np.ndarray) or images.dtype.kind != "f":
         return None
     return (float(images.min()), float(images.max())) if images.size else None
+
+
+@contextlib.contextmanager
+def explained(model):
+    """A backend's error about a label as the ValueError that says what to do.
+
+    Keras's own losses look at labels before the step's are looked at here.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = WRONG_LABEL.search(str(error))
+        if not found:
+            raise
+        label = float(found[1] or found[2])
+        ignored = model.extremes.ignored or set()
+        if not 0 <= label < model.num_classes:
+            raise ValueError(
+                wrong_labels([label], model.num_classes, ignored)
+            ) from error
+        raise
 
 
 class FitChecks(keras.callbacks.Callback):
@@ -218,10 +259,10 @@ class FitChecks(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.begun = 0
-        self.told = False
+        self.model.__dict__["told_of_rate"] = False
         steps = self.params.get("steps")
         epochs = self.params["epochs"] - self.initial_epoch
-        self._check_rate(steps * epochs if steps else 1)
+        warn_of_rate(self.model, steps * epochs if steps else 1)
 
     def on_train_batch_begin(self, batch, logs=None):
         # Not at the first one's end: Keras would then wait for every step.
@@ -234,39 +275,46 @@ class FitChecks(keras.callbacks.Callback):
         # How many steps an epoch has, a stream need not have told before.
         epochs = epoch + 1 - self.initial_epoch
         left = self.params["epochs"] - epoch - 1
-        self._check_rate(self.begun * left // epochs)
+        warn_of_rate(self.model, self.begun * left // epochs)
 
-    def _check_rate(self, batches):
-        optimizer = self.model.optimizer
-        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-        schedule = getattr(optimizer, "_learning_rate", None)
-        kind = keras.optimizers.schedules.LearningRateSchedule
-        if self.told or not isinstance(schedule, kind):
-            return
-        done = int(ops.convert_to_numpy(optimizer.iterations))
-        steps = optimizer.gradient_accumulation_steps or 1
-        if isinstance(optimizer, SGD):
-            batches = -(-batches // steps)
-        else:  # Keras's own count batches.
-            done *= steps
-        # The next two steps, as a warm-up may begin at 0, or the last two: of
-        # a stream that ends TensorFlow counts a step that there was not.
-        step = done if batches else done - 2
-        if _rate(schedule, step) == _rate(schedule, step + 1) == 0:
-            what = f"is 0 after {step} steps: nothing is learned any more"
-        elif batches > 1 and _rate(schedule, done + batches - 1) == 0:
-            what = "will be 0 before this training ends"
-        else:
-            return
-        self.told = True
-        total = schedule.get_config().get("total_steps")
-        planned = f" (total_steps={total})" if total is not None else ""
-        warnings.warn(
-            f"The learning rate {what}. The schedule{planned} has ended, or "
-            "ends too soon. To go on, compile anew with `total_steps` of the "
-            "whole training, or with an optimizer whose rate ends above 0.",
-            stacklevel=2,
-        )
+
+def warn_of_rate(model, batches):
+    """Says once that a learning rate is 0, or will be within some batches.
+
+    Args:
+        model: a compiled DANet.
+        batches: integer, how many more it is to be trained on; 0 if not known.
+    """
+    optimizer = model.optimizer
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    schedule = getattr(optimizer, "_learning_rate", None)
+    kind = keras.optimizers.schedules.LearningRateSchedule
+    if model.told_of_rate or not isinstance(schedule, kind):
+        return
+    done = int(ops.convert_to_numpy(optimizer.iterations))
+    steps = optimizer.gradient_accumulation_steps or 1
+    if isinstance(optimizer, SGD):
+        batches = -(-batches // steps)
+    else:  # Keras's own count batches.
+        done *= steps
+    # The next two steps, as a warm-up may begin at 0, or the last two: of
+    # a stream that ends TensorFlow counts a step that there was not.
+    step = done if batches else done - 2
+    if _rate(schedule, step) == _rate(schedule, step + 1) == 0:
+        what = f"is 0 after {step} steps: nothing is learned any more"
+    elif batches > 1 and _rate(schedule, done + batches - 1) == 0:
+        what = "will be 0 before this training ends"
+    else:
+        return
+    model.__dict__["told_of_rate"] = True
+    total = schedule.get_config().get("total_steps")
+    planned = f" (total_steps={total})" if total is not None else ""
+    warnings.warn(
+        f"The learning rate {what}. The schedule{planned} has ended, or "
+        "ends too soon. To go on, compile anew with `total_steps` of the "
+        "whole training, or with an optimizer whose rate ends above 0.",
+        stacklevel=3,
+    )
 
 
 def _rate(schedule, step):

@@ -21,6 +21,7 @@ from keras_danet.data.resampling import scaled_size
 from keras_danet.data.resampling import standardize_sides
 from keras_danet.fit_checks import pixels_of
 from keras_danet.fit_checks import warn_of_pixels
+from keras_danet.keras_distributions import turn_of
 from keras_danet.memory import check_memory
 from keras_danet.memory import count_multiplications
 from keras_danet.models import DANet
@@ -64,6 +65,9 @@ def _reshaping(shape):
 # on an image of as many pixels as the second says.
 LARGE = 2**21
 TRIAL = 2**17
+
+# Seconds until a thread that trains the same model is taken to train on.
+PATIENCE = 30
 
 # Of several threads: memory is asked for one image, and each would take all
 # cores. Keras's trainers are not made for it either.
@@ -199,7 +203,7 @@ class Predictor:
         """The logits at the size that the network sees."""
         warn_of_pixels(self.model, pixels_of(image))
         batch = answering(self.resize, image)[np.newaxis]
-        with _one_at_a_time:
+        with turn_of(self.model, PATIENCE), _one_at_a_time:
             self.check_size(*image.shape[:2])
             # What is in force for several devices is so in one thread only.
             if _is_shared(self.model):
@@ -350,6 +354,7 @@ def attention_maps(model, image, points, num_channels=3, size=None):
     image = predictor.as_array(image)
     rows, columns = image.shape[:2]
     predictor.check_size(rows, columns)
+    warn_of_pixels(model, pixels_of(image))
     image = predictor.resize(image)
     point_maps, channel_maps, channels = [], [], []
     if "position" in model.attention:

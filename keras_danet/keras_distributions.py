@@ -3,6 +3,8 @@
 import contextlib
 import os
 import re
+import threading
+import weakref
 
 import keras
 import numpy as np
@@ -22,6 +24,10 @@ WIDE_KERNELS = (
     r"(.*/)?(position|channel)_(in|out)/kernel",
     r"(.*/)?fcn/kernel",
 )
+
+# Model -> the lock of whose turn it is.
+_turns = weakref.WeakKeyDictionary()
+_making_turns = threading.Lock()
 
 
 def is_available():
@@ -100,12 +106,75 @@ def on_devices(model):
     cannot be had, or by Ctrl-C, a model would be left without weights: they
     are put back.
 
+    Threads take turns: one would find what another has taken away.
+
     Raises:
-        ValueError: for a batch that does not divide among the devices.
+        ValueError: for a batch that does not divide among the devices, or a
+            model whose weights are on other devices.
     """
     if keras.backend.backend() != "jax":
         yield
         return
+    with turn_of(model):
+        _check_devices(model)
+        with _weights_put_back(model):
+            yield
+
+
+@contextlib.contextmanager
+def turn_of(model, seconds=-1):
+    """This thread's turn with the weights of a model, on JAX.
+
+    Args:
+        model: `keras.Model`.
+        seconds: how long to wait for it. Defaults to `-1`, for ever.
+
+    Raises:
+        RuntimeError: if it does not come.
+    """
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    with _making_turns:
+        turn = _turns.setdefault(model, threading.RLock())
+    if not turn.acquire(timeout=seconds):
+        raise RuntimeError(
+            f"{model.name!r} has been at work in another thread for "
+            f"{seconds} s, and on JAX a training takes the weights away at "
+            "every step. Predict in a callback of `fit`, after it, or with a "
+            "copy (keras_danet.optimize_for_inference)."
+        )
+    try:
+        yield
+    finally:
+        turn.release()
+
+
+def _check_devices(model):
+    placed = keras.distribution.distribution()
+    if placed is None or not model.variables:
+        return
+    value = model.variables[0]._value
+    if value is None:
+        return
+    wanted = {str(device) for device in placed.device_mesh.devices.flat}
+    found = {_name(device) for device in value.devices()}
+    if found != wanted:
+        raise ValueError(
+            f"The model was built before {type(placed).__name__} was set: its "
+            f"weights are on {sorted(found)}, and not on {sorted(wanted)}. "
+            "Build or load it, and compile it, after "
+            "keras.distribution.set_distribution."
+        )
+
+
+def _name(device):
+    """A JAX device by Keras's name."""
+    return f"{device.platform}:{device.id}"
+
+
+@contextlib.contextmanager
+def _weights_put_back(model):
     optimizer = getattr(model, "optimizer", None)
     variables = [
         *model.variables,
@@ -120,7 +189,8 @@ def on_devices(model):
         model.jax_state_sync()
         model._jax_state = None
         for variable, value in zip(variables, values, strict=True):
-            if variable._value is None and not value.is_deleted():
+            lost = variable._value is None and value is not None
+            if lost and not value.is_deleted():
                 variable._value = value
         if type(error).__name__ == "IndivisibleError":
             raise _indivisible(error) from error

@@ -12,7 +12,8 @@ import keras
 
 VERSIONS = ("3.15.1",)
 
-# What `mended` holds open: mended twice, gradients would be summed twice.
+# Keras's sum of gradients, while `mended` is open: mended twice, gradients
+# would be summed twice.
 _open = []
 
 
@@ -29,7 +30,9 @@ def mended(strategy):
     - `reduce_per_replica`, under `MultiWorkerMirroredStrategy`, averages the
       step's figures along the first axis of scalars, which have none;
     - each replica clips its own gradients before they are summed, so that the
-      step depends on the number of devices.
+      step depends on the number of devices;
+    - batch norms take the statistics of each replica's share, unless they
+      were made with `synchronized=True`, which other backends refuse.
 
     Args:
         strategy: a `tf.distribute.Strategy`.
@@ -48,14 +51,23 @@ def mended(strategy):
         yield
         return
     with contextlib.ExitStack() as stack:
+        _open.append(keras.optimizers.Optimizer._all_reduce_sum_gradients)
+        stack.callback(_open.pop)
         for owner, name, replacement in (
             *_trainer(strategy),
             *_clipping(),
+            *_batch_norm(),
         ):
             stack.enter_context(_replaced(owner, name, replacement))
-        _open.append(strategy)
-        stack.callback(_open.pop)
         yield
+
+
+def summed(optimizer, grads):
+    """Gradients of all replicas, to be clipped; as given without `mended`."""
+    if not _open:
+        return grads
+    pairs = _open[0](optimizer, [(grad, None) for grad in grads])
+    return [grad for grad, _ in pairs]
 
 
 def _trainer(strategy):
@@ -107,10 +119,7 @@ def _clipping():
         return self.clipnorm or self.global_clipnorm or self.clipvalue
 
     def clip_the_sum(self, grads):
-        if clips(self):
-            pairs = all_reduce(self, [(grad, None) for grad in grads])
-            grads = [grad for grad, _ in pairs]
-        return clip(self, grads)
+        return clip(self, summed(self, grads) if clips(self) else grads)
 
     def all_reduce_once(self, grads_and_vars):
         return (
@@ -121,6 +130,20 @@ def _clipping():
 
     yield optimizer, "_clip_gradients", clip_the_sum
     yield optimizer, "_all_reduce_sum_gradients", all_reduce_once
+
+
+def _batch_norm():
+    kind = keras.layers.BatchNormalization
+    moments = kind._moments
+
+    def global_moments(self, inputs, mask):
+        own, self.synchronized = self.synchronized, True
+        try:
+            return moments(self, inputs, mask)
+        finally:
+            self.synchronized = own
+
+    yield kind, "_moments", global_moments
 
 
 @contextlib.contextmanager

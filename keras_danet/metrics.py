@@ -97,11 +97,20 @@ def wrong_labels(values, num_classes, ignored):
             "Labels are whole numbers: resize label maps by nearest neighbour "
             "only, and keep them as integers."
         )
+    elif values == [target]:
+        remedy = (
+            f"If {target} means void, give loss and metrics ignore_label="
+            f"{target} (Keras's own losses: ignore_class={target})."
+        )
     else:
+        # They were kept in float32, which rounds greater ones.
+        which = f"== {values[-1]}"
+        if values[-1] >= 2**24:
+            which = f">= {num_classes}"
         remedy = f"Map what has no class to {target}"
         if target == 255 and not ignored:
             remedy += " and give the loss that `ignore_label`"
-        remedy += f", as in labels[labels == {values[-1]}] = {target}."
+        remedy += f", as in labels[labels {which}] = {target}."
         if values == [num_classes]:
             remedy += (
                 f" {num_classes} may be void, as CamVid's 11; or the labels "

@@ -1,5 +1,6 @@
 """What Keras lacks: SGD and its schedule as the reference recipes mean them."""
 
+import collections.abc
 import re
 import warnings
 
@@ -7,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_danet import arguments
+from keras_danet.keras_mends import summed
 from keras_danet.layers.numerics import check_dtype
 from keras_danet.layers.numerics import is_float64
 from keras_danet.layers.numerics import minimum
@@ -213,16 +215,22 @@ class SGD(keras.optimizers.SGD):
                 none.
 
         Raises:
-            ValueError: once the optimizer is built.
+            ValueError: once the optimizer is built, or for other than lists.
         """
         if self.built:
             raise ValueError(
                 "`exclude_from_weight_decay` must be called before the "
                 "optimizer is built, which `fit` and `apply` do."
             )
+        names = arguments.as_sequence(var_names or ())
+        if names is None or not all(isinstance(name, str) for name in names):
+            raise ValueError(
+                "`var_names` must be a list of regular expressions, such as "
+                f"['bias', 'gamma']. Received: var_names={var_names!r}"
+            )
         self._not_decayed = {
             "paths": [variable.path for variable in var_list or ()],
-            "names": list(var_names or ()),
+            "names": list(names),
             "places": [],
         }
 
@@ -304,21 +312,31 @@ class SGD(keras.optimizers.SGD):
         return ops.where(is_given, given, ops.cast(rate, wide))
 
     def _clip_gradients(self, grads):
-        if keras.backend.backend() != "torch" or not self._in_float64:
+        limit = self.clipnorm or self.global_clipnorm
+        if not limit:
             return super()._clip_gradients(grads)
-        # As Keras, which computes factors in float32 here.
+        # As Keras, which computes factors in `floatx`, and divides by a norm
+        # of 0, that of a batch without a labelled pixel.
+        grads = summed(self, grads)
+        wide = "float64" if self._in_float64 else "float32"
+        limit = ops.convert_to_tensor(limit, wide)
         norms = [
-            None if g is None else ops.sqrt(ops.sum(ops.square(g)))
+            None
+            if g is None
+            else ops.sqrt(ops.sum(ops.square(ops.cast(g, wide))))
             for g in grads
         ]
         if self.global_clipnorm:
             present = ops.stack([norm for norm in norms if norm is not None])
             norms = [ops.sqrt(ops.sum(ops.square(present)))] * len(norms)
-        limit = self.clipnorm or self.global_clipnorm
-        if not limit:
-            return super()._clip_gradients(grads)
+
+        def clipped(gradient, norm):
+            norm = ops.where(ops.equal(norm, 0), limit, norm)
+            factor = minimum(limit / norm, 1.0)
+            return gradient * ops.cast(factor, gradient.dtype)
+
         return [
-            None if g is None else g * minimum(limit / norm, 1.0)
+            None if g is None else clipped(g, norm)
             for g, norm in zip(grads, norms, strict=True)
         ]
 
@@ -395,8 +413,10 @@ def _checked_options(given):
 
 
 def _checked_multipliers(multipliers):
-    multipliers = dict(multipliers or {})
     must = "must be a dict of regular expression to a number, 0 or more"
+    if not isinstance(multipliers or {}, collections.abc.Mapping):
+        raise arguments.refusal("multipliers", must, multipliers)
+    multipliers = dict(multipliers or {})
     for pattern, factor in multipliers.items():
         try:
             re.compile(pattern)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import sys
 
 import keras
@@ -12,6 +13,13 @@ from keras_danet.keras_mends import mended
 
 # What `MultiWorkerMirroredStrategy` is told by.
 CLUSTER_VARIABLE = "TF_CONFIG"
+# What TensorFlow says behind a convolution of no images, which it gives the
+# depth of its input.
+EMPTY_SHARE = re.compile(
+    "input depth must be evenly divisible by filter depth"
+    "|Shape mismatch in the collective"
+    r"|Incompatible shapes: .*\[0,"
+)
 EXAMPLE = (
     'TF_CONFIG=\'{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
     '"task": {"type": "worker", "index": 0}}\''
@@ -33,8 +41,23 @@ def on_replicas(model):
     """
     check_replicas(model)
     strategy = getattr(model, "_distribute_strategy", None)
-    with mended(strategy) if strategy else contextlib.nullcontext():
+    if strategy is None:
         yield
+        return
+    with mended(strategy):
+        try:
+            yield
+        except sys.modules["tensorflow"].errors.InvalidArgumentError as error:
+            if not EMPTY_SHARE.search(str(error)):
+                raise
+            raise ValueError(
+                "A batch of fewer images than the strategy has replicas "
+                f"({strategy.num_replicas_in_sync}) leaves one of them "
+                "nothing, which Keras's convolutions cannot compute. Leave "
+                "the last batch out (`dataset.batch(size, "
+                "drop_remainder=True)`), or choose a batch size that leaves "
+                "more over."
+            ) from error
 
 
 def check_replicas(model, metrics=()):
@@ -83,6 +106,13 @@ def check_replicas(model, metrics=()):
             f"{', '.join(dict.fromkeys(outside))}, made outside. Make them "
             "inside `with strategy.scope():`, and compile again."
         )
+    if getattr(inner, "ema_overwrite_frequency", None):
+        raise ValueError(
+            "Keras cannot overwrite weights by their averages under a "
+            "strategy of TensorFlow. Received: ema_overwrite_frequency="
+            f"{inner.ema_overwrite_frequency}. Leave it out; "
+            "keras.callbacks.SwapEMAWeights puts the averages in place."
+        )
     steps = getattr(inner, "gradient_accumulation_steps", None)
     if steps:
         raise ValueError(
@@ -115,11 +145,11 @@ def share_batch(model, batch):
     return tuple(map(share, batch))
 
 
-def refuse_jit_on_replicas(model, options):
-    """Sets or refuses `jit_compile` among the options of `compile`.
+def refuse_on_replicas(model, options):
+    """Sets or refuses options of `compile` that replicas cannot have.
 
     Raises:
-        ValueError: if it is asked for.
+        ValueError: for `jit_compile=True` or several `steps_per_execution`.
     """
     strategy = getattr(model, "_distribute_strategy", None)
     if strategy is None or strategy.num_replicas_in_sync == 1:
@@ -131,6 +161,12 @@ def refuse_jit_on_replicas(model, options):
             "Received: jit_compile=True. Take False, or 'auto'."
         )
     options["jit_compile"] = False
+    steps = options.get("steps_per_execution", 1)
+    if steps != 1:
+        raise ValueError(
+            "Keras cannot run several steps at once under a strategy of "
+            f"TensorFlow. Received: steps_per_execution={steps}. Leave it out."
+        )
 
 
 def choose(num_devices):

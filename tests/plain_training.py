@@ -41,7 +41,7 @@ def examples(sizes):
     return images, labels
 
 
-def network(regularizer, attention):
+def network(regularizer, attention, batch_norm=BatchNormalization):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((None, None, 3), dtype="float64")
     x = Conv2D(
@@ -53,7 +53,7 @@ def network(regularizer, attention):
         dtype="float64",
         kernel_regularizer=regularizer,
     )(inputs)
-    x = BatchNormalization(dtype="float64")(x)
+    x = batch_norm(dtype="float64")(x)
     x = keras.layers.Activation("relu", dtype="float64")(x)
     backbone = keras.Model(inputs, {"stage4": x})
     model = DANet(CLASSES, backbone, attention, dropout=0.0, **WIDE)
@@ -139,6 +139,10 @@ CASES = {
         "loss_weights": {"fusion": 1.0, "position": 0.3, "channel": 2.0},
         "attention": ("position", "channel"),
     },
+    "batch norm of keras": {
+        "loss": cross,
+        "batch_norm": keras.layers.BatchNormalization,
+    },
     "regularized": {"loss": cross, "regularizer": "l2"},
     "global clipnorm": {"loss": cross, "optimizer": {"global_clipnorm": 0.1}},
     "clipnorm": {"loss": cross, "optimizer": {"clipnorm": 0.05}},
@@ -194,6 +198,7 @@ def train(
     sizes=EIGHTS,
     attention=(),
     on_batch=False,
+    batch_norm=BatchNormalization,
 ):
     """The weights, logs and counts that a training ends with."""
     images, labels = examples(sizes)
@@ -206,7 +211,7 @@ def train(
     ends = np.cumsum(sizes)[:-1]
     batches = list(zip(*(np.split(x, ends) for x in arrays), strict=True))
     with scope():
-        model = network(regularizer, attention)
+        model = network(regularizer, attention, batch_norm)
         metric = SegmentationMetrics(CLASSES, name="mean_iou")
         model.compile(
             SGD(rate, 0.9, 1e-3, **(optimizer or {})),

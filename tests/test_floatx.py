@@ -14,6 +14,7 @@ from keras_danet import runs
 from keras_danet import trainer
 from keras_danet.cli import main
 from keras_danet.data.scenes import write_scenes
+from keras_danet.losses import LovaszSoftmax
 from keras_danet.losses import OhemCrossentropy
 from keras_danet.metrics import SegmentationMetrics
 
@@ -77,9 +78,16 @@ def test_losses_keep_their_digits():
         assert abs(float(loss(labels, logits)) - expected) < 1e-5
 
 
-def test_sgd_takes_the_rate_and_decay_that_were_given():
+def test_lovasz_counts_classes():
+    labels, logits = drawn()
+    logits = np.where(labels[..., None] == np.arange(3), 30.0, -30.0)
+    assert abs(float(LovaszSoftmax()(labels, logits))) < 1e-5
+
+
+@pytest.mark.parametrize("clipping", [{}, {"global_clipnorm": 1e3}])
+def test_sgd_takes_the_rate_and_decay_that_were_given(clipping):
     weight = keras.Variable(np.array([1.0]), dtype="float32")
-    optimizer = SGD(0.01, weight_decay=0.3)
+    optimizer = SGD(0.01, weight_decay=0.3, **clipping)
     gradient = keras.ops.convert_to_tensor(np.array([1.0]), "float32")
     value, velocity = 1.0, 0.0
     for _ in range(2):

@@ -314,6 +314,11 @@ def test_what_does_not_go_with_an_option_is_refused():
             use_ema=True,
             ema_overwrite_frequency=3,
         )
+    # Letter by letter, "bias" would be found in "beta".
+    with pytest.raises(ValueError, match="`var_names` must be a list"):
+        SGD().exclude_from_weight_decay(var_names="bias")
+    with pytest.raises(ValueError, match="multipliers='ab'"):
+        SGD(multipliers="ab")
     with pytest.raises(ValueError, match="weight_decay=-1"):
         SGD(weight_decay=-1)
 

@@ -70,7 +70,7 @@ def assert_equal(several, one, logs=True):
 @pytest.mark.parametrize(
     "names, replicas",
     [
-        pytest.param(["auto"], 2, id="the default"),
+        pytest.param(["auto", "batch norm of keras"], 2, id="the default"),
         pytest.param([], 2, id="every case", marks=pytest.mark.slow),
         pytest.param(FEW, 4, id="four", marks=pytest.mark.slow),
     ],
@@ -110,7 +110,8 @@ REFUSALS = """
 import keras
 import numpy as np
 import plain_training
-from keras_danet import PixelCrossentropy, SegmentationMetrics
+import tiny
+from keras_danet import SGD, PixelCrossentropy, SegmentationMetrics
 
 scope = plain_training.make_scope("mirrored", 2)
 images, labels = plain_training.examples((4,))
@@ -142,6 +143,9 @@ with scope():
         inside,
         optimizer=keras.optimizers.SGD(gradient_accumulation_steps=2),
     )
+    averaged = SGD(use_ema=True, ema_overwrite_frequency=2)
+    refused("ema_overwrite_frequency=2", inside, optimizer=averaged)
+    refused("steps_per_execution=2", inside, steps_per_execution=2)
     refused("XLA cannot compile", inside, jit_compile=True)
     refused("must give one number", inside,
             loss=PixelCrossentropy(reduction="none"))
@@ -160,6 +164,16 @@ except ValueError as error:
     assert str(error).startswith("Training: Label 11 is neither"), error
 else:
     raise AssertionError("label 11")
+# Last: TensorFlow's replicas do not meet again after it.
+with scope():
+    of_keras = tiny.danet()
+    of_keras.compile("sgd")
+try:
+    of_keras.fit(images[:3], images[:3, ..., 0] * 0, 2, verbose=0)
+except ValueError as error:
+    assert "fewer images than the strategy has replicas (2)" in str(error)
+else:
+    raise AssertionError("one image left for two replicas")
 print("all refused")
 """
 
@@ -180,6 +194,9 @@ import keras
 import numpy as np
 import plain_training
 
+keras.distribution.set_distribution(None)
+early = plain_training.network(None, ())
+early.compile("sgd")
 plain_training.make_scope("data_parallel", 2)
 model = plain_training.network(None, ())
 model.compile("sgd")
@@ -211,6 +228,8 @@ for before, after in zip(whole, model.get_weights(), strict=True):
 assert model.predict(images, 4, verbose=0).shape == (*labels.shape, 3)
 labels[5, 5, 5] = 11  # Of the second device.
 refused("Training: Label 11 is neither", "fit", images, labels, batch_size=6)
+model = early
+refused("built before DataParallel was set", "fit", images, labels)
 print("all refused")
 """
 

@@ -132,6 +132,22 @@ def crossentropy(labels, logits):
     return ops.reshape(pixels, ops.shape(labels))
 
 
+def of_known_shape(labels, logits, sample_weight=None):
+    """Labels and sample weights of unknown rank, as one value per pixel.
+
+    Keras's own losses and metrics ask for a rank. Others stay as given.
+    """
+    if _is_unknown(labels):
+        labels = _one_per_pixel(labels, logits, "labels")
+    if _is_unknown(sample_weight):
+        sample_weight = _weights_of_pixels(sample_weight, logits)
+    return labels, sample_weight
+
+
+def _is_unknown(values):
+    return ops.is_tensor(values) and _rank(values) is None
+
+
 def _weights_of_pixels(weights, logits):
     """Sample weights by pixel or by image, to be multiplied with a map."""
     rank = _rank(weights)

@@ -246,7 +246,9 @@ class LovaszSoftmax(RegionLoss):
         scores = ops.transpose(scores, (0, 2, 1))
         labels = ops.where(known, labels, -1)
         labels = ops.reshape(labels, (images, 1, pixels))
-        classes = ops.reshape(ops.arange(num_classes), (1, -1, 1))
+        classes = ops.reshape(
+            ops.arange(num_classes, dtype="int32"), (1, -1, 1)
+        )
         wanted = labels == ops.cast(classes, "int32")
         errors = ops.where(wanted, 1 - scores, scores)
         # Without error, what is ignored comes last and costs nothing.

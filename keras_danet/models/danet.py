@@ -21,6 +21,8 @@ from keras_danet.layers import Normalization
 from keras_danet.layers import PositionAttention
 from keras_danet.layers.numerics import wide_dtype
 from keras_danet.losses import PixelCrossentropy
+from keras_danet.losses import SumOfLosses
+from keras_danet.losses.pixels import of_known_shape
 from keras_danet.losses.replicas import part_of
 from keras_danet.losses.replicas import share_value
 from keras_danet.metrics import SegmentationMetrics
@@ -49,7 +51,7 @@ from keras_danet.optimizers import SGD
 from keras_danet.optimizers import PolySchedule
 from keras_danet.tensorflow_strategies import check_replicas
 from keras_danet.tensorflow_strategies import on_replicas
-from keras_danet.tensorflow_strategies import refuse_jit_on_replicas
+from keras_danet.tensorflow_strategies import refuse_on_replicas
 from keras_danet.tensorflow_strategies import share_batch
 from keras_danet.tensorflow_strategies import strategy_scope
 
@@ -375,6 +377,12 @@ class DANet(FunctionalModel):
                 "`loss_weights` must be a dict or a list of floats, one per "
                 f"output {names}. Received: loss_weights={loss_weights!r}"
             )
+        idle = [name for name in weights if losses.get(name) is None]
+        if idle and isinstance(loss_weights, dict):
+            raise ValueError(
+                f"`loss_weights` names outputs without a loss: {idle}. Give "
+                f"them one, or leave them out. Received: loss={loss!r}"
+            )
         if optimizer != "auto" and total_steps is not None:
             raise ValueError(
                 "`total_steps` sets the schedule of optimizer='auto'; give "
@@ -388,7 +396,7 @@ class DANet(FunctionalModel):
             if losses.get(name) is not None
         }
         kwargs = arguments.plain_values(kwargs)
-        refuse_jit_on_replicas(self, kwargs)
+        refuse_on_replicas(self, kwargs)
         _refuse_lost_exclusions(optimizer)
         ignored = fit_checks.ignored_by_all(losses.values())
         # What is made here belongs to the replicas of the model.
@@ -404,6 +412,9 @@ class DANet(FunctionalModel):
                         name="mean_iou",
                     )
                 ]
+            metrics, weighted_metrics = keras.tree.map_structure(
+                _of_logits, (metrics, weighted_metrics)
+            )
             judged = fit_checks.ignored_labels(
                 [
                     *losses.values(),
@@ -427,6 +438,7 @@ class DANet(FunctionalModel):
             self.__dict__["extremes"] = fit_checks.Extremes(
                 self.num_classes, set.intersection(*judged) if judged else None
             )
+            self.__dict__["told_of_rate"] = False
             self.__dict__["num_weighted"] = sum(
                 metric is not None
                 for metric in keras.tree.flatten(weighted_metrics)
@@ -467,6 +479,13 @@ class DANet(FunctionalModel):
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
         outputs = y_pred if isinstance(y_pred, dict) else {"fusion": y_pred}
+        if isinstance(y, (dict, list, tuple)):
+            raise ValueError(
+                "A DANet has one label map for all outputs: a tensor (batch, "
+                f"height, width). Received: a {type(y).__name__} of labels. "
+                "Give batches of (image, label)."
+            )
+        y, sample_weight = of_known_shape(y, outputs["fusion"], sample_weight)
         total = None
         for name, (weight, loss) in self._output_losses.items():
             if name in outputs:
@@ -485,6 +504,7 @@ class DANet(FunctionalModel):
         if isinstance(y_pred, dict):
             y_pred = y_pred["fusion"]
         self.extremes.update_state(x, y)
+        y, sample_weight = of_known_shape(y, y_pred, sample_weight)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
     @property
@@ -575,6 +595,7 @@ class DANet(FunctionalModel):
             batch = share_batch(self, (x, y, sample_weight))
             logs = super().train_on_batch(*batch, return_dict=True)
             logs = self._logs_of_batch(logs, return_dict)
+        fit_checks.warn_of_rate(self, 0)
         self.check_extremes("Training")
         return logs
 
@@ -617,7 +638,7 @@ class DANet(FunctionalModel):
     @contextlib.contextmanager
     def _in_order(self):
         """Puts Keras's trainer in order for the devices of this model."""
-        with on_replicas(self), on_devices(self):
+        with fit_checks.explained(self), on_replicas(self), on_devices(self):
             yield
 
     def _forget_extremes(self):
@@ -1244,23 +1265,26 @@ def _checked_num_classes(num_classes):
 def _checked_names(names, num_classes):
     if names is None:
         return None
+    found = arguments.as_sequence(names) or ()
     if (
-        not isinstance(names, (tuple, list))
-        or not all(isinstance(name, str) and name for name in names)
-        or not len(names) == len(set(names)) == num_classes
+        not all(isinstance(name, str) and name for name in found)
+        or not len(found) == len(set(found)) == num_classes
     ):
         raise ValueError(
             f"`class_names` must be {num_classes} different strings, one per "
             f"class. Received: class_names={arguments.shown(names)}"
         )
-    return tuple(names)
+    return found
 
 
 def _checked_palette(palette, num_classes):
     if palette is None:
         return None
     try:
-        colors = tuple(tuple(map(operator.index, color)) for color in palette)
+        colors = tuple(
+            tuple(map(operator.index, arguments.as_sequence(color) or ()))
+            for color in arguments.as_sequence(palette) or ()
+        )
     except TypeError:
         colors = ()
     if len(colors) != num_classes or not all(
@@ -1277,7 +1301,8 @@ def _checked_palette(palette, num_classes):
 
 def _standardize_attention(attention):
     names = (attention,) if isinstance(attention, str) else attention
-    if not isinstance(names, (tuple, list)) or len(names) > len(ATTENTION):
+    names = arguments.as_sequence(names)
+    if names is None or len(names) > len(ATTENTION):
         raise _no_attention(attention)
     for name in names:
         arguments.choice("attention", name, ATTENTION)
@@ -1326,6 +1351,9 @@ def _per_output(argument, value, names):
 
 def _as_loss(loss, dtype):
     loss = keras.losses.get(loss)
+    if isinstance(loss, SumOfLosses):
+        for _, part in loss.losses:
+            _as_loss(part, dtype)
     if getattr(loss, "from_logits", None) is False:
         raise ValueError(
             "The outputs of DANet are logits, not probabilities. Received: "
@@ -1333,7 +1361,7 @@ def _as_loss(loss, dtype):
             "from_logits=True, or take loss='auto'."
         )
     if not isinstance(loss, keras.losses.Loss):
-        name = getattr(loss, "__name__", "loss")
+        name = getattr(loss, "__name__", "loss").strip("<>")
         if _is_keras_crossentropy(loss):
             # Left alone it would take the logits for probabilities.
             loss = functools.partial(loss, from_logits=True)
@@ -1347,10 +1375,29 @@ def _as_loss(loss, dtype):
     return loss
 
 
+def _of_logits(metric):
+    """A metric as `compile` was given it, told that there are logits."""
+    by_name = ("crossentropy", "ce", "sparse_categorical_crossentropy")
+    if metric in by_name or _is_keras_crossentropy(metric):
+        name = metric if isinstance(metric, str) else metric.__name__
+        return keras.metrics.SparseCategoricalCrossentropy(
+            name, from_logits=True
+        )
+    given = getattr(metric, "_fn_kwargs", {})
+    if given.get("from_logits") is False:
+        raise ValueError(
+            "The outputs of DANet are logits, not probabilities. Received: "
+            f"{metric.name} with from_logits=False. Make it with "
+            "from_logits=True."
+        )
+    return metric
+
+
 def _is_keras_crossentropy(function):
     module = getattr(function, "__module__", None) or ""
     return (
-        module.startswith("keras.")
+        inspect.isfunction(function)
+        and module.startswith("keras.")
         and "from_logits" in inspect.signature(function).parameters
     )
 

@@ -16,6 +16,7 @@ from keras_danet import Predictor
 from keras_danet import SegmentationMetrics
 from keras_danet import losses
 from keras_danet import optimize_for_inference
+from keras_danet.inference import attention_maps
 
 BACKEND = keras.backend.backend()
 JIT = {"jit_compile": False} if BACKEND == "tensorflow" else {}
@@ -45,6 +46,7 @@ def compiled():
         (3, "uint8", "Label 3 .*CamVid's 11; or the labels count from 1"),
         (-1, "int32", "Label -1 .*give loss and metrics that `ignore_label`"),
         (1000, "int64", "Label 1000 .*labels == 1000"),
+        (2**31 - 1, "int64", "Label 2147483648 .*labels >= 3"),
         (0.5, "float32", "Label 0.5 .*nearest neighbour"),
         (np.nan, "float32", "Label nan .*nearest neighbour"),
     ],
@@ -228,6 +230,75 @@ def test_every_metric_is_in_the_logs():
         np.testing.assert_allclose(found[key], right[kept].mean(), rtol=1e-5)
 
 
+KERAS_CROSSENTROPY = keras.losses.SparseCategoricalCrossentropy
+
+
+@pytest.mark.parametrize(
+    "loss, wrong, told",
+    [
+        ("sparse_categorical_crossentropy", 255, r"Label 255 .*\(none is\)"),
+        (KERAS_CROSSENTROPY(from_logits=True), 11, "Label 11 is neither"),
+        (
+            KERAS_CROSSENTROPY(from_logits=True, ignore_class=255),
+            11,
+            "Label 11 .*the ignored label 255",
+        ),
+    ],
+)
+def test_wrong_labels_are_told_under_losses_of_keras(loss, wrong, told):
+    images, labels = example()
+    if getattr(loss, "ignore_class", None) is None:
+        labels = np.where(labels == 255, 0, labels)
+    labels[0, 5, 5] = wrong
+    model = tiny.danet()
+    model.compile(SGD(1e-3), loss, metrics=None, **JIT)
+    with pytest.raises(ValueError, match=told):
+        model.fit(images, labels, batch_size=2, verbose=0)
+
+
+def test_logits_are_told_to_crossentropies_that_are_metrics():
+    images, labels = example()
+    labels = np.where(labels == 255, 0, labels)
+    model = tiny.danet()
+    names = ["sparse_categorical_crossentropy", "ce"]
+    function = keras.losses.sparse_categorical_crossentropy
+    model.compile(metrics=[*names, function], **JIT)
+    found = model.evaluate(images, labels, verbose=0, return_dict=True)
+    assert set(names) < set(found)
+    np.testing.assert_allclose(list(found.values()), found["loss"], rtol=1e-5)
+    config = model.get_compile_config()
+    model.compile_from_config(config)
+    of_probabilities = keras.metrics.SparseCategoricalCrossentropy()
+    with pytest.raises(ValueError, match="not probabilities"):
+        model.compile(metrics=[of_probabilities])
+
+
+def test_what_compile_refuses_is_refused_within_a_sum():
+    model = tiny.danet()
+    for loss, told in (
+        (KERAS_CROSSENTROPY(), "from_logits=False"),
+        (PixelCrossentropy(reduction="none"), "must give one number"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            model.compile(loss=losses.SumOfLosses([(1.0, loss)]))
+    with pytest.raises(ValueError, match="without a loss: .'position'."):
+        tiny.danet(attention=("position", "channel")).compile(
+            loss={"fusion": PixelCrossentropy()},
+            loss_weights={"fusion": 1.0, "position": 5.0},
+        )
+
+
+def test_labels_are_one_tensor_and_losses_may_be_lambdas(compiled):
+    images, labels = example()
+    with pytest.raises(ValueError, match="one label map for all outputs"):
+        compiled.fit(images, {"fusion": labels}, verbose=0)
+    model = tiny.danet()
+    model.compile(loss=lambda y_true, y_pred: keras.ops.mean(y_pred**2), **JIT)
+    logits = model.predict(images, verbose=0)
+    found = model.test_on_batch(images, labels, return_dict=True)
+    np.testing.assert_allclose(found["loss"], np.mean(logits**2), rtol=1e-5)
+
+
 def rate_warnings(model, data=None, **options):
     given = (data,) if data else example()
     batch = {} if data else {"batch_size": 2}
@@ -256,6 +327,11 @@ def test_a_learning_rate_of_zero_is_told_once(tmp_path):
     model.compile(gathered, **JIT)
     assert not rate_warnings(model, epochs=2)
     assert len(rate_warnings(model)) == 1
+    model.compile(total_steps=1, **JIT)
+    with pytest.warns(UserWarning, match="is 0 after 1 steps") as caught:
+        for _ in range(5):
+            model.train_on_batch(*example())
+    assert len([w for w in caught if "is 0" in str(w.message)]) == 1
     # Nobody knows how many batches come.
     for total_steps, told in ((1, 1), (3, 0)):
         model.compile(total_steps=total_steps, **JIT)
@@ -284,6 +360,8 @@ def test_images_of_another_range_are_told_once():
     for call in (
         lambda model: model.evaluate(unit, labels, verbose=0),
         lambda model: model.predict(unit, verbose=0),
+        lambda model: model.predict_on_batch(keras.ops.array(unit)),
+        lambda model: attention_maps(model, unit[0], []),
         lambda model: Predictor(model)(unit[0]),
         lambda model: Predictor(optimize_for_inference(model))(unit[0]),
     ):
