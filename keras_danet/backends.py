@@ -101,6 +101,11 @@ def _nested():
         _importing.depth -= 1
 
 
+def is_importing():
+    """Whether this thread is importing Keras, or what imports it."""
+    return getattr(_importing, "depth", 0) > 0
+
+
 @contextlib.contextmanager
 def _around_keras():
     """Says what is wrong if Keras cannot run; registers classes if it can."""
@@ -117,7 +122,7 @@ def _around_keras():
         ) from error
     # A module of ours that is half imported could not be imported from; then
     # the outermost one does it when it is through.
-    if not getattr(_importing, "depth", 0):
+    if not is_importing():
         register_classes()
 
 

@@ -2,10 +2,12 @@
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
 import threading
 
+from keras_danet.backends import is_importing
 from keras_danet.text_tables import harmless
 from keras_danet.verbs import check_data
 from keras_danet.verbs import class_weights
@@ -115,13 +117,38 @@ def _terminable():
         return
 
     def stop(*_):
+        if is_importing():
+            # Libraries that are half there crash as Python ends, and so far
+            # nothing was begun.
+            os._exit(143)
         sys.exit(143)
 
     previous = signal.signal(signal.SIGTERM, stop)
+    hook, sys.unraisablehook = sys.unraisablehook, _send_again
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, previous)
+
+
+def _send_again(lost):
+    """Sends a signal again whose exception Python could not raise.
+
+    It comes between any two steps of Python, within a destructor or a
+    callback of the garbage collector, too, which let nothing out.
+    """
+    if isinstance(lost.exc_value, KeyboardInterrupt):
+        number = signal.SIGINT
+    elif isinstance(lost.exc_value, SystemExit):
+        number = signal.SIGTERM
+    else:
+        sys.__unraisablehook__(lost)
+        return
+    # When this step is over.
+    again = threading.Timer(0.1, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
 
 
 def _parser():

@@ -206,7 +206,7 @@ class Predictor:
         with turn_of(self.model, PATIENCE), _one_at_a_time:
             self.check_size(*image.shape[:2])
             # What is in force for several devices is so in one thread only.
-            if _is_shared(self.model):
+            if keras.distribution.distribution() is not None:
                 return self._forward(batch)
             return answering(self._forward, batch)
 
@@ -258,6 +258,9 @@ def _describe(sides):
 
 def _forward(model):
     """A function of an image batch to the first one's logits, NumPy."""
+    strategy = getattr(model, "distribute_strategy", None)
+    if getattr(strategy, "num_replicas_in_sync", 1) > 1:
+        return _forward_on_one_replica(model)
     if keras.backend.backend() != "jax":
         return lambda batch: _predict_on_batch(model, batch)
     # `predict_on_batch` of JAX gives the weights' memory away while it runs,
@@ -288,6 +291,26 @@ def _forward(model):
     return forward
 
 
+def _forward_on_one_replica(model):
+    """`_forward` of what a strategy of TensorFlow has on several.
+
+    `predict_on_batch` has all of them compute, and gathers it: each worker
+    would wait until every other one has an image of this size, too.
+    """
+    network = getattr(model, "inference_model", model)
+
+    def call(batch):
+        return network(batch, training=False)
+
+    compiled = sys.modules["tensorflow"].function(call, reduce_retracing=True)
+
+    def forward(batch):
+        output = (call if model.run_eagerly else compiled)(batch)
+        return keras.ops.convert_to_numpy(output)[0]
+
+    return forward
+
+
 def _nearest(value):
     """A weight that all processes have, where this one computes alone."""
     if value.is_fully_addressable or not value.is_fully_replicated:
@@ -299,13 +322,6 @@ def _predict_on_batch(model, batch):
     # Devices that share a batch equally get an image each: the same.
     batch = np.repeat(batch, _num_replicas(), axis=0)
     return model.predict_on_batch(batch)[0]
-
-
-def _is_shared(model):
-    """Whether several devices compute it together."""
-    strategy = getattr(model, "distribute_strategy", None)
-    replicas = getattr(strategy, "num_replicas_in_sync", 1)
-    return replicas > 1 or keras.distribution.distribution() is not None
 
 
 def _num_replicas():

@@ -435,6 +435,8 @@ class Progress(keras.callbacks.Callback):
         self.epochs = epochs
         self.redraw = redraw
         self.failed = False
+        # A run that was stopped before a validation is resumed with it.
+        self.shown = time.perf_counter()
 
     def on_epoch_begin(self, epoch, logs=None):
         self.shown = time.perf_counter()

@@ -1,6 +1,7 @@
 """How a training is stopped and resumed, from one step to the next."""
 
 import contextlib
+import os
 import signal
 import threading
 
@@ -12,6 +13,7 @@ from keras_danet.checkpointing import checkpoints
 from keras_danet.checkpointing import load_checkpoint
 from keras_danet.checkpointing import save_checkpoint
 
+STOPPING = b"\nstopping after this step; Ctrl-C again stops at once\n"
 # Against losses and weights that are no numbers.
 REMEDY = (
     "The learning rate is the usual cause: lower `learning_rate` (--set "
@@ -87,6 +89,9 @@ class StopSignal:
             signal.signal(signal.SIGINT, previous[signal.SIGINT])
             if self._is_prompt:
                 raise SystemExit(self.requested)
+            # Not by `print`, which this may have interrupted.
+            with contextlib.suppress(OSError):
+                os.write(2, STOPPING)
 
         for number, handler in previous.items():
             # Shells let what runs behind them ignore Ctrl-C.

@@ -299,6 +299,47 @@ def test_sigterm_unwinds(monkeypatch):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_sigterm_within_a_destructor_is_not_lost(monkeypatch):
+    class Stopped:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+
+    def drop(arguments):
+        Stopped()
+        time.sleep(10)
+
+    monkeypatch.setattr(evaluate, "run", drop)
+    hook = sys.unraisablehook
+    started = time.monotonic()
+    with pytest.raises(SystemExit) as error:
+        main(["evaluate", "run"])
+    assert error.value.code == 143
+    assert time.monotonic() - started < 5
+    assert sys.unraisablehook is hook
+
+
+def test_sigterm_while_keras_is_imported():
+    """Libraries that are half there crash as Python ends."""
+    program = (
+        "import os, signal, threading\n"
+        "from keras_danet import backends, cli\n"
+        "from keras_danet.verbs import evaluate\n"
+        "def run(arguments):\n"
+        "    with backends._nested():\n"
+        "        try:\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        finally:\n"
+        "            print('unwound')\n"
+        "evaluate.run = run\n"
+        "cli.main(['evaluate', 'run'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (143, ""), done.stderr
+
+
 def test_predict_replaces_nothing_unasked(workshop, tmp_path, capsys):
     run, output = tmp_path / "run", tmp_path / "out"
     run.mkdir()

@@ -194,6 +194,16 @@ def test_validations_are_in_the_time_left():
     assert validation.expected_seconds(10) == pytest.approx(8)
 
 
+def test_a_resumed_run_may_begin_with_a_validation(capsys):
+    shown = monitoring.Progress(monitoring.Throughput(8), Place(), 5, True)
+    shown.shown = -1e9
+    shown.show_validation(1, 4)
+    assert "validation 1/4 images" in capsys.readouterr().out
+    monitoring.Progress(
+        monitoring.Throughput(8), Place(), 5, False
+    ).show_validation(1, 4)
+
+
 def test_a_broken_pipe_is_no_wish_above_others(monkeypatch):
     def fail(*_, **__):
         raise BrokenPipeError

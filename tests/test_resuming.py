@@ -222,13 +222,14 @@ def test_processes_that_do_not_write_only_take_part(tmp_path):
         place.on_train_batch_end(1, {})
 
 
-def test_sigterm_is_a_wish_until_the_step_is_done(tmp_path):
+def test_sigterm_is_a_wish_until_the_step_is_done(tmp_path, capfd):
     with StopSignal().listening() as stop:
         place = keeper(tmp_path, every=100, stop=stop)
         place.on_epoch_begin(0)
         place.on_train_batch_end(0, {})
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.requested and not checkpoints(place.folder)
+        assert "stopping after this step" in capfd.readouterr().err
         with pytest.raises(SystemExit) as caught:
             place.on_train_batch_end(1, {})
     assert caught.value.code == 143

@@ -111,7 +111,7 @@ import keras
 import numpy as np
 import plain_training
 import tiny
-from keras_danet import SGD, PixelCrossentropy, SegmentationMetrics
+from keras_danet import SGD, PixelCrossentropy, Predictor, SegmentationMetrics
 
 scope = plain_training.make_scope("mirrored", 2)
 images, labels = plain_training.examples((4,))
@@ -155,6 +155,8 @@ history = inside.fit(images, labels, batch_size=4, verbose=0).history
 assert np.isfinite(history["loss"][0])
 found = inside.test_on_batch(images, labels, return_dict=True)
 expected = inside.evaluate(images, labels, 4, verbose=0, return_dict=True)
+logits = inside.predict(images, verbose=0)[0]
+np.testing.assert_allclose(Predictor(inside).logits(images[0]), logits, 1e-5)
 np.testing.assert_allclose(
     [found[name] for name in expected], list(expected.values()), 1e-5)
 try:
