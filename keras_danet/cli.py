@@ -58,7 +58,8 @@ def main(argv=None):
     It can be called from a notebook or a thread as well.
 
     Args:
-        argv: list of strings. Defaults to `None`, the process's arguments.
+        argv: list of strings or paths. Defaults to `None`, the process's
+            arguments.
 
     Returns:
         Exit code: 0 done, 1 checked and found wrong, 2 could not do it, 130
@@ -70,6 +71,8 @@ def main(argv=None):
             are not, and with 0 after `--help` and `--version`.
     """
     with prepared_streams():
+        if argv is not None:
+            argv = list(map(os.fspath, argv))
         arguments = _parser().parse_args(argv)
         with quiet_tensorflow():
             return _run(arguments)

@@ -45,6 +45,7 @@ from keras_danet.resuming import Checkpoints
 from keras_danet.resuming import StopSignal
 from keras_danet.run_folders import open_run_folder
 from keras_danet.tracking import tracking
+from keras_danet.waiting import is_terminal
 
 _LOGGER = logging.getLogger("keras_danet")
 
@@ -206,8 +207,8 @@ def find_checkpoint(run, config):
     has_model = (run / "model.keras").exists()
     if checkpoint_files(folder) or (has_model and not is_young):
         raise ValueError(
-            f"{run} cannot be resumed: it came to epoch {len(rows)} of "
-            f"{config.epochs}, and {folder} holds no whole checkpoint. Keep "
+            f"{run} cannot be resumed: it reached epoch {len(rows)} of "
+            f"{config.epochs}, and {folder} has no intact checkpoint. Keep "
             "it and choose another --output, or begin anew in its place with "
             "--overwrite."
         )
@@ -241,9 +242,7 @@ def _check_best_model(checkpoints, run, config):
 def _verbosity(verbose):
     if verbose != "auto":
         return verbose
-    # Without a console there is no output, and some streams cannot tell.
-    is_terminal = getattr(sys.stdout, "isatty", None)
-    return 1 if is_terminal and is_terminal() else 2
+    return 1 if is_terminal(sys.stdout) else 2
 
 
 class _Training:

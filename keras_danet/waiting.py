@@ -112,7 +112,7 @@ class Countdown:
         now = time.monotonic()
         if now - self.started < QUIET_SECONDS or self.stream is None:
             return
-        redraws = self.stream.isatty()
+        redraws = is_terminal(self.stream)
         pause = TERMINAL_SECONDS if redraws else LOG_SECONDS
         if now - self.shown < pause and self.is_drawn | (not redraws):
             return
@@ -145,7 +145,15 @@ class Countdown:
     def _write(self, text):
         with contextlib.suppress(OSError, ValueError):
             self.stream.write(text)
-            self.stream.flush()
+            # What stands in for a stream may have nothing to flush.
+            if hasattr(self.stream, "flush"):
+                self.stream.flush()
+
+
+def is_terminal(stream):
+    """Whether a stream is one that redraws its line; some cannot tell."""
+    tell = getattr(stream, "isatty", None)
+    return tell is not None and tell()
 
 
 def clock(seconds):

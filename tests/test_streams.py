@@ -2,6 +2,7 @@
 
 import io
 import os
+import pathlib
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from keras_danet import trainer
 from keras_danet.cli import main
 from keras_danet.verbs import evaluate
 from keras_danet.verbs import streams
+from keras_danet.waiting import Countdown
 
 pytestmark = one_backend
 
@@ -51,6 +53,37 @@ def test_streams_that_are_no_files(monkeypatch, kind):
         text = stream.text if kind is NotebookStream else stream.getvalue()
         found = "a name" if stream is output else "error: the remedy"
         assert found in text
+
+
+class WriteOnly:
+    """What programs put in a stream's place, and no more than they need."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+
+def test_streams_that_can_only_be_written_to(monkeypatch):
+    def say_and_fail(arguments):
+        print("begun", flush=True)
+        with Countdown() as countdown:
+            monkeypatch.setattr(countdown, "started", -100)
+            countdown(1, 2)
+        assert not sys.stderr.isatty()
+        raise ValueError("the remedy")
+
+    output, errors = WriteOnly(), WriteOnly()
+    arguments = verb_of(monkeypatch, say_and_fail)
+    monkeypatch.setattr(sys, "stdout", output)
+    monkeypatch.setattr(sys, "stderr", errors)
+    assert main(arguments) == 2
+    assert output.text == "begun\n"
+    assert errors.text.endswith("keras-danet: error: the remedy\n")
+    assert sys.stdout is output and sys.stderr is errors
+    monkeypatch.setattr(evaluate, "run", lambda arguments: 0)
+    assert main(["evaluate", pathlib.Path("run")]) == 0
 
 
 def test_no_streams_at_all(monkeypatch):
@@ -138,6 +171,15 @@ def test_what_is_held_is_shown_after_an_error(capfd):
     assert capfd.readouterr().err == "the reason\n"
     os.write(2, b"after it\n")
     assert capfd.readouterr().err == "after it\n"
+
+
+@pytest.mark.parametrize("stop", [SystemExit(143), KeyboardInterrupt()])
+def test_noise_does_not_explain_a_stop(capfd, stop):
+    with pytest.raises(type(stop)):
+        with streams.held_standard_error():
+            os.write(2, b"noise\n")
+            raise stop
+    assert capfd.readouterr().err == ""
 
 
 def test_what_is_no_noise_is_shown(capfd):

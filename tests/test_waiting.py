@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import pytest
 from conftest import ROOT
@@ -168,6 +169,15 @@ def test_what_is_expected_is_left(at):
         # Nobody knows.
         "photo.jpg: 0:01:10 so far",
     ]
+
+
+def test_a_stream_that_can_only_be_written_to(at):
+    written = []
+    stream = types.SimpleNamespace(write=written.append)
+    with Countdown(stream=stream) as countdown:
+        at(40)
+        countdown(1, 3)
+    assert written == ["1/3 images, 0:00:40 so far, about 0:01:20 left\n"]
 
 
 def test_waiting_keeps_a_countdown_going(monkeypatch):

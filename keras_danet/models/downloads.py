@@ -21,6 +21,7 @@ import urllib.request
 import warnings
 
 from keras_danet.models.weight_files import MAX_FILE_BYTES
+from keras_danet.waiting import is_terminal
 
 TIMEOUT_SECONDS = 30
 # A connection that is cut is taken up again, where it stopped.
@@ -347,8 +348,7 @@ def _copy(response, file, url, size, max_bytes):
 def _show_progress(url, done, size, told):
     """A counter on a terminal, ten lines in a log or a notebook."""
     name = url.rpartition("/")[2]
-    # Without a console there is no standard error.
-    terminal = sys.stderr is not None and sys.stderr.isatty()
+    terminal = is_terminal(sys.stderr)
     whole = done == size
     megabytes = f"{done / 1e6:.1f}"
     text = f"{name}: {megabytes}{f' of {size / 1e6:.1f}' if size else ''} MB"
@@ -361,7 +361,8 @@ def _show_progress(url, done, size, told):
             f"\r{text}" if terminal else text,
             end="" if terminal and not whole else "\n",
             file=sys.stderr,
-            flush=True,
+            # Others end with a line, and need not have `flush`.
+            flush=terminal,
         )
     return step
 

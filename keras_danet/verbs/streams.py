@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import io
 import logging
 import os
 import re
@@ -21,18 +22,37 @@ LOGGERS = ("absl", "tensorflow")
 def prepared_streams():
     """Gives every verb a standard output and error that it can write to.
 
-    Without a console both are None; in notebooks they are no files.
+    Without a console both are None; in notebooks they are no files; and what
+    stands in for them may have no method but `write`.
     """
     with contextlib.ExitStack() as stack:
         for name, redirect in (
             ("stdout", contextlib.redirect_stdout),
             ("stderr", contextlib.redirect_stderr),
         ):
-            if getattr(sys, name) is None:
+            stream = getattr(sys, name)
+            if stream is None:
                 nowhere = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(redirect(nowhere))
+            elif not (hasattr(stream, "flush") and hasattr(stream, "isatty")):
+                stack.enter_context(redirect(_WrittenTo(stream)))
         stack.enter_context(_any_name_printed(sys.stdout))
         yield
+
+
+class _WrittenTo(io.TextIOBase):
+    """All that a text stream has, over what can be written to."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def write(self, text):
+        self._stream.write(text)
+        return len(text)
+
+    def flush(self):
+        if hasattr(self._stream, "flush"):
+            self._stream.flush()
 
 
 @contextlib.contextmanager
@@ -98,7 +118,7 @@ def held_standard_error(noise=""):
 
     Args:
         noise: string, a regular expression of the beginning of lines that
-            are not to be seen; all are, after an exception. Defaults to `""`,
+            are not to be seen; all are, after an error. Defaults to `""`,
             the beginning of every line.
     """
     with contextlib.ExitStack() as stack:
@@ -118,10 +138,13 @@ def held_standard_error(noise=""):
             faulthandler.enable(kept)
         _flush()
         os.dup2(held.fileno(), 2)
-        shown = re.compile(rb"")
+        shown = re.compile(rb"(?!%s)" % noise.encode())
         try:
             yield
-            shown = re.compile(rb"(?!%s)" % noise.encode())
+        # Not where it is stopped, which nothing in there explains.
+        except Exception:
+            shown = re.compile(rb"")
+            raise
         finally:
             _flush()
             os.dup2(kept, 2)
