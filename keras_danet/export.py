@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_danet.arguments import choice
 from keras_danet.checkpointing import save_text
+from keras_danet.folders import make_folder
 from keras_danet.layers.tiled_attention import unrolled_blocks
 from keras_danet.models import optimize_for_inference
 from keras_danet.waiting import answering
@@ -110,7 +111,7 @@ def export_model(
             )
         size = images[0].shape[:2]
     folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / FILE_NAMES[kind]
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
         written = pathlib.Path(partial) / path.name

@@ -10,6 +10,8 @@ import tempfile
 
 from keras_danet.checkpointing import checkpoints
 from keras_danet.data.scenes import SPLITS
+from keras_danet.folders import check_folder
+from keras_danet.folders import make_folder
 from keras_danet.runs import read_run_config
 
 # Within a run folder, where a kill leaves it to the next start.
@@ -57,21 +59,17 @@ def open_run_folder(run, config, overwrite=False, resume=False):
             f"folder within it, which a run has for itself. Received: {run}. "
             "Choose another --output."
         )
-    for folder in (*reversed(run.parents), run, run / "checkpoints"):
-        if folder.exists() and not folder.is_dir():
-            raise FileExistsError(
-                f"{folder} is a file. Expected a folder, or nothing, there. "
-                "Move it away, or choose another --output."
-            )
-    run.parent.mkdir(parents=True, exist_ok=True)
+    check_folder(run / "checkpoints")
+    make_folder(run.parent)
     with _alone(run), _opened(run, config, overwrite, resume):
         yield run
 
 
 @contextlib.contextmanager
 def _opened(run, config, overwrite, resume):
-    # A process that was killed may have left several.
-    _settle(run)
+    # A process that was killed may have left several. What is brought back to
+    # be replaced again is told of once, if it comes back in the end.
+    _settle(run, tells=not overwrite)
     goes_on = resume and not _is_blank(run)
     if goes_on:
         _check_same(run, config)
@@ -83,7 +81,7 @@ def _opened(run, config, overwrite, resume):
         _remove_half_made(run)
         before = set(run.iterdir())
     # Whoever makes the folder first may remove it.
-    run.mkdir(exist_ok=before is not None)
+    make_folder(run, exist_ok=before is not None)
     try:
         yield
     finally:
@@ -145,7 +143,7 @@ def _set_aside(run):
     _rename(run, unfinished if replaced.exists() else replaced)
 
 
-def _settle(run):
+def _settle(run, tells=True):
     """Keeps what is needed of a run and of those that it replaces, if any.
 
     Wherever a process was killed, the next one comes to an end from there.
@@ -156,6 +154,12 @@ def _settle(run):
     if not _is_useful(run):
         if waiting:
             _bring_back(waiting[0], run)
+            if tells:
+                _LOGGER.warning(
+                    "The previous run in %s was restored: its replacement "
+                    "saved no checkpoint, or was removed.",
+                    run,
+                )
     elif _has_model(run):
         _remove(waiting, removed)
     else:
@@ -180,11 +184,6 @@ def _bring_back(waiting, run):
             _check_replaceable(run, overwrite=True)
         _remove([run], _beside(run)[-1])
     _rename(waiting, run)
-    _LOGGER.warning(
-        "%s is what it was before it was to be replaced: the new run came to "
-        "no checkpoint, or was removed.",
-        run,
-    )
 
 
 def _remove(paths, aside):

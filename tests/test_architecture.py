@@ -38,6 +38,7 @@ ROWS = (
         "keras_mends",
         "waiting",
         "text_tables",
+        "folders",
     },
     {
         "fonts",

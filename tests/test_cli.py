@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from PIL import Image
 
 from keras_danet import DANet
 from keras_danet import DilatedResNet
+from keras_danet import evaluation
 from keras_danet import memory
 from keras_danet.cli import main
 from keras_danet.data.scenes import write_scenes
@@ -165,6 +167,29 @@ def test_mistakes_are_explained(workshop, tmp_path, capsys):
         capsys, "export", tmp_path, "--format", "tflite"
     )
     assert not (tmp_path / "out").exists()
+
+
+@one_backend
+def test_a_file_in_the_place_of_a_folder_is_told(tmp_path, capsys):
+    """Before a model is looked for in what is none."""
+    (tmp_path / "a.npz").touch()
+    (tmp_path / "recipe.py").write_text(RECIPE)
+    model = DANet(8, DilatedResNet(18, filters=8))
+    model.save(tmp_path / "model.keras")
+    file, output = tmp_path / "a.npz", ["--output", tmp_path / "a.npz" / "b"]
+    model, tflite = tmp_path / "model.keras", ["--format", "tflite"]
+    for arguments in (
+        ["predict", model, "a.png", "--output", file],
+        ["predict", model, "a.png", *output],
+        ["export", model, *tflite, *output],
+        ["convert", file, *output],
+        ["train", tmp_path / "recipe.py", *output],
+    ):
+        message = fails(capsys, *arguments)
+        assert f"{file} is a file. Expected a folder" in message
+        assert message.endswith("choose another --output.")
+    arguments = ["train", tmp_path / "recipe.py", "--output", "/proc/a/b"]
+    assert "/proc/a cannot be made: No such" in fails(capsys, *arguments)
 
 
 def test_bad_images_leave_no_output(workshop, tmp_path, capsys):
@@ -405,8 +430,14 @@ def test_usage(capsys):
         assert verb in text
 
 
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 @one_backend
-def test_folders_are_predicted_and_reports_are_json(workshop, tmp_path, capsys):
+def test_folders_are_predicted_and_reports_are_json(
+    workshop, tmp_path, capsys, monkeypatch
+):
     run, output = tmp_path / "run", tmp_path / "photos" / "out"
     run.mkdir()
     config = {"dataset": "scenes", "epochs": 1, "batch_size": 1}
@@ -432,7 +463,7 @@ def test_folders_are_predicted_and_reports_are_json(workshop, tmp_path, capsys):
         assert [row["label"] for row in rows] == [
             f"{output}/{name}_label.png" for name in ("a", "b", "deep/er/a")
         ]
-        assert "as no images: 1 file\n" in captured.err
+        assert captured.err.endswith("that is not an image: notes.txt\n")
         for row in rows:
             label = np.array(Image.open(row["label"]))
             assert label.shape == (40, 48)
@@ -445,11 +476,28 @@ def test_folders_are_predicted_and_reports_are_json(workshop, tmp_path, capsys):
     (tmp_path / "photos" / "notes.txt").unlink()
     Image.new("RGB", (48, 40)).save(tmp_path / "photos" / "a.png")
     message = fails(capsys, *arguments, "--overwrite").replace("\n", "")
-    assert "a.JPG and" in message and "Rename one" in message
+    assert "a.JPG and" in message and "Rename one of them." in message
     (tmp_path / "empty").mkdir()
     arguments[2] = tmp_path / "empty"
     assert "holds no image" in fails(capsys, *arguments)
 
+    # Nothing is measured for a file that cannot be written.
+    (tmp_path / "file").touch()
+    with monkeypatch.context() as context:
+        context.setattr(evaluation, "evaluate", None)
+        for place, problem in (
+            (tmp_path / "file" / "report.json", f"{tmp_path}/file is a file."),
+            ("/proc/none/report.json", "/proc/none cannot be made: No such"),
+            (tmp_path / "empty", "empty is a folder. Expected a file"),
+        ):
+            message = fails(capsys, "evaluate", run, "--output", place)
+            assert problem in message and "another --output" in message
+    with monkeypatch.context() as context:
+        context.setattr(evaluation.Report, "save", full_disk)
+        assert main(["evaluate", str(run), "--json"]) == 2
+        captured = capsys.readouterr()
+        assert json.loads(captured.out)["num_images"] == 3
+        assert "No space left" in captured.err
     assert main(["evaluate", str(run), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report == json.loads((run / "report.json").read_text())

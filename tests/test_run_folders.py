@@ -137,7 +137,16 @@ def test_the_old_run_is_had_back_by_removing_the_new(tmp_path, options, caplog):
             pass
     assert kept(tmp_path) == OLD
     assert os.listdir(tmp_path) == ["run"]
-    assert "was to be replaced" in caplog.text
+    assert f"previous run in {tmp_path / 'run'} was restored" in caplog.text
+
+
+def test_what_is_replaced_twice_for_nothing_is_told_once(tmp_path, caplog):
+    # As a kill leaves it.
+    os.rename(old_run(tmp_path), tmp_path / ".run-replaced")
+    fail(tmp_path / "run", "config.json", overwrite=True)
+    assert kept(tmp_path) == OLD
+    [told] = caplog.messages
+    assert told.endswith("its replacement saved no checkpoint, or was removed.")
 
 
 def test_a_run_without_a_model_is_replaced_by_a_newer_one(tmp_path):

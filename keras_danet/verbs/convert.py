@@ -5,6 +5,9 @@ import json
 import pathlib
 import sys
 
+from keras_danet.folders import check_folder
+from keras_danet.folders import make_folder
+
 
 def add(verbs):
     verb = verbs.add_parser(
@@ -81,6 +84,7 @@ def run(arguments):
             "--output must be a new file that ends in .keras, or a new folder. "
             f"Received: {output}{' (it exists)' if output.exists() else ''}"
         )
+    check_folder(output.parent)
     path = pathlib.Path(arguments.checkpoint)
     if path.suffix.lower() == ".keras" or path.is_dir() or not path.suffix:
         model, _ = runs.open_model(arguments.checkpoint)
@@ -135,7 +139,7 @@ def _write(model, output, dataset, said, as_json):
     if dataset:
         model.class_names = get_dataset(dataset).class_names
         model.palette = get_dataset(dataset).palette
-    output.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(output.parent)
     if output.suffix:
         save_model(model, output)
     else:

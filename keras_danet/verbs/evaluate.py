@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+from keras_danet.folders import make_folder
 from keras_danet.verbs.arguments import add_model
 from keras_danet.verbs.arguments import add_size
 from keras_danet.verbs.arguments import open_predictor
@@ -55,7 +56,7 @@ def run(arguments):
         name = arguments.dataset or runs.dataset_of_preset(arguments.model)
         if name is None:
             raise ValueError(
-                f"{arguments.model} does not tell its data set. Give "
+                f"{arguments.model} has no data set recorded. Give "
                 "--dataset NAME and --data FOLDER."
             )
         predictor = open_predictor(arguments)
@@ -72,10 +73,24 @@ def run(arguments):
         pairs = find_pairs(dataset, root, split)
         predictor = open_predictor(arguments)
         output = output or os.path.join(arguments.model, "report.json")
+    if output:
+        # A measurement that takes hours is not lost to a wrong name.
+        _check_file(pathlib.Path(output))
     with Countdown() as countdown:
         report = evaluate(predictor, pairs, dataset, split, countdown)
-    if output:
-        pathlib.Path(output).parent.mkdir(parents=True, exist_ok=True)
-        report.save(output)
-    print(report.as_json() if arguments.json else report.table())
+    try:
+        if output:
+            report.save(output)
+    # What was measured is told, whatever became of the file.
+    finally:
+        print(report.as_json() if arguments.json else report.table())
     return 0
+
+
+def _check_file(path):
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{path} is a folder. Expected a file to write, such as "
+            f"{path / 'report.json'}. Choose another --output."
+        )
+    make_folder(path.parent)

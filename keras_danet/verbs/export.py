@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 
+from keras_danet.folders import check_folder
 from keras_danet.verbs.arguments import add_model
 from keras_danet.verbs.streams import held_standard_error
 
@@ -47,11 +48,13 @@ def run(arguments):
     from keras_danet import export
     from keras_danet import runs
 
+    if arguments.output:
+        check_folder(arguments.output)
     model, config = runs.open_model(arguments.model)
     if config is None and not arguments.output:
         raise ValueError(
-            f"{arguments.model} is no run folder, which would keep the export. "
-            "Give --output DIR."
+            f"{arguments.model} is not a run folder, so there is no default "
+            "place for the export. Give --output DIR."
         )
     images = runs.sample_images(config, arguments.model) if config else ()
     with held_standard_error(RUNTIME_NOISE):
