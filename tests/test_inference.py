@@ -337,6 +337,14 @@ def test_more_than_eight_bits_are_refused_on_every_way_in(tmp_path, deep):
             Predictor.as_array(each)
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_colours_multiplied_by_opacity_are_read(mode):
+    picture = Image.fromarray(photo(12, 20)).convert(mode)
+    expected = Predictor.as_array(picture)
+    multiplied = picture.convert(mode.replace("A", "a"))
+    np.testing.assert_array_equal(Predictor.as_array(multiplied), expected)
+
+
 def test_pillow_objects_that_are_none_are_refused(monkeypatch):
     whole = io.BytesIO()
     Image.fromarray(photo(60, 60)).save(whole, "PNG")

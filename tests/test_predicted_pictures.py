@@ -11,6 +11,7 @@ from keras_danet import DANet
 from keras_danet import DilatedResNet
 from keras_danet import Predictor
 from keras_danet.cli import main
+from keras_danet.data.decoding import PHOTO_ENDINGS
 from keras_danet.data.decoding import read_raw_label
 from keras_danet.data.folder import read_classes
 from keras_danet.visualization import overlay
@@ -77,7 +78,8 @@ def test_label_map_overlay_and_what_is_wanted_besides(run, capsys):
     np.testing.assert_array_equal(found, overlay(image, label, dataset.palette))
     printed = capsys.readouterr()
     names = [NAMES[index] for index in np.unique(label)]
-    assert printed.out.strip() == f"{path}: {', '.join(names)}"
+    files = f"{path}, _overlay.png, _sheet.png, _attention.png"
+    assert printed.out.strip() == f"{files}: {', '.join(names)}"
     sheet = np.asarray(Image.open(output / "a_sheet.png"))
     assert sheet.shape[1] > 2 * SIZE[1] * 3 and max(sheet.shape) < 2100
 
@@ -86,6 +88,26 @@ def test_only_what_is_wanted(run):
     _, output = predict(run[0])
     names = sorted(path.name for path in output.iterdir())
     assert names == ["a_label.png", "a_overlay.png"]
+
+
+def test_every_kind_of_image_that_is_read_is_found_in_a_folder(run, capsys):
+    folder, _ = run
+    images = folder.parent / "images"
+    images.mkdir()
+    for ending in PHOTO_ENDINGS:
+        photo(*SIZE).save(images / f"{ending[1:]}{ending}")
+    for name in ("a.txt", "b.ppm", "c.svg", "d.json"):
+        (images / name).touch()
+    output = folder.parent / "out"
+    arguments = ["predict", folder, images, "--output", output]
+    assert main(list(map(str, arguments))) == 0
+    assert sorted(path.name for path in output.glob("*_label.png")) == sorted(
+        f"{ending[1:]}_label.png" for ending in PHOTO_ENDINGS
+    )
+    assert capsys.readouterr().err == (
+        f"keras-danet: skipped 4 files in {images} that are not images: "
+        "a.txt, b.ppm, c.svg and 1 more\n"
+    )
 
 
 def test_attention_that_there_is_not(run, capsys):

@@ -22,7 +22,18 @@ from keras_danet.data.png import read_png_kind
 
 # What data sets hold, which TensorFlow decodes; photos may be more.
 DATA_FORMATS = ("PNG", "JPEG")
-PHOTO_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+# By how their files' names end.
+PHOTO_ENDINGS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".gif": "GIF",
+}
+PHOTO_FORMATS = tuple(dict.fromkeys(PHOTO_ENDINGS.values()))
 # More pixels than any photograph has, and more bytes than they take as they
 # are; refused before they are decoded.
 MAX_PIXELS = 2**28
@@ -130,8 +141,9 @@ def read_image(path, formats=PHOTO_FORMATS):
             than 8 bits per channel.
     """
     read_size(path, formats)
-    if _png_kind(path)[0] > 8:
-        raise _too_deep(path, "more than 8 bits")
+    depth, _ = _png_kind(path)
+    if depth > 8:
+        raise _too_deep(path, f"a PNG of {depth}")
     image = _load(path, formats)
     if image.mode == "CMYK" and formats == DATA_FORMATS:
         raise ValueError(
@@ -176,8 +188,9 @@ def read_open_image(image):
     # Of a file that is loaded already only the file tells.
     file = getattr(image, "filename", "")
     if image.format == "PNG" and file and os.path.isfile(file):
-        if _png_kind(file)[0] > 8:
-            raise _too_deep(name, "more than 8 bits")
+        depth, _ = _png_kind(file)
+        if depth > 8:
+            raise _too_deep(name, f"a PNG of {depth}")
     _check_depth(image, name)
     try:
         image.load()
@@ -223,6 +236,9 @@ def _upright_rgb(image, name):
 
 
 def _as_rgb(image):
+    # Pillow multiplies by opacity, and converts from there only back.
+    if image.mode in ("La", "RGBa"):
+        image = image.convert(image.mode.upper())
     if image.mode == "P":
         # Straight to RGB, a palette with transparency is warned of.
         image = image.convert("RGBA")

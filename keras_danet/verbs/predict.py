@@ -5,16 +5,14 @@ import os
 import pathlib
 import sys
 
+from keras_danet.folders import check_folder
+from keras_danet.folders import make_folder
 from keras_danet.verbs.arguments import add_model
 from keras_danet.verbs.arguments import add_size
 from keras_danet.verbs.arguments import open_predictor
 
-# What a folder may hold besides is passed over.
-ENDINGS = (
-    *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"),
-    *(".ppm", ".pgm"),
-)
-
+# Names of files that are skipped, as many as a line has room for.
+MAX_SKIPPED_NAMES = 3
 RESULTS = ("_label", "_overlay", "_sheet", "_attention")
 
 
@@ -76,6 +74,7 @@ def run(arguments):
     # What is no model is told before images are read.
     runs.config_of(arguments.model)
     output = pathlib.Path(arguments.output)
+    check_folder(output)
     images = _find_images(arguments.images, output)
     names = [name for _, name in images]
     for name in names:
@@ -83,8 +82,8 @@ def run(arguments):
             both = [str(path) for path, other in images if other == name][:2]
             raise ValueError(
                 f"Two images are called {name}, so that one's results would "
-                f"replace the other's: {' and '.join(both)}. Rename one, or "
-                "predict them one after the other with another --output."
+                f"replace the other's: {' and '.join(both)}. Rename one of "
+                "them."
             )
     kinds = ["label", "overlay"]
     kinds += [kind for kind in ("sheet", "attention") if vars(arguments)[kind]]
@@ -117,6 +116,7 @@ def run(arguments):
     colors = visualization.display_palette(palette)
     for size in sizes:
         predictor.check_size(*size)
+    make_folder(output)
     rows = []
     for path, name in images:
         image = answering(read_image, path)
@@ -142,14 +142,14 @@ def run(arguments):
                 "classes": classes,
             }
         )
-        if not arguments.json:
-            shown = f"{output / name}_label.png: {', '.join(classes)}"
-            print(harmless(shown))
         if arguments.attention:
             visualization.save_png(
                 output / f"{name}_attention.png",
                 _attention_picture(predictor, image),
             )
+        if not arguments.json:
+            files = ", ".join(f"_{kind}.png" for kind in kinds)
+            print(harmless(f"{output / name}{files}: {', '.join(classes)}"))
     if arguments.json:
         print(json.dumps(rows, indent=1))
     return 0
@@ -167,8 +167,8 @@ def _predict(predictor, image, path):
     expected = predictor.expected_seconds(height, width)
     if expected > LOG_SECONDS:
         print(
-            f"keras-danet: {what}, takes about {clock(expected)}; with a "
-            "smaller --size less",
+            f"keras-danet: {what}, will take about {clock(expected)}; a "
+            "smaller --size is faster",
             file=sys.stderr,
         )
     with Countdown(what, expected=expected):
@@ -177,12 +177,15 @@ def _predict(predictor, image, path):
 
 def _find_images(given, output):
     """(path, name of its results) of every image, of folders in order."""
+    from keras_danet.data.decoding import PHOTO_ENDINGS
+    from keras_danet.text_tables import harmless
+
     found = []
     for path in map(pathlib.Path, given):
         if not path.is_dir():
             found.append((path, path.stem))
             continue
-        within, others = [], 0
+        within, skipped = [], []
         # Of an earlier time, among the images themselves.
         results = RESULTS if path.resolve() == output.resolve() else ()
         for folder, folders, files in os.walk(path):
@@ -198,24 +201,30 @@ def _find_images(given, output):
                 image = folder / name
                 if name[0] == "." or image.stem.endswith(results):
                     continue
-                if image.suffix.lower() in ENDINGS:
+                if image.suffix.lower() in PHOTO_ENDINGS:
                     relative = image.relative_to(path).with_suffix("")
                     within.append((image, relative.as_posix()))
                 else:
-                    others += 1
+                    skipped.append(name)
         if not within:
             raise FileNotFoundError(
                 f"{path} holds no image. Expected files that end in "
-                f"{', '.join(ENDINGS)}, in it or in its folders."
+                f"{', '.join(PHOTO_ENDINGS)}, in it or in its folders."
             )
-        if others:
-            print(
-                f"keras-danet: passed over in {path}, as no images: {others} "
-                f"file{'s' * (others > 1)}",
-                file=sys.stderr,
-            )
+        if skipped:
+            print(harmless(_skipped(skipped, path)), file=sys.stderr)
         found += within
     return found
+
+
+def _skipped(names, folder):
+    are = "is not an image" if len(names) == 1 else "are not images"
+    shown = ", ".join(names[:MAX_SKIPPED_NAMES])
+    more = len(names) - MAX_SKIPPED_NAMES
+    return (
+        f"keras-danet: skipped {len(names)} file{'s' * (len(names) > 1)} in "
+        f"{folder} that {are}: {shown}{f' and {more} more' * (more > 0)}"
+    )
 
 
 def _attention_picture(predictor, image):
