@@ -498,6 +498,21 @@ def test_init_writes_a_recipe(tmp_path, capsys, splits):
     assert config.learning_rate == 0.01
 
 
+def test_init_crops_what_photos_both_upright_and_not_have(tmp_path, capsys):
+    classes = [{"name": "a"}, {"name": "b"}]
+    (tmp_path / "classes.json").write_text(json.dumps({"classes": classes}))
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+        for number in range(8):
+            size = (200, 300) if number % 2 else (300, 200)
+            Image.new("L", size).save(tmp_path / kind / f"{number}.png")
+    assert main(["init", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "Data: 8 pairs in 'all'; images of 200 x 300 to 300 x 200" in text
+    (tmp_path / "mine.py").write_text(text)
+    assert load_recipe(tmp_path / "mine.py").crop_size == (192, 192)
+
+
 def test_init_tells_what_a_folder_lacks(tmp_path, capsys):
     for name, expected in (
         ("none", "There is no folder"),

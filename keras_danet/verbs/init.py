@@ -1,4 +1,4 @@
-"""`keras-danet init`: a recipe for a folder of one's own."""
+"""`keras-danet init`: a recipe for your own folder."""
 
 import json
 import pathlib
@@ -85,7 +85,7 @@ def run(arguments):
 
 
 def write_recipe(dataset, folder):
-    """The text of a recipe for a `Dataset` of one's own."""
+    """The text of a recipe for your own `Dataset`."""
     import statistics
 
     from keras_danet.data.decoding import read_pair_size
@@ -100,11 +100,7 @@ def write_recipe(dataset, folder):
     pairs = find_pairs(dataset, folder, train)
     looked_at = pairs[:: -(-len(pairs) // NUM_LOOKED_AT)]
     sizes = sorted(map(read_pair_size, looked_at))
-    height, width = (
-        round(statistics.median(side)) for side in zip(*sizes, strict=True)
-    )
-    long_side = max(height, width)
-    shrink = min(1, LARGEST_SIDE / long_side)
+    is_large = statistics.median(map(max, sizes)) > LARGEST_SIDE
     batch_size = min(BATCH_SIZE, len(pairs))
     epochs = -(-STEPS // (len(pairs) // batch_size))
     epochs = max(10, min(MOST_EPOCHS, epochs))
@@ -113,19 +109,19 @@ def write_recipe(dataset, folder):
         "val_split": val,
         "epochs": epochs,
         "batch_size": batch_size,
-        "crop_size": (_crop(height * shrink), _crop(width * shrink)),
+        "crop_size": _crop_size(sizes, LARGEST_SIDE if is_large else None),
         "val_every": max(1, epochs // 20),
         # In proportion to the batch, 0.01 for 8.
         "learning_rate": 0.01 * batch_size / BATCH_SIZE,
         "data_root": str(folder.absolute()),
     }
-    if shrink < 1:
+    if is_large:
         values["long_side"] = LARGEST_SIDE
     # Told here rather than by the recipe.
     TrainConfig("folder", depth=18, **values)
     return RECIPE.format(
-        title="a folder of one's own",
-        counts=", ".join(f"{n} {split!r}" for split, n in counts.items()),
+        title="your own folder",
+        counts=", ".join(f"{n} pairs in {s!r}" for s, n in counts.items()),
         sizes=" to ".join(
             dict.fromkeys(f"{h} x {w}" for h, w in (sizes[0], sizes[-1]))
         ),
@@ -137,7 +133,7 @@ def write_recipe(dataset, folder):
         note=UNMEASURED if train == val else "",
         long_side=f"    # The longer side at scale 1.\n    long_side="
         f"{LARGEST_SIDE},\n"
-        if shrink < 1
+        if is_large
         else "",
         **{
             name: values[name]
@@ -166,10 +162,16 @@ def _splits(dataset):
     return found["train"], found["val"] or found["train"]
 
 
-def _crop(side):
-    """A side of the crop: a multiple of 16 within the image."""
-    side = min(int(side), LARGEST_CROP)
-    return max(side // 16 * 16, SMALLEST_CROP)
+def _crop_size(sizes, long_side):
+    """(height, width) in multiples of 16 that nine of ten images have."""
+    if long_side:
+        sizes = [[n * long_side / max(size) for n in size] for size in sizes]
+    crop = []
+    # Of photos both upright and not, the shorter side is that of either.
+    for sides in zip(*sizes, strict=True):
+        side = min(int(sorted(sides)[len(sides) // 10]), LARGEST_CROP)
+        crop.append(max(side // 16 * 16, SMALLEST_CROP))
+    return tuple(crop)
 
 
 def _within_docstring(text):
