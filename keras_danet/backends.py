@@ -76,7 +76,7 @@ def _remedy(name, installed):
             "None of them is installed. Install one, for example: pip install "
             "tensorflow (or jax, or torch)."
         )
-    (best,) = difflib.get_close_matches(name, installed, 1, 0)
+    (best,) = difflib.get_close_matches(name.lower(), installed, 1, 0)
     return (
         f"Installed: {', '.join(installed)}. On the command line type: "
         f"KERAS_BACKEND={best} keras-danet ... In Python, before Keras is "

@@ -24,6 +24,7 @@ from keras_danet.data.folder import read_classes
 from keras_danet.data.resampling import resize_image
 from keras_danet.data.resampling import scaled_size
 from keras_danet.models import DANet
+from keras_danet.models import DilatedResNet
 from keras_danet.models import sources
 from keras_danet.models.weight_files import load_keras_model
 from keras_danet.recipes import TrainConfig
@@ -159,7 +160,17 @@ def config_of(source):
 
 
 def dataset_of_preset(source):
-    """Name of the data set that a preset by name was trained on, or None."""
+    """Name of the data set that a preset by name was trained on, or None.
+
+    Raises:
+        ValueError: if it is the preset of a backbone.
+    """
+    if str(source) in DilatedResNet.presets:
+        raise ValueError(
+            f"{source} is a backbone without a head, which tells no classes "
+            "apart. Expected a DANet: train one from it, with the recipe's "
+            f"`backbone_weights={str(source)!r}`."
+        )
     return DANet.presets.get(str(source), {}).get("dataset")
 
 

@@ -134,6 +134,7 @@ def test_names_are_those_that_readers_are_told_of():
 WRONG = {
     "not ours": ("numpy", "not on the backend 'numpy' (KERAS_BACKEND=numpy)"),
     "short": ("tf", "not on the backend 'tf'"),
+    "capitals": ("JAX", "type: KERAS_BACKEND=jax"),
     "gone": ("theano", "not on the backend 'theano'"),
 }
 

@@ -147,7 +147,9 @@ def _read_json(path):
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no {path}. Expected a file that names the classes, such "
-            'as {"classes": [{"name": "background"}, {"name": "road"}]}.'
+            'as {"classes": [{"name": "background"}, {"name": "road"}]}. '
+            "`keras-danet init FOLDER` prints one made from the masks of a "
+            "folder."
         )
     with open(path, "rb") as file:
         contents = file.read(MAX_CLASSES_BYTES + 1)

@@ -40,9 +40,9 @@ def find(source, names=()):
     if path.suffix or len(path.parts) > 1:
         raise FileNotFoundError(f"There is no {source}. {EXPECTED}")
     raise ValueError(
-        f"There is no preset {source!r}, nor a file or folder of that name."
-        f"{did_you_mean(source, known)} {EXPECTED} The presets are "
-        f"{list(dict.fromkeys(known))}."
+        f"No file, folder or preset named {source!r}."
+        f"{did_you_mean(source, known)} {EXPECTED} `DANet.presets` has the "
+        f"names of presets, such as {next(iter(presets.DANET))!r}."
     )
 
 

@@ -116,6 +116,7 @@ def test_what_names_no_model_is_told_apart(saved, tmp_path):
         (tmp_path / "gone.keras", "There is no"),
         ("danet_resnet50_citscapes", "mean 'danet_resnet50_cityscapes'"),
         ("DANet-ResNet50-ADE20k", "mean 'danet_resnet50_ade20k'"),
+        ("nothing", "No file, folder or preset named 'nothing'. Expected"),
     ):
         for ask in (
             sources.find,
@@ -128,6 +129,11 @@ def test_what_names_no_model_is_told_apart(saved, tmp_path):
             with pytest.raises((ValueError, OSError)) as caught:
                 ask(str(source))
             assert said in str(caught.value), (ask, source)
+
+
+def test_a_backbone_has_nothing_to_measure(capsys):
+    assert main(["evaluate", "resnet18_imagenet"]) == 2
+    assert "is a backbone without a head" in capsys.readouterr().err
 
 
 def test_did_you_mean_passes_over_how_it_is_written():
