@@ -109,7 +109,7 @@ class TrainConfig:
         align_corners: boolean, whether upsampling aligns corner pixels.
         backbone_weights: a backbone's preset, or a path that
             `DilatedResNet.from_checkpoint` reads; None draws them.
-        start_from: a DANet to go on from, with the classes of this data set:
+        start_from: a DANet to fine-tune, with the classes of this data set:
             a preset, a run folder or a `.keras` file. `attention` and the
             backbone's fields must say what it is.
         freeze: what stays as it starts: "nothing" or a part of `freeze`.

@@ -323,7 +323,7 @@ class Checkpoints(keras.callbacks.Callback):
                 path = self.model.variables[int(number)].path
                 epoch, last = divmod(done - 1, self.steps)
                 raise ValueError(
-                    f"The weight {path} is no number any more, after epoch "
+                    f"The weight {path} became NaN or infinite after epoch "
                     f"{epoch + 1}, step {last + 1} of {self.steps}. "
                     f"{self.trace(done)}"
                 )

@@ -441,7 +441,7 @@ def _panel(image, small, label, palette, ignore_label):
 def _drawable_names(class_names, indices):
     names = [drawable(class_names[k], f"class {k}") for k in indices]
     told = [
-        f"{name} is {harmless(class_names[k])}"
+        f"{name} = {harmless(class_names[k])}"
         for name, k in zip(names, indices, strict=True)
         if name != harmless(" ".join(class_names[k].split()))
         and class_names[k] not in _named_stand_ins
@@ -449,9 +449,9 @@ def _drawable_names(class_names, indices):
     if told:
         _named_stand_ins.update(class_names[k] for k in indices)
         warnings.warn(
-            f"No font here has the letters of {len(told)} class names, which "
-            f"pictures show otherwise: {', '.join(told)}. Install a font of "
-            f"their script, or name its file in {VARIABLE}.",
+            f"No font has glyphs for {len(told)} class "
+            f"name{'s' * (len(told) > 1)}; pictures show: {', '.join(told)}. "
+            f"Install a font of the script, or name its file in {VARIABLE}.",
             stacklevel=3,
         )
     return names

@@ -96,14 +96,19 @@ def test_without_a_font_a_name_is_its_number_and_said_once(no_fonts):
         again = legend(*names)
     assert len(caught) == 1
     message = str(caught[0].message)
-    assert f"class 1 is {ROAD}, class 2 is " in message
-    assert "Baume is Bäume" in message and "KERAS_DANET_FONT" in message
-    assert "road is" not in message
+    assert (
+        f"glyphs for 3 class names; pictures show: class 1 = {ROAD}, "
+        in message
+    )
+    assert "Baume = Bäume" in message and "KERAS_DANET_FONT" in message
+    assert "road =" not in message
     np.testing.assert_array_equal(strip, again)
     instead = legend("road", "class 1", "class 2", "Baume")
     np.testing.assert_array_equal(strip, instead)
     # Another data set's names are said as well.
-    with pytest.warns(UserWarning, match="class 0 is \u8def"):
+    with pytest.warns(
+        UserWarning, match="1 class name; pictures show: class 0 = \u8def"
+    ):
         legend("\u8def")
 
 

@@ -454,7 +454,7 @@ def test_a_run_is_not_begun_anew_unasked(unbroken, tmp_path, caplog):
     for path in checkpoints(there / "checkpoints"):
         os.truncate(path, path.stat().st_size - 50)
     before = {p: p.read_bytes() for p in there.rglob("*") if p.is_file()}
-    message = "it came to epoch 2 of 2, and .*checkpoints holds no whole"
+    message = "it reached epoch 2 of 2, and .*checkpoints has no intact"
     with pytest.raises(ValueError, match=message):
         trainer.train(config, there, resume=True, verbose=0)
     assert before == {p: p.read_bytes() for p in before}

@@ -113,9 +113,9 @@ def find_splits(dataset, root, splits=None):
 def _check_split(dataset, split):
     if split not in dataset.splits:
         raise ValueError(
-            f"{dataset.title} has no split of that name."
-            f"{did_you_mean(split, dataset.splits)} Expected one of "
-            f"{', '.join(dataset.splits)}. Received: split={split!r}."
+            f"{dataset.title} has no split {split!r}; it has: "
+            f"{', '.join(dataset.splits)}."
+            f"{did_you_mean(split, dataset.splits)}"
         )
 
 

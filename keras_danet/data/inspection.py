@@ -300,8 +300,8 @@ def _find_turned(pair, labels_only):
         return None
     return Problem(
         "orientation",
-        f"Turned as it is read: {' and '.join(turned)}. Expected files that "
-        "are stored as they are seen, so that nobody can differ over it. See "
+        f"Rotated on reading (EXIF): {' and '.join(turned)}. Expected "
+        "files that are stored upright, so that no program can disagree. See "
         "whether the label lies over the upright image, and save both upright "
         "(Pillow's ImageOps.exif_transpose, `mogrify -auto-orient`).",
         *pair,

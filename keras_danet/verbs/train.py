@@ -159,7 +159,7 @@ def run(arguments):
     ]
     say_last(
         f"Best mean IoU on whole validation images {best:.2%}, epoch {epoch} "
-        f"of {config.epochs}. The run lies in {run}"
+        f"of {config.epochs}. Run saved in {run}"
     )
     return 0
 
@@ -167,8 +167,8 @@ def run(arguments):
 def _say_how_to_go_on(run):
     if any(pathlib.Path(run, "checkpoints").glob("*.ckpt")):
         print(
-            f"keras-danet: stopped; a checkpoint lies in {run}. The same line "
-            "with --resume goes on from there.",
+            f"keras-danet: stopped; checkpoint saved in {run}. Run the same "
+            "command with --resume to continue.",
             file=sys.stderr,
         )
 

@@ -205,7 +205,7 @@ def test_splits_without_labels_are_not_there(tmp_path, capsys):
         inspect_split(dataset, tmp_path, "test")
     for verb in ("check-data", "class-weights"):
         assert main([verb, "cityscapes", str(tmp_path), "--split", "x"]) == 2
-        assert "no split of that name" in capsys.readouterr().err
+        assert "has no split '" in capsys.readouterr().err
 
 
 def test_labels_that_other_tools_leave_are_passed_over(tmp_path):
@@ -319,7 +319,7 @@ def test_check_data_is_content_with_what_is_right(tmp_path, capsys):
         (["camvid", ".", "--split", "test"], "for split 'test'"),
         (["camvid", ".", "--sheet", "sheet.jpg"], "ends in '.png'"),
         (["camvid", ".", "--sheet", "no/sheet.png"], "no folder no for"),
-        (["folder", "."], "There is no classes.json"),
+        (["folder", "."], "`keras-danet init FOLDER` prints one"),
     ],
 )
 def test_what_cannot_be_checked(tmp_path, monkeypatch, capsys, arguments, part):
