@@ -408,7 +408,7 @@ def test_too_late_without_locks(tmp_path, monkeypatch):
     run = tmp_path / "run"
     monkeypatch.setattr("fcntl.flock", lambda *_: None)
 
-    def look(path, *_):
+    def look(path, **_):
         write(path, "model.keras", "first")
 
     monkeypatch.setattr(run_folders, "_settle", look)
