@@ -401,5 +401,6 @@ def _features(model, tensor, image):
     """The value of a symbolic tensor of `model` for one image, float32."""
     inside = FunctionalModel(model.input, tensor)
     batch = keras.ops.convert_to_tensor(image[np.newaxis], dtype="float32")
-    features = answering(functools.partial(inside, training=False), batch)
+    with turn_of(model, PATIENCE):
+        features = answering(functools.partial(inside, training=False), batch)
     return keras.ops.convert_to_numpy(features)[0].astype("float32")

@@ -196,10 +196,12 @@ import keras
 import numpy as np
 import plain_training
 
+plain_training.make_scope("data_parallel", 2)
+placed = keras.distribution.distribution()
 keras.distribution.set_distribution(None)
 early = plain_training.network(None, ())
 early.compile("sgd")
-plain_training.make_scope("data_parallel", 2)
+keras.distribution.set_distribution(placed)
 model = plain_training.network(None, ())
 model.compile("sgd")
 images, labels = plain_training.examples((6,))
