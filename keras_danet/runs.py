@@ -39,7 +39,7 @@ def write_run_config(
 ):
     """Writes `config.json`: what is run, on what, by which command.
 
-    Resuming a run adds to its `sessions`. The classes of one's own
+    Resuming a run adds to its `sessions`. The classes of your own
     folder come with it, as `classes.json`.
 
     Args:

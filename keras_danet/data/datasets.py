@@ -395,6 +395,6 @@ def get_dataset(name):
         return DATASETS[name]
     raise ValueError(
         f"Unknown data set.{did_you_mean(name, DATASETS)} Expected one of "
-        f"{', '.join(sorted(DATASETS))}, or 'folder' for a folder of your own. "
+        f"{', '.join(sorted(DATASETS))}, or 'folder' for your own folder. "
         f"Received: name={name!r}."
     )

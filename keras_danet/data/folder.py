@@ -1,4 +1,4 @@
-"""A data set of one's own: a folder of images, masks and a `classes.json`.
+"""Your own data set: a folder of images, masks and a `classes.json`.
 
 ```
 my_data/
@@ -57,7 +57,7 @@ MAX_NAME_LENGTH = 200
 
 
 def open_dataset(name, root):
-    """The record of a data set, whether it is official or one's own.
+    """The record of a data set, whether it is official or your own.
 
     Args:
         name: String, a key of `DATASETS`, or `"folder"`.

@@ -179,7 +179,7 @@ def _guesses(values, dataset):
             values <= ids | {IGNORE_LABEL},
             f"The values look like train ids already (0..{count - 1}), where "
             f"{dataset.title} is read from its original label files. Read "
-            "these, or open yours as a folder of your own (dataset='folder').",
+            "these, or open yours as your own folder (dataset='folder').",
         )
     for other in DATASETS.values():
         yield (
@@ -216,7 +216,7 @@ def _suspicions(values, dataset):
     higher = own - ids
     yield _mask_guess(values, dataset)
     yield (
-        # One's own numbers are what one says they are.
+        # Your own numbers are what you say they are.
         dataset.name in DATASETS
         and bool(higher)
         and values <= ids | {IGNORE_LABEL}
@@ -228,7 +228,7 @@ def _suspicions(values, dataset):
         f"No value above {max(ids)} occurs: the labels look like train ids "
         f"already, where {dataset.title} is read from its original label "
         "files, in which the same numbers mean other classes. Read these, or "
-        "open yours as a folder of your own (dataset='folder').",
+        "open yours as your own folder (dataset='folder').",
     )
 
 

@@ -103,7 +103,7 @@ def display_palette(palette):
     once they are blended with an image (CamVid's fence, car and pavement).
     Here such a class gets the nearest colour that differs enough from all
     before it. Class 0 in black, PASCAL VOC's background, stays, and overlays
-    leave it as it is. Palettes of one's own are not touched.
+    leave it as it is. Your own palettes are not touched.
 
     Args:
         palette: Colours (red, green, blue) in 0-255, one per class.

@@ -41,8 +41,9 @@ def find(source, names=()):
         raise FileNotFoundError(f"There is no {source}. {EXPECTED}")
     raise ValueError(
         f"No file, folder or preset named {source!r}."
-        f"{did_you_mean(source, known)} {EXPECTED} `DANet.presets` has the "
-        f"names of presets, such as {next(iter(presets.DANET))!r}."
+        f"{did_you_mean(source, known)} {EXPECTED} `DANet.presets` and "
+        "`DilatedResNet.presets` list the presets, such as "
+        f"{next(iter(presets.DANET))!r}."
     )
 
 

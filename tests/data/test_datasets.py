@@ -196,5 +196,5 @@ def test_unknown_name_lists_the_known_and_the_nearest():
         get_dataset("CamVit")
     with pytest.raises(ValueError, match=r"data set\. Expected one of ade20k"):
         get_dataset("zzz")
-    with pytest.raises(ValueError, match=r"'folder' for a folder of your own"):
+    with pytest.raises(ValueError, match=r"'folder' for your own folder"):
         get_dataset("zzz")
