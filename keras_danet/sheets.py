@@ -51,13 +51,13 @@ def resize_image(image, size):
     return np.asarray(picture)
 
 
-def resize_label(label, size):
-    """A label map at another (height, width), by the nearest neighbour."""
+def resize_map(values, size):
+    """Numbers (height, width) at another size, by the nearest neighbour."""
     rows, columns = (
         (np.arange(new) * 2 + 1) * old // (2 * new)
-        for new, old in zip(size, label.shape, strict=True)
+        for new, old in zip(size, values.shape, strict=True)
     )
-    return label[rows[:, None], columns]
+    return values[rows[:, None], columns]
 
 
 def draw_sheet(panels, columns, size=None):
@@ -175,21 +175,21 @@ def draw_mark(picture, place, text, size):
     return np.asarray(image)
 
 
-def draw_legend(picture, names, colors):
+def draw_legend(picture, names, swatches):
     """A picture with swatches and names beneath it, in its upper left corner.
 
     Args:
         picture: uint8 RGB array.
         names: List of strings.
-        colors: RGB colours. A black one, which overlays leave out, is drawn
-            as an empty swatch.
+        swatches: (left, right) RGB colours of each. One with black at the
+            left, which overlays leave out, is drawn empty.
     """
     height, width = picture.shape[:2]
     size = text_size(width)
     gap, line = round(size / 2), round(size * 1.5)
     names = [shorten(name) for name in names]
     # A cell is swatch, gap, name, wide gap.
-    cells = [size + 3 * gap + text_width(name, size) for name in names]
+    cells = [2 * size + 3 * gap + text_width(name, size) for name in names]
     for columns in range(len(names), 0, -1):
         widths = [max(cells[j::columns]) for j in range(columns)]
         if gap + sum(widths) <= width:
@@ -200,13 +200,18 @@ def draw_legend(picture, names, colors):
     )
     canvas.paste(Image.fromarray(picture), (0, 0))
     draw = ImageDraw.Draw(canvas)
-    for k, (name, color) in enumerate(zip(names, colors, strict=True)):
+    for k, (name, (left, right)) in enumerate(
+        zip(names, swatches, strict=True)
+    ):
         x = gap + sum(widths[: k % columns])
         y = height + gap // 2 + line * (k // columns) + line // 2
         half = size // 2
-        box = (x, y - half, x + size, y + half)
-        draw.rectangle(box, tuple(color) if any(color) else None, OUTLINE)
-        draw_text(draw, (x + size + gap, y), name, size)
+        top, middle, bottom = y - half, x + size, y + half
+        if any(left):
+            draw.rectangle((x, top, middle - 1, bottom), tuple(left))
+            draw.rectangle((middle, top, x + 2 * size, bottom), tuple(right))
+        draw.rectangle((x, top, x + 2 * size, bottom), None, OUTLINE)
+        draw_text(draw, (x + 2 * size + gap, y), name, size)
     return np.array(canvas)
 
 

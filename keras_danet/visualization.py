@@ -11,7 +11,7 @@ model. These arguments mean the same everywhere:
         font has the letters of a name, the picture says "class 3" instead, and
         a warning tells the name.
     ignore_label: Integer that marks pixels without a class. Defaults to 255.
-    alpha: Float in 0-1, the share of the colours blended over an image.
+    alpha: Float in 0-1, the share of the colours blended over a grey image.
 
 A wrong shape, dtype or range is a ValueError that names the argument.
 """
@@ -19,6 +19,7 @@ A wrong shape, dtype or range is a ValueError that names the argument.
 import io
 import math
 import os
+import textwrap
 import uuid
 import warnings
 from pathlib import Path
@@ -36,10 +37,13 @@ from keras_danet.fonts import drawable
 from keras_danet.text_tables import harmless
 
 MAX_COLUMNS = 4
-# A border is that part of the long side wide, on each side of it.
+# In a line of a note.
+NOTE_LETTERS = 110
+# A border is that part of the long side wide.
 BORDER_SHARE = 1 / 1500
 # Pixels that are worked on at once: more memory is only taken for results.
 _PIECE = 2**20
+MID_GREY = 128
 # Six equally spaced samples of matplotlib's "magma" (CC0). Its lightness rises
 # steadily, so it also reads in grey and to colour-blind eyes.
 HEAT_ANCHORS = (
@@ -50,9 +54,6 @@ HEAT_ANCHORS = (
     (254, 159, 109),
     (252, 253, 191),
 )
-# How much of an image's light and shade shows through a heat map: enough to
-# see where things are, too little to be taken for the map.
-RELIEF = 0.2
 _named_stand_ins = set()
 
 
@@ -74,15 +75,17 @@ def colorize(label, palette, ignore_label=255):
 def overlay(
     image, label, palette, alpha=0.5, ignore_label=255, border_width=None
 ):
-    """Blend class colours over an image: alpha * colour + (1 - alpha) * image.
+    """Blend class colours over an image in grey.
 
-    Each side of a border between classes has the colour of its class alone,
-    so that small things and neighbours are told apart. What is ignored shows
-    the image as it is, and so does a class in black: in the palettes of the
-    field it is the background, and it would hide the image without telling
-    anything.
+    Every pixel is alpha * colour + (1 - alpha) * grey, so that every hue that
+    is seen is a class's, and the same wherever the class is. Borders between
+    classes are lines, white on what is dark and black on what is bright. They
+    lie on the side of the class that has more pixels, so that small things
+    stay whole. What is ignored shows the grey image, and so does a class in
+    black: in the palettes of the field it is the background, and it would hide
+    the image without telling anything.
 
-    `border_width` is in pixels, on each side; 0 draws none. Defaults to
+    `border_width` is in pixels; 0 draws none. Defaults to
     `None`: a 1500th of the image's long side, and at least one pixel.
 
     Returns a picture of the image's size.
@@ -100,23 +103,19 @@ def overlay(
     border_width = arguments.integer(
         "border_width", border_width, "must be an integer from 0", least=0
     )
+    grey = np.asarray(Image.fromarray(image).convert("L"))
     # What becomes of each level of each class, the last one being none.
-    levels = np.arange(256, dtype="float32")
+    levels = np.arange(256, dtype="float32")[:, None]
     blends = np.empty((len(palette) + 1, 256, 3), "float32")
-    blends[:-1] = alpha * palette[:, None] + (1 - alpha) * levels[:, None]
-    drawn = np.append(palette.any(axis=1), False)
-    blends[~drawn] = levels[:, None]
+    blends[:-1] = alpha * palette[:, None] + (1 - alpha) * levels
+    blends[~np.append(palette.any(axis=1), False)] = levels
     blends = np.rint(blends).astype("uint8")
     picture = np.empty_like(image)
     for rows in _pieces(label):
-        for channel in range(3):
-            picture[rows, :, channel] = blends[
-                label[rows], image[rows, :, channel], channel
-            ]
+        picture[rows] = blends[label[rows], grey[rows]]
     border = _borders(label, border_width)
-    classes = label[border]
-    border[border] = drawn[classes]
-    picture[border] = palette[classes[drawn[classes]]]
+    shades = np.asarray(Image.fromarray(picture[border][None]).convert("L"))
+    picture[border] = np.where(shades[0, :, None] < MID_GREY, 255, 0)
     return picture
 
 
@@ -140,14 +139,18 @@ def heatmap(values, low, high):
     return np.rint(np.stack(channels, axis=-1)).astype("uint8")
 
 
-def add_legend(picture, class_names, palette, present=None):
+def add_legend(picture, class_names, palette, present=None, alpha=0.5):
     """Put swatches with class names beneath a picture (an `image`).
 
     The legend wraps to the picture's width. Where a name is wider than the
     picture, white widens the canvas; very long ones are shortened. The
     picture itself stays in the upper left corner. `present` is an iterable of
     the class indices to show, all by default; if it is empty, no legend is
-    added. A class in black, which overlays leave out, has an empty swatch.
+    added.
+
+    The left half of a swatch is the colour itself, as in a label map, and the
+    right half `alpha` of it over mid grey, as in an overlay. A class in black,
+    which overlays leave out, has an empty swatch.
     """
     picture, palette = _as_image(picture, "picture"), _as_palette(palette)
     _check_same_length(class_names=class_names, palette=palette)
@@ -162,7 +165,10 @@ def add_legend(picture, class_names, palette, present=None):
     if not present:
         return picture.copy()
     names = _drawable_names(class_names, present)
-    return sheets.draw_legend(picture, names, palette[present].tolist())
+    colors = palette[present]
+    blends = np.rint(alpha * colors + (1 - alpha) * MID_GREY).astype("uint8")
+    swatches = list(zip(colors.tolist(), blends.tolist(), strict=True))
+    return sheets.draw_legend(picture, names, swatches)
 
 
 def compare(
@@ -192,7 +198,7 @@ def compare(
         panels.append((title, panel))
         present |= found
     sheet = sheets.draw_sheet(panels, columns)
-    return add_legend(sheet, class_names, palette, present)
+    return add_legend(sheet, class_names, palette, present, alpha)
 
 
 def gallery(samples, palette, class_names, alpha=0.5, ignore_label=255):
@@ -225,18 +231,19 @@ def gallery(samples, palette, class_names, alpha=0.5, ignore_label=255):
         panel[: cell.shape[0], : cell.shape[1]] = cell
         panels.append((title, panel))
     sheet = sheets.draw_sheet(panels, MAX_COLUMNS)
-    return add_legend(sheet, class_names, palette, present)
+    return add_legend(sheet, class_names, palette, present, alpha)
 
 
 def attention_picture(image, point_maps, points, channel_maps, channels=None):
     """Show what position and channel attention look at in an image.
 
     All maps of a kind share one scale, which a bar of colours below them
-    tells. Position attention is shown in times the even share, 1 / (number of
-    places), on a logarithmic scale around 1: to both ends as far as the
-    highest of the maps, and at least to half and twice the share; a title says
-    how few places give half of it. Channel maps are activations, which have no
-    unit, on a linear scale from the 1st to the 99th percentile of all that are
+    tells, and every position has the bar's colour of its value. Position
+    attention is shown in times the even share, 1 / (number of positions), on a
+    logarithmic scale around 1: to both ends as far as the highest of the maps,
+    and at least to half and twice the share; a title says how few positions
+    give half of it. Channel maps are activations, which have no unit, on a
+    linear scale from about the 1st to the 99th percentile of all that are
     shown; a channel stands for no class.
 
     Args:
@@ -245,7 +252,8 @@ def attention_picture(image, point_maps, points, channel_maps, channels=None):
             how much the point attends to every place.
         points: Sequence of (row, column) in pixels of `image`, from 0 at the
             top and at the left, one for each of `point_maps`.
-        channel_maps: Sequence of real arrays of any (height, width).
+        channel_maps: Sequence of real arrays of any (height, width): the
+            channels that vary most, as `attention_maps` gives them.
         channels: Sequence of the numbers of `channel_maps` for their titles.
             Defaults to 0, 1, 2, ...
 
@@ -266,28 +274,28 @@ def attention_picture(image, point_maps, points, channel_maps, channels=None):
         marked = sheets.draw_mark(marked, place, str(number), letters)
     panels = [("image (the points marked)" if points else "image", marked)]
     shares, top = _shares(point_maps)
-    for number, (share, point, place) in enumerate(
-        zip(shares, points, places, strict=True), start=1
+    for number, (share, place) in enumerate(
+        zip(shares, places, strict=True), start=1
     ):
         shown = np.log10(share.clip(10**-top))
-        panel = _heat_over(ground, shown, -top, top)
+        panel = _heat(shown, size, -top, top)
         panel = sheets.draw_mark(panel, place, str(number), letters)
-        row, column = point
-        title = f"{number}: row {row}, column {column} ({_half(share)})"
-        panels.append((title, panel))
+        panels.append((f"{number}: {_half(share)}", panel))
     blocks = [sheets.draw_sheet(panels, MAX_COLUMNS, letters)]
     if shares:
         often = f"{10**top:g}"
+        where = ", ".join(
+            f"{number} at ({row}, {column})"
+            for number, (row, column) in enumerate(points, start=1)
+        )
         blocks += [
             sheets.draw_note(
                 [
                     "Position attention: how much each marked point takes in "
-                    "from every place of the image.",
-                    "Rows and columns are pixels, from the upper left corner; "
-                    "'half from' counts the fewest places that give half of "
-                    "it.",
+                    "from every position. Points, as (row, column) in pixels:",
+                    *textwrap.wrap(where, NOTE_LETTERS),
                     "One logarithmic scale for all maps, in times the even "
-                    "share, which is 1 / (number of places):",
+                    "share, which is 1 / (number of positions):",
                 ],
                 letters,
             ),
@@ -297,7 +305,7 @@ def attention_picture(image, point_maps, points, channel_maps, channels=None):
             ),
         ]
     if len(channel_maps):
-        blocks += _channel_blocks(ground, channel_maps, channels, letters)
+        blocks += _channel_blocks(size, channel_maps, channels, letters)
     return sheets.stack(blocks)
 
 
@@ -410,16 +418,24 @@ def _pieces(array):
 
 
 def _borders(label, width):
-    """Which pixels have another class within `width`, in row or column."""
+    """Which pixels have a class with fewer within `width`, in row or column."""
+    counts = sum(
+        np.bincount(label[rows].ravel(), minlength=label.max() + 1)
+        for rows in _pieces(label)
+    )
+    ranks = np.empty(len(counts), label.dtype)
+    ranks[np.argsort(counts, kind="stable")] = np.arange(len(counts))
+    sizes = np.empty_like(label)
+    for rows in _pieces(label):
+        sizes[rows] = ranks[label[rows]]
     border = np.zeros(label.shape, bool)
     for step in range(1, width + 1):
         for one, other in (
             (np.s_[step:], np.s_[:-step]),
             (np.s_[:, step:], np.s_[:, :-step]),
         ):
-            differs = label[one] != label[other]
-            border[one] |= differs
-            border[other] |= differs
+            border[one] |= sizes[one] > sizes[other]
+            border[other] |= sizes[other] > sizes[one]
     return border
 
 
@@ -435,7 +451,7 @@ def _panel(image, small, label, palette, ignore_label):
             f"Received: image {image.shape[:2]}, label {label.shape}"
         )
     found = set(np.unique(label).tolist()) - {len(palette)}
-    return sheets.resize_label(label, small.shape[:2]), found
+    return sheets.resize_map(label, small.shape[:2]), found
 
 
 def _drawable_names(class_names, indices):
@@ -501,53 +517,50 @@ def _shares(point_maps):
 
 
 def _half(share):
-    """In how few places half of the attention is."""
+    """In how few positions half of the attention is."""
     parts = np.sort(share, axis=None)[::-1].cumsum()
     count = 1 + np.searchsorted(parts, parts[-1] / 2)
-    return f"half from {count:,} of {share.size:,}"
+    return f"half its attention is on {count:,} of {share.size:,} positions"
 
 
-def _channel_blocks(ground, channel_maps, channels, letters):
+def _channel_blocks(size, channel_maps, channels, letters):
     maps = [_as_values(values, "channel_maps") for values in channel_maps]
     shown = np.concatenate([values.ravel() for values in maps])
     low, high = np.percentile(shown, (1, 99))
     if not low < high:
         low, high = low - 0.5, low + 0.5
+    # Ends that are easily read.
+    unit = 10.0 ** math.floor(math.log10((high - low) / 4))
+    low, high = (round(end / unit) * unit for end in (low, high))
     panels = [
-        (f"channel {channel}", _heat_over(ground, values, low, high))
+        (f"channel {channel}", _heat(values, size, low, high))
         for values, channel in zip(maps, channels, strict=True)
     ]
     return [
         sheets.draw_sheet(panels, MAX_COLUMNS, letters),
         sheets.draw_note(
             [
-                "Channel attention: some channels of its output. A channel "
-                "stands for no class.",
+                "The channels of channel attention's output that vary most, "
+                "in that order. A channel stands for no class.",
                 "Activations, without a unit. One linear scale for all maps, "
-                "from the 1st to the 99th percentile:",
+                "from about the 1st to the 99th percentile:",
             ],
             letters,
         ),
         _color_bar(
             (
-                f"{low:.3g} and less",
-                f"{(low + high) / 2:.3g}",
-                f"{high:.3g} and more",
+                f"{low:.6g} and less",
+                f"{(low + high) / 2:.6g}",
+                f"{high:.6g} and more",
             ),
             letters,
         ),
     ]
 
 
-def _heat_over(ground, values, low, high):
-    """Colours of a map at the ground's size, in whose light and shade."""
-    size = (ground.shape[1], ground.shape[0])
-    small = Image.fromarray(values.clip(low, high).astype("float32"))
-    large = np.asarray(small.resize(size, Image.Resampling.BILINEAR))
-    grey = ground.mean(axis=-1, keepdims=True, dtype="float32")
-    shade = RELIEF * (grey - grey.mean())
-    heat = heatmap(large, low, high) + shade
-    return np.rint(heat.clip(0, 255)).astype("uint8")
+def _heat(values, size, low, high):
+    """A map at a panel's size, each position in the bar's colour."""
+    return heatmap(sheets.resize_map(values, size), low, high)
 
 
 def _color_bar(words, letters):

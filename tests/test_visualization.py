@@ -45,6 +45,11 @@ def ink(picture):
     return int((picture != 255).any(axis=-1).sum())
 
 
+def grey_of(picture):
+    grey = np.asarray(Image.fromarray(picture).convert("L"))
+    return grey[..., None].repeat(3, -1)
+
+
 def filled(height, width, colour):
     return np.full((height, width, 3), colour, "uint8")
 
@@ -107,8 +112,9 @@ def test_wrong_palettes_are_refused(palette):
 def test_overlay_blends(dtype):
     image = np.array([[(100, 60, 20), (1, 1, 1), (100, 60, 20)]], dtype)
     label = np.array([[0, 0, 255]])
-    # 0.25 * (200, 100, 0) + 0.75 * image, the second pixel rounded.
-    expected = [[(125, 70, 15), (51, 26, 1), (100, 60, 20)]]
+    # Grey is 0.299 R + 0.587 G + 0.114 B: 67 and 1. Then 0.25 * (200, 100, 0)
+    # + 0.75 * grey; what is ignored is grey as well.
+    expected = [[(100, 75, 50), (51, 26, 1), (67, 67, 67)]]
     picture = overlay(image, label, PALETTE, alpha=0.25, border_width=0)
     assert picture.dtype == np.uint8
     np.testing.assert_array_equal(picture, expected)
@@ -125,43 +131,79 @@ def test_overlay_at_both_ends_of_alpha():
     image = rng.integers(0, 256, (5, 4, 3), "uint8")
     label = rng.integers(0, 3, (5, 4))
     clear = overlay(image, label, PALETTE, alpha=0, border_width=0)
-    opaque = overlay(image, label, PALETTE, alpha=1)
-    np.testing.assert_array_equal(clear, image)
+    opaque = overlay(image, label, PALETTE, alpha=1, border_width=0)
+    np.testing.assert_array_equal(clear, grey_of(image))
     np.testing.assert_array_equal(opaque, np.array(PALETTE)[label])
 
 
 @pytest.mark.parametrize("alpha", [0.25, 0.5])
 @pytest.mark.parametrize("size", [(40, 60), (8, 2400), (2400, 10)])
-def test_overlay_draws_both_sides_of_a_border(size, alpha):
-    """In the colours of the classes, as wide as the image asks for."""
+def test_overlay_draws_borders_on_the_larger_side(size, alpha):
+    """Seen on any ground, at class boundaries only, small things whole."""
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), "uint8")
     label = np.zeros(size, "uint8")
-    label[:, size[1] // 2 :] = 2
+    label[2:5, 2:5] = 2
     label[size[0] // 2 :] = 255
-    picture = overlay(image, label, PALETTE, alpha)
+    label[size[0] // 2 :, :1] = 1
+    bare = overlay(image, label, PALETTE, alpha, border_width=0)
+    grey = grey_of(image)
+    expected = grey.copy()
+    for k in range(3):
+        blend = alpha * np.array(PALETTE[k]) + (1 - alpha) * grey
+        expected[label == k] = np.rint(blend[label == k])
+    np.testing.assert_array_equal(bare, expected)
+
     width = {60: 1, 2400: 2}[max(size)]
-    expected = image.astype(float)
-    for k in (0, 2):
-        blend = alpha * np.array(PALETTE[k]) + (1 - alpha) * image
-        expected[label == k] = blend[label == k]
-    row, column = size[0] // 2, size[1] // 2
-    expected[:row, column - width : column] = PALETTE[0]
-    expected[:row, column : column + width] = PALETTE[2]
-    expected[row - width : row, :column] = PALETTE[0]
-    expected[row - width : row, column:] = PALETTE[2]
-    np.testing.assert_allclose(picture, expected, atol=0.5 + 1e-4)
-    np.testing.assert_array_equal(picture[row:], image[row:])
+    counts = np.bincount(label.ravel(), minlength=256)
+    line = np.zeros(size, bool)
+    for row, column in np.ndindex(size):
+        own = label[row, column]
+        near = {
+            label[row + step * down, column + step * (1 - down)]
+            for step in range(-width, width + 1)
+            for down in (0, 1)
+            if 0 <= row + step * down < size[0]
+            and 0 <= column + step * (1 - down) < size[1]
+        }
+        # Of two that have as many pixels, the later one has the line.
+        line[row, column] = any(
+            (counts[other], other) < (counts[own], own) for other in near
+        )
+    picture = overlay(image, label, PALETTE, alpha)
+    assert picture.shape == image.shape
+    expected[line] = np.where(grey_of(bare)[line] < 128, 255, 0)
+    np.testing.assert_array_equal(picture, expected)
+    assert not line[3, 3] and line[1, 3]
 
 
-def test_overlay_leaves_a_class_in_black_as_it_is():
+def test_overlay_leaves_a_class_in_black_grey():
     image = filled(9, 9, (90, 200, 30))
     label = np.zeros((9, 9), int)
     label[3:6, 3:6] = 1
     picture = overlay(image, label, [(0, 0, 0), (10, 20, 30)], alpha=0.5)
-    expected = image.copy()
-    expected[3:6, 3:6] = (10, 20, 30)
-    expected[4, 4] = (50, 110, 30)
+    # 0.299 * 90 + 0.587 * 200 + 0.114 * 30 = 148, with a black line on it.
+    expected = filled(9, 9, 148)
+    expected[2:7, 3:6] = expected[3:6, 2:7] = 0
+    expected[3:6, 3:6] = (79, 84, 89)
     np.testing.assert_array_equal(picture, expected)
+
+
+def test_swatches_have_the_colours_of_the_pictures():
+    """At the left those of the label map, at the right of the overlay."""
+    label = np.arange(3)[None].repeat(40, 0).repeat(100, 1)
+    grey = filled(40, 300, 128)
+    for alpha in (0.5, 0.6):
+        legend = add_legend(grey, NAMES, PALETTE, alpha=alpha)[40:]
+        pure = colorize(label, PALETTE)[0, 50::100]
+        blended = overlay(grey, label, PALETTE, alpha)[0, 50::100]
+        for left, right in zip(pure, blended, strict=True):
+            one, other = box_of(legend, left), box_of(legend, right)
+            assert one[0] == other[0] and one[1] + one[3] == other[1]
+            assert min(*one[2:], *other[2:]) >= 12
+    sheet = compare(grey, None, label, PALETTE, NAMES)
+    legend = sheet[np.flatnonzero((sheet == PALETTE[0]).all(-1).any(1))]
+    for right in overlay(grey, label, PALETTE, 0.6)[0, 50::100]:
+        assert (legend == right).all(-1).any()
 
 
 def test_overlay_of_a_large_image_takes_little_memory():
@@ -325,8 +367,8 @@ def test_compare_enlarges_and_labels_three_panels():
     label, prediction = np.zeros((2, 96, 128), int)
     prediction += 1
     sheet = compare(image, label, prediction, PALETTE, NAMES, alpha=0.6)
-    # 0.6 * colour + 0.4 * image; each panel three times as large.
-    panels = [(100, 150, 250), (160, 120, 100), (40, 84, 148)]
+    # 0.6 * colour + 0.4 * grey, 146; each panel three times as large.
+    panels = [(100, 150, 250), (178, 118, 58), (58, 82, 106)]
     boxes = [box_of(sheet, colour) for colour in panels]
     assert [box[2:] for box in boxes] == [(96 * 3, 128 * 3)] * 3
     tops, lefts = {box[0] for box in boxes}, [box[1] for box in boxes]
@@ -345,8 +387,8 @@ def test_gallery_of_images_of_any_size():
         image = filled(*size, (100, 150, 250))
         samples.append((f"no. {number}", image, np.full(size, number % 2)))
     sheet = gallery(samples, PALETTE, NAMES, alpha=0.6)
-    # 0.6 * colour + 0.4 * image. Four in a row, long sides of 320.
-    first, second = [(160, 120, 100), (40, 84, 148)]
+    # 0.6 * colour + 0.4 * grey, 146. Four in a row, long sides of 320.
+    first, second = [(178, 118, 58), (58, 82, 106)]
     line = (sheet[100] == first).all(axis=-1)
     assert line.sum() == 320 + 320
     assert (sheet[300] == second).all(axis=-1).sum() == 80 + 1
@@ -362,11 +404,11 @@ def test_compare_without_ground_truth_or_labels():
     image = filled(400, 400, (100, 150, 250))
     ignored = np.full((400, 400), 255)
     sheet = compare(image, None, ignored, PALETTE, NAMES)
-    # Ignored pixels show the image: two panels of its colour, no legend.
-    _, _, height, width = box_of(sheet, (100, 150, 250))
-    assert height == 400
-    assert 800 < width < 850
-    assert (sheet == (100, 150, 250)).all(axis=-1).sum() == 2 * 400 * 400
+    # Ignored pixels show the image in grey: two panels, no legend.
+    for colour in ((100, 150, 250), (146, 146, 146)):
+        assert box_of(sheet, colour)[2:] == (400, 400)
+        assert (sheet == colour).all(axis=-1).sum() == 400 * 400
+    assert sheet.shape[0] < 450
 
 
 @pytest.mark.parametrize("size", THIN_SIZES)
@@ -452,9 +494,9 @@ def test_attention_says_how_few_places_give_half_of_it():
     half = visualization._half
     speck = np.full((50, 60), 1e-9)
     speck[7, 8] = 1
-    assert half(speck) == "half from 1 of 3,000"
-    assert half(np.ones((10, 10))) == "half from 50 of 100"
-    assert half(np.array([[1.0, 4, 3, 2]])) == "half from 2 of 4"
+    assert half(speck) == "half its attention is on 1 of 3,000 positions"
+    assert "50 of 100 positions" in half(np.ones((10, 10)))
+    assert "2 of 4 positions" in half(np.array([[1.0, 4, 3, 2]]))
     # It is in the picture.
     image = filled(320, 400, 9)
     one, other = (
@@ -472,13 +514,47 @@ def test_attention_that_is_nearly_even_is_not_stretched():
     assert abs(panel[60:, 60:] - EVEN).max() <= 1
 
 
-def test_attention_shows_light_and_shade_of_the_image():
-    image = filled(320, 320, 100)
-    image[160:] = 200
-    sheet = attention_picture(image, [np.ones((2, 2))], [(0, 0)], [])
-    _, panel = panels_of(sheet, 2, 320, 320)
-    difference = panel[200:, 60:].mean((0, 1)) - panel[60:120, 60:].mean((0, 1))
-    np.testing.assert_allclose(difference, [20, 20, 20], atol=1)
+def test_maps_have_the_colours_of_their_bar():
+    """Exactly, whatever the image, each position that of its value."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (320, 320, 3), "uint8")
+    values = rng.integers(0, 11, (8, 8)) / 10.0
+    values[0, :2] = 0, 1
+    sheet = attention_picture(image, [], [], [values])
+    expected = heatmap(values, 0, 1).repeat(40, 0).repeat(40, 1)
+    # Below the row of the image.
+    found = sheet[351 + 24 : 351 + 344, 7:327]
+    np.testing.assert_array_equal(found, expected)
+    bar = heatmap(np.linspace(0, 1, 256)[None], 0, 1)[0].astype(int)
+    below = {
+        tuple(color) for color in sheet[351 + 344 :].reshape(-1, 3).tolist()
+    }
+    assert {tuple(color) for color in bar.tolist()} <= below
+    nearest = abs(found[::40, ::40, None] - bar).max(-1).min(-1)
+    assert nearest.max() <= 1
+
+
+@pytest.mark.parametrize(
+    "low, high, words",
+    [
+        (-0.000249, 0.802, ("0 and less", "0.4", "0.8 and more")),
+        (-1.234, 1.3, ("-1.2 and less", "0.05", "1.3 and more")),
+        (1234.0, 5678.0, ("1000 and less", "3500", "6000 and more")),
+        (2.0, 2.0, ("1.5 and less", "2", "2.5 and more")),
+    ],
+)
+def test_the_bar_of_channels_has_round_ends(monkeypatch, low, high, words):
+    told = []
+    monkeypatch.setattr(
+        visualization.sheets,
+        "draw_color_bar",
+        lambda colors, ticks, size: (
+            told.extend(text for _, text in ticks) or filled(1, 1, 0)
+        ),
+    )
+    values = np.repeat((low, high), 50)[None]
+    attention_picture(filled(8, 8, 0), [], [], [values])
+    assert tuple(told) == words
 
 
 def test_attention_has_one_scale_for_all_channels():

@@ -8,7 +8,7 @@ from PIL import Image
 from keras_danet import arguments
 from keras_danet.data import class_tables
 
-# Pictures are dark, medium and bright; half of a colour is laid over each.
+# Pictures in grey are dark, medium, bright; half of a colour lies over each.
 _GROUNDS = (40, 128, 216)
 # Lightness tells little in an overlay, because that of the image shows through.
 _LIGHTNESS = 0.35
@@ -103,7 +103,7 @@ def display_palette(palette):
     once they are blended with an image (CamVid's fence, car and pavement).
     Here such a class gets the nearest colour that differs enough from all
     before it. Class 0 in black, PASCAL VOC's background, stays, and overlays
-    leave it as it is. Your own palettes are not touched.
+    leave it grey. Your own palettes are not touched.
 
     Args:
         palette: Colours (red, green, blue) in 0-255, one per class.
