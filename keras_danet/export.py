@@ -60,9 +60,7 @@ class ExportCheck:
         )
 
 
-def export_model(
-    model, folder, kind, images=(), size=None, test_sides=(None, None)
-):
+def export_model(model, folder, kind, images=(), size=None, test_sides=None):
     """Writes `model` for use without Keras, and checks what was written.
 
     The export maps `images` (batch, height, width, 3), RGB floats in 0-255,
@@ -77,9 +75,9 @@ def export_model(
         images: arrays `(height, width, 3)` in 0-255 to check with. Noise is
             used where there are none.
         size: (height, width) of a TFLite file. Defaults to the first image's.
-        test_sides: (long, short) side that images are to have, `None` for
-            their own, which the file beside the export tells its users.
-            Defaults to `(None, None)`.
+        test_sides: (long, short) side that images are to have, each `None`
+            for their own, which the file beside the export tells its users.
+            Defaults to `None`, the model's `test_size`.
 
     Returns:
         An `ExportCheck`; look at `passed`.
@@ -98,6 +96,8 @@ def export_model(
             f"this is {keras.backend.backend()}. A run can be exported from "
             "any backend: set KERAS_BACKEND=tensorflow."
         )
+    if test_sides is None:
+        test_sides = getattr(model, "test_size", None) or (None, None)
     if kind == "saved_model" and size is not None:
         raise ValueError(
             "A SavedModel takes images of any size; `size` (--size) is for "

@@ -89,9 +89,9 @@ class Predictor:
         size: what the network sees of an image, with the aspect that it has:
             an integer, the pixels of its longer side; or (long, short), as
             large as exceeds neither. Either of the two may be `None`; of two
-            integers the greater is the long side. A run has its own:
-            `TrainConfig.test_sides`. `None` is the image's own size. Defaults
-            to `"auto"`: the run's, where `model` names one, else `None`.
+            integers the greater is the long side. `None` is the image's own
+            size. Defaults to `"auto"`: what the run says that `model` names
+            (`TrainConfig.test_sides`), else `model.test_size`.
 
     Call arguments:
         image: a path, a Pillow image, the bytes of a file, a file open for
@@ -126,7 +126,8 @@ class Predictor:
         if isinstance(model, (str, os.PathLike)):
             model, config = open_model(model)
         if isinstance(size, str) and size == "auto":
-            size = config and config.test_sides
+            kept = getattr(model, "test_size", None)
+            size = config.test_sides if config else kept
         if not isinstance(model, DANet) and not _gives_logits(model):
             raise ValueError(
                 "`model` must be a DANet, or a functional model of images "
@@ -345,7 +346,7 @@ def _gives_logits(model):
     return len(output) == 4 and tuple(output[1:3]) == size
 
 
-def attention_maps(model, image, points, num_channels=3, size=None):
+def attention_maps(model, image, points, num_channels=3, size="auto"):
     """What a DANet's attentions look at in an image.
 
     One position's row of the N x N map is computed, never the map.
@@ -358,7 +359,7 @@ def attention_maps(model, image, points, num_channels=3, size=None):
             attention's output that vary most over the image. Defaults to
             `3`.
         size: what the network sees of the image, as of `Predictor`. Defaults
-            to `None`.
+            to `"auto"`.
 
     Returns:
         `(point_maps, channel_maps, channels)`: per point, a float array of

@@ -273,6 +273,7 @@ class _Training:
         self.model = build_model(config, self.dataset.num_classes, like)
         self.model.class_names = self.dataset.class_names
         self.model.palette = self.dataset.palette
+        self.model.test_size = config.test_sides
         compile_model(self.model, config, config.epochs * self.steps)
         self.model.build_optimizer()
         self.predictor = Predictor(self.model, config.test_sides)

@@ -43,8 +43,9 @@ def answering(function, *arguments):
             error.append(caught)
 
     worker = threading.Thread(target=call, daemon=True)
-    worker.start()
     try:
+        # A signal may be answered in here, too.
+        worker.start()
         while worker.is_alive():
             worker.join(_POLL_SECONDS)
             if _countdowns:

@@ -13,6 +13,7 @@ from keras import layers
 from keras_danet import arguments
 from keras_danet import fit_checks
 from keras_danet.arguments import did_you_mean
+from keras_danet.data.resampling import standardize_sides
 from keras_danet.keras_distributions import on_devices
 from keras_danet.layers import BilinearResize
 from keras_danet.layers import ChannelAttention
@@ -75,7 +76,7 @@ LOSS_WEIGHTS = {
 MAX_PIXEL = 1e18
 
 # What a model is told of its data set, and only keeps.
-FACTS = ("class_names", "palette")
+FACTS = ("class_names", "palette", "test_size")
 
 # Label 255 means "ignore", so that it can be no class.
 MAX_CLASSES = 255
@@ -182,6 +183,9 @@ class DANet(FunctionalModel):
             who prints or draws what it predicts. Defaults to `None`.
         palette: tuple of (red, green, blue), one per class, likewise.
             Defaults to `None`.
+        test_size: what a `Predictor` resizes images to, as its `size`; a
+            training leaves its own here. Defaults to `None`, the image's own
+            size.
         name: string. Defaults to `"danet"`.
         dtype: dtype policy. Logits are float32 under half precision. Under
             float64 all is float64 but what Keras itself keeps in
@@ -227,6 +231,7 @@ class DANet(FunctionalModel):
         pixel_std=PIXEL_STD,
         class_names=None,
         palette=None,
+        test_size=None,
         name="danet",
         dtype=None,
     ):
@@ -251,6 +256,7 @@ class DANet(FunctionalModel):
         }
         given["class_names"] = _checked_names(class_names, given["num_classes"])
         given["palette"] = _checked_palette(palette, given["num_classes"])
+        given["test_size"] = standardize_sides(test_size)
         if min(given["pixel_std"]) < 1 / MAX_PIXEL:
             raise ValueError(
                 "`pixel_std` must be positive (1 switches it off). "
@@ -312,6 +318,15 @@ class DANet(FunctionalModel):
     def palette(self, colors):
         colors = _checked_palette(colors, self.num_classes)
         self._constructor_arguments["palette"] = colors
+
+    @property
+    def test_size(self):
+        """(long, short) side that a `Predictor` resizes to, or Nones."""
+        return self._constructor_arguments["test_size"]
+
+    @test_size.setter
+    def test_size(self, size):
+        self._constructor_arguments["test_size"] = standardize_sides(size)
 
     def compile(
         self,
@@ -977,7 +992,7 @@ def _with_facts(config, overrides):
     """A model's arguments without names and colors of other classes."""
     if overrides.get("num_classes") in (None, config.get("num_classes")):
         return config
-    return {**config, **dict.fromkeys(FACTS)}
+    return {**config, "class_names": None, "palette": None}
 
 
 def _made_again(cls, source, overrides):

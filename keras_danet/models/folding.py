@@ -70,7 +70,7 @@ def optimize_for_inference(model, winograd=False):
     ...     atol=1e-5))
     True
     """
-    model = getattr(model, "inference_model", model)
+    given, model = model, getattr(model, "inference_model", model)
     if not isinstance(model, keras.Model) or not hasattr(model, "operations"):
         raise ValueError(
             "`model` must be a DANet or a functional Keras model. "
@@ -79,6 +79,9 @@ def optimize_for_inference(model, winograd=False):
     walk = _Folding(winograd)
     copy = walk.copy_model(model)
     walk.set_weights()
+    # What a `Predictor` of the copy asks for.
+    for fact in ("class_names", "palette", "test_size"):
+        copy.__dict__[fact] = getattr(given, fact, None)
     return copy
 
 

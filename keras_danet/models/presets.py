@@ -44,6 +44,10 @@ DTYPES = (
 # Counts the ways in which checkpoints were converted into folders.
 CONVERSION = 1
 
+# (long, short) sides that images are measured with, as the presets' scores
+# were; Cityscapes' have their own size. As in MMSegmentation's configurations.
+TEST_SIZES = {"ade20k": (2048, 512), "voc2012": (2048, 512)}
+
 OPENMMLAB = "https://download.openmmlab.com"
 HUB = "https://huggingface.co"
 # The three 3x3 convolutions of MMSegmentation's `v1c`.
@@ -213,12 +217,16 @@ def find(preset, cls, load_weights=True):
 
 
 def _dataset_facts(row):
-    """What a DANet by name tells apart: its data set's classes."""
+    """What a DANet by name is told of its data set."""
     dataset = DATASETS.get(row.get("dataset"))
     # A backbone's, ImageNet, is none that is segmented.
     if dataset is None:
         return {}
-    return {"class_names": dataset.class_names, "palette": dataset.palette}
+    return {
+        "class_names": dataset.class_names,
+        "palette": dataset.palette,
+        "test_size": TEST_SIZES.get(dataset.name),
+    }
 
 
 def _looked_through(folder, cls):

@@ -19,8 +19,8 @@ def add_size(verb):
         metavar="SIZE",
         help="what images are resized to for the network: pixels of the "
         "longer side, such as 640; LONGxSHORT, which neither side exceeds; or "
-        "'image', their own size (default: the run's `test_size`, and their "
-        "own without a run)",
+        "'image', their own size (default: the `test_size` that the model was "
+        "trained with)",
     )
 
 

@@ -64,7 +64,7 @@ def run(arguments):
             arguments.format,
             images=images,
             size=arguments.size,
-            **({"test_sides": config.test_sides} if config else {}),
+            test_sides=config.test_sides if config else None,
         )
     if arguments.json:
         print(pathlib.Path(f"{check.path}.check.json").read_text(), end="")

@@ -79,6 +79,32 @@ def test_every_form_everywhere(form, saved):
     assert len(predictor.palette) == len(names) == 8
 
 
+def test_the_test_size_stays_with_the_model(saved, tmp_path):
+    """Else the number that is reported is not the one that a user gets."""
+    model = keras_danet.DANet.from_model(saved / "new.keras", test_size=24)
+    logits = keras_danet.Predictor(model).logits(IMAGE)
+    at_24 = keras_danet.Predictor(saved / "new.keras", size=24).logits(IMAGE)
+    np.testing.assert_allclose(logits, at_24, atol=1e-5)
+    whole = keras_danet.Predictor(saved / "new.keras").logits(IMAGE)
+    assert np.abs(logits - whole).max() > 1
+    model.save(tmp_path / "model.keras")
+    model.save_to_preset(tmp_path / "preset")
+    for source in (
+        tmp_path / "model.keras",
+        tmp_path / "preset",
+        keras_danet.DANet.from_model(model),
+        keras_danet.optimize_for_inference(model),
+    ):
+        predictor = keras_danet.Predictor(source)
+        assert predictor.size == (24, None)
+        assert predictor.class_names == model.class_names
+        np.testing.assert_allclose(predictor.logits(IMAGE), logits, atol=1e-3)
+    model.test_size = None
+    assert keras_danet.Predictor(model).size == (None, None)
+    with pytest.raises(ValueError, match="longer side"):
+        model.test_size = "image"
+
+
 def test_class_names_stay_with_the_classes(saved):
     scenes = get_dataset("scenes")
     model = keras_danet.DANet.from_model(saved / "new.keras", dropout=0.0)
@@ -98,6 +124,8 @@ def test_a_preset_by_name_knows_its_classes():
         "danet_resnet50_voc2012", load_weights=False
     )
     assert model.class_names == get_dataset("voc2012").class_names
+    # Of 500x375 pixels, as the score of the preset was measured.
+    assert keras_danet.Predictor(model).network_size(375, 500) == (512, 683)
 
 
 def test_what_names_no_model_is_told_apart(saved, tmp_path):
