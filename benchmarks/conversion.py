@@ -30,8 +30,8 @@ import gc, sys, time
 import torch
 import safetensors
 from keras_danet import DANet, DilatedResNet
-from keras_danet.verbs import convert as verb
-from keras_danet.checkpointing import save_model
+from keras_danet.cli import convert as verb
+from keras_danet.files import save_model
 
 def memory(key):
     for line in open("/proc/self/status"):

@@ -213,8 +213,8 @@ def measure_start(folder, rounds):
     )
     print("| | find the pairs, s | make the training data, s |\n|---|---|---|")
     for title, make in (
-        ("tf.data", "keras_danet.data.pipeline:training_dataset"),
-        ("PyDataset", "keras_danet.data.loader:TrainingBatches"),
+        ("tf.data", "keras_danet.data.tensorflow_batches:training_dataset"),
+        ("PyDataset", "keras_danet.data.numpy_batches:TrainingBatches"),
     ):
         answers = []
         for _ in range(rounds):
@@ -238,9 +238,9 @@ def as_jpegs(pairs, folder):
 
 
 def measure_agreement(places, folder):
-    from keras_danet.data.loader import TrainingBatches
-    from keras_danet.data.pipeline import training_dataset
+    from keras_danet.data.numpy_batches import TrainingBatches
     from keras_danet.data.plan import Augmentation
+    from keras_danet.data.tensorflow_batches import training_dataset
 
     name, root = places["camvid"]
     dataset = get_dataset(name)

@@ -24,7 +24,7 @@ from keras_danet.data.plan import Augmentation
 
 def tf_data(pairs, dataset, augmentation, task):
     """Our pipeline in TensorFlow; it finds its number of threads itself."""
-    pipeline = importlib.import_module("keras_danet.data.pipeline")
+    pipeline = importlib.import_module("keras_danet.data.tensorflow_batches")
     return iter(
         pipeline.training_dataset(
             pairs, dataset, augmentation, batch_size=task["batch_size"]
@@ -34,7 +34,7 @@ def tf_data(pairs, dataset, augmentation, task):
 
 def py_dataset(pairs, dataset, augmentation, task):
     """Our loader without TensorFlow, by the queue that `fit` gives it."""
-    loader = importlib.import_module("keras_danet.data.loader")
+    loader = importlib.import_module("keras_danet.data.numpy_batches")
     adapters = importlib.import_module(
         "keras.src.trainers.data_adapters.py_dataset_adapter"
     )

@@ -34,7 +34,7 @@ import json, sys
 import keras
 import numpy as np
 from keras_danet import DANet
-from keras_danet.memory import estimate_memory
+from keras_danet.models.memory import estimate_memory
 
 def held(name):
     with open("/proc/self/status") as file:

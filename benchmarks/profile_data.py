@@ -18,8 +18,8 @@ from keras_danet.data.augment import decode_label
 from keras_danet.data.bad_files import BadFiles
 from keras_danet.data.datasets import CAMVID
 from keras_danet.data.files import find_pairs
-from keras_danet.data.pipeline import training_dataset
 from keras_danet.data.plan import Augmentation
+from keras_danet.data.tensorflow_batches import training_dataset
 
 BATCH_SIZE = 8
 WARM, MEASURED = 20, 100

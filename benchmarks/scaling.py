@@ -92,7 +92,7 @@ def child(devices, parts, synchronised):
     from keras_danet import DANet
     from keras_danet import DilatedResNet
     from keras_danet import PixelCrossentropy
-    from keras_danet import distribution
+    from keras_danet.distribution import engines as distribution
     from keras_danet.layers import normalization
 
     if not synchronised:
@@ -127,7 +127,7 @@ def measure_input():
     import numpy as np
     from PIL import Image
 
-    from keras_danet.data import pipeline
+    from keras_danet.data import tensorflow_batches
     from keras_danet.data.datasets import get_dataset
     from keras_danet.data.files import Pair
     from keras_danet.data.plan import Augmentation
@@ -146,7 +146,7 @@ def measure_input():
             pairs.append(Pair(*paths))
         size = sum(os.path.getsize(path) for pair in pairs for path in pair)
         batches = iter(
-            pipeline.training_dataset(
+            tensorflow_batches.training_dataset(
                 pairs,
                 get_dataset("camvid"),
                 Augmentation(CROP, max_class_share=0.75),

@@ -23,12 +23,12 @@ import keras
 from keras_danet import DANet
 from keras_danet import DilatedResNet
 from keras_danet import TrainConfig
-from keras_danet.checkpointing import save_checkpoint
 from keras_danet.data.scenes import write_scenes
-from keras_danet.distribution import Placement
-from keras_danet.resuming import Checkpoints
-from keras_danet.resuming import training_state
-from keras_danet.trainer import _Training
+from keras_danet.distribution.engines import Placement
+from keras_danet.trainer.checkpoints import save_checkpoint
+from keras_danet.trainer.loop import _Training
+from keras_danet.trainer.resuming import Checkpoints
+from keras_danet.trainer.resuming import training_state
 
 WARM_STEPS = 3
 # Name -> how many images of which size are drawn, and the recipe.

@@ -4,16 +4,15 @@ Names are imported when they are first used: the command line and what needs
 no network do without Keras.
 """
 
-import importlib
-import importlib.util
 import typing
 
 from keras_danet import backends
+from keras_danet.lazy_names import lazily
 
 if typing.TYPE_CHECKING:
     from keras_danet import layers as layers
     from keras_danet import losses as losses
-    from keras_danet.inference import Predictor as Predictor
+    from keras_danet.inference.predictor import Predictor as Predictor
     from keras_danet.layers import BilinearResize as BilinearResize
     from keras_danet.layers import ChannelAttention as ChannelAttention
     from keras_danet.layers import PositionAttention as PositionAttention
@@ -31,7 +30,7 @@ if typing.TYPE_CHECKING:
     from keras_danet.models import unfreeze as unfreeze
     from keras_danet.optimizers import SGD as SGD
     from keras_danet.optimizers import PolySchedule as PolySchedule
-    from keras_danet.recipes import TrainConfig as TrainConfig
+    from keras_danet.recipe import TrainConfig as TrainConfig
 
 __version__ = "0.1.0"
 
@@ -53,26 +52,11 @@ _HOMES = {
     "unfreeze": "models",
     "SGD": "optimizers",
     "PolySchedule": "optimizers",
-    "TrainConfig": "recipes",
+    "TrainConfig": "recipe",
 }
 __all__ = ["layers", "losses", *_HOMES]
 
 
-def __getattr__(name):
-    if home := _HOMES.get(name):
-        value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    elif not name.startswith("_") and importlib.util.find_spec(
-        f"{__name__}.{name}"
-    ):
-        value = importlib.import_module(f"{__name__}.{name}")
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
-
-
-def __dir__():
-    return sorted({*globals(), *__all__})
-
+__getattr__, __dir__ = lazily(__name__, _HOMES)
 
 backends.watch_imports()

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 
 from keras_danet.arguments import choice
-from keras_danet.checkpointing import save_text
-from keras_danet.folders import make_folder
+from keras_danet.files import make_folder
+from keras_danet.files import save_text
 from keras_danet.layers.tiled_attention import unrolled_blocks
 from keras_danet.models import optimize_for_inference
 from keras_danet.waiting import answering

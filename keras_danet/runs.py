@@ -12,7 +12,6 @@ from importlib import metadata
 
 import keras
 
-from keras_danet.checkpointing import save_text
 from keras_danet.data.class_tables import spread_color
 from keras_danet.data.datasets import get_dataset
 from keras_danet.data.decoding import read_image
@@ -23,11 +22,12 @@ from keras_danet.data.folder import open_dataset
 from keras_danet.data.folder import read_classes
 from keras_danet.data.resampling import resize_image
 from keras_danet.data.resampling import scaled_size
+from keras_danet.files import save_text
 from keras_danet.models import DANet
 from keras_danet.models import DilatedResNet
-from keras_danet.models import sources
-from keras_danet.models.weight_files import load_keras_model
-from keras_danet.recipes import TrainConfig
+from keras_danet.recipe import TrainConfig
+from keras_danet.weights import sources
+from keras_danet.weights.files import load_keras_model
 
 # DANet-ResNet152 with its optimizer takes 1 GB; what says it unpacks to more
 # than this is no model of ours.

@@ -63,7 +63,7 @@ def download_site(monkeypatch, tmp_path):
     """A site on this machine, and an empty cache."""
     from download_site import serving
 
-    from keras_danet.models import downloads
+    from keras_danet.weights import downloads
 
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras_home"))

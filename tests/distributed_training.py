@@ -20,8 +20,8 @@ from keras_danet import SGD
 from keras_danet import DANet
 from keras_danet import DilatedResNet
 from keras_danet import PixelCrossentropy
-from keras_danet import distribution
-from keras_danet import keras_mends
+from keras_danet.distribution import engines as distribution
+from keras_danet.distribution import keras_mends
 from keras_danet.metrics import SegmentationMetrics
 
 STEPS, BATCH, SIZE, CLASSES = 5, 8, (32, 48), 4

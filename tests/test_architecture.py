@@ -21,77 +21,25 @@ PACKAGE = ROOT / "keras_danet"
 # Arrows point downwards: a module imports from rows above its own, and from
 # the modules of its own row where that makes no circle.
 ROWS = (
-    {"import_hooks", "arguments"},
-    {"backends"},
-    {
-        "data.datasets",
-        "data.class_tables",
-        "data.palettes",
-        "data.label_values",
-        "data.plan",
-        "data.orientation",
-        "data.png",
-        "data.resampling",
-        "data.graph_images",
-        "data.scenes",
-        "layers",
-        "keras_mends",
-        "waiting",
-        "text_tables",
-        "folders",
-    },
-    {
-        "fonts",
-        "data.files",
-        "data.lists",
-        "data.folder",
-        "data.decoding",
-        "data.augment",
-        "tensorflow_strategies",
-    },
-    {
-        "data.bad_files",
-        "data.class_weights",
-        "data.inspection",
-        "data.read_ahead",
-    },
-    {
-        "data.pipeline",
-        "data.loader",
-        "keras_distributions",
-        "losses",
-        "metrics",
-        "optimizers",
-        "models.shapes",
-        "models.parts",
-        "models.functional",
-        "models.checkpoints",
-        "models.weight_files",
-        "models.torch_files",
-        "models.downloads",
-        "models.presets",
-        "models.sources",
-    },
-    {"models.resnet", "models.dilation", "models.folding", "fit_checks"},
-    {"models.danet"},
-    {"models", "recipes", "checkpointing", "distribution", "memory", "sheets"},
+    {"import_hooks", "arguments", "lazy_names", "files"},
+    {"backends", "text_tables", "waiting"},
+    {"layers", "data", "distribution"},
+    {"losses", "metrics", "optimizers", "weights"},
+    {"models"},
+    {"recipe"},
     {"runs"},
-    {"inference", "visualization", "resuming"},
-    {"evaluation", "export", "run_folders"},
-    {"monitoring"},
-    {"tracking"},
-    {"building"},
+    {"inference"},
+    {"export"},
     {"trainer"},
-    {"", "verbs"},
-    {"cli"},
+    {"", "cli"},
     {"__main__"},
 )
 TENSORFLOW = {
     "data/augment.py",
-    "data/graph_images.py",
-    "data/pipeline.py",
+    "data/tensorflow_images.py",
+    "data/tensorflow_batches.py",
 }
-TENSORFLOW_LAZILY = {"export.py", "tensorflow_strategies.py"}
+TENSORFLOW_LAZILY = {"export.py", "distribution/tensorflow_strategies.py"}
 
 
 def modules():
@@ -226,7 +174,7 @@ def test_only_the_package_is_packaged(tmp_path):
     zipfile.ZipFile(wheel).extractall(target)
     for code in (
         "from keras_danet import cli, TrainConfig; cli.main(['recipes'])",
-        "from keras_danet.recipes import find_recipe, load_recipe\n"
+        "from keras_danet.recipe import find_recipe, load_recipe\n"
         "print(load_recipe(find_recipe('scenes')).dataset)\n"
         "print(find_recipe('cityscapes_danet_resnet101.py').name)",
     ):

@@ -18,11 +18,11 @@ from keras_danet.arguments import as_numbers
 from keras_danet.arguments import as_sequence
 from keras_danet.data import plan
 from keras_danet.data import scenes
+from keras_danet.inference.visualization import default_palette
 from keras_danet.losses import FocalLoss
 from keras_danet.losses import OhemCrossentropy
 from keras_danet.losses import PixelCrossentropy
 from keras_danet.losses import SumOfLosses
-from keras_danet.visualization import default_palette
 
 INT, FLOAT, TRUE = np.int64, np.float32, np.bool_(True)
 

@@ -8,9 +8,9 @@ from conftest import one_backend
 
 from keras_danet import DANet
 from keras_danet import DilatedResNet
-from keras_danet import building
 from keras_danet import dilate
-from keras_danet.recipes import TrainConfig
+from keras_danet.recipe import TrainConfig
+from keras_danet.trainer import build
 
 WEIGHTS = (0.5, 2.0, 0.1, 1.3)
 
@@ -33,7 +33,7 @@ def tiny(**settings):
 )
 def test_what_jax_would_compute_in_another_dtype_is_refused():
     with pytest.raises(ValueError, match="JAX_ENABLE_X64=1"):
-        building.build_model(tiny(dtype="float64"), 3)
+        build.build_model(tiny(dtype="float64"), 3)
 
 
 def smoothed(labels, logits):
@@ -93,12 +93,12 @@ def focal(labels, logits):
 def test_a_step_has_the_loss_of_the_recipe(settings, expected):
     config = tiny(**settings)
     keras.utils.set_random_seed(0)
-    model = building.build_model(config, 4)
+    model = build.build_model(config, 4)
     for output in model.output:
         kernel = model.get_layer(f"{output}_classifier").kernel
         # Far enough from 0 for easy and hard pixels.
         kernel.assign(100 * kernel)
-    building.compile_model(model, config, 10)
+    build.compile_model(model, config, 10)
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (2, 32, 32, 3)).astype("uint8")
     labels = rng.integers(0, 4, (2, 32, 32)).astype("uint8")
@@ -149,12 +149,12 @@ def started(tmp_path_factory):
 )
 def test_a_recipe_says_what_it_starts_from(started, settings, message):
     with pytest.raises(ValueError, match=f"start_from=.*{message}"):
-        building.build_model(tiny(**{**started, **settings}), 4)
+        build.build_model(tiny(**{**started, **settings}), 4)
 
 
 @one_backend
 def test_a_recipe_may_start_from_what_it_says(started):
-    model = building.build_model(tiny(**started), 4)
+    model = build.build_model(tiny(**started), 4)
     assert model.attention == ("channel",)
     # Of a network that no recipe describes nothing is said.
     backbone = dilate(
@@ -167,11 +167,9 @@ def test_a_recipe_may_start_from_what_it_says(started):
     other.save(started["start_from"].replace("model", "other"))
     config = tiny(depth=50, filters=64, attention=("channel", "position"))
     named = started["start_from"].replace("model", "other")
-    building.build_model(config.replace({"start_from": named}), 4)
+    build.build_model(config.replace({"start_from": named}), 4)
     with pytest.raises(ValueError, match=r"depth=50 \(received 18\)"):
-        building.build_model(
-            config.replace({"start_from": named, "depth": 18}), 4
-        )
+        build.build_model(config.replace({"start_from": named, "depth": 18}), 4)
 
 
 @one_backend
@@ -180,9 +178,9 @@ def test_a_recipe_says_what_its_backbone_is(tmp_path):
     tensors = DANet(4, DilatedResNet(18, filters=8)).to_state_dict()
     np.savez(path, **tensors)
     config = tiny(backbone_weights=str(path))
-    building.build_model(config, 4)
+    build.build_model(config, 4)
     with pytest.raises(ValueError, match=r"backbone.* filters=8 \(received 16"):
-        building.build_model(config.replace({"filters": 16}), 4)
+        build.build_model(config.replace({"filters": 16}), 4)
 
 
 @one_backend
@@ -198,17 +196,17 @@ def test_a_recipe_says_what_its_backbone_is(tmp_path):
     ],
 )
 def test_a_training_that_is_too_short_is_refused(settings, message):
-    model = building.build_model(tiny(), 4)
+    model = build.build_model(tiny(), 4)
     with pytest.raises(ValueError, match=message):
-        building.compile_model(model, tiny(**settings), 6)
+        build.compile_model(model, tiny(**settings), 6)
 
 
 def test_what_cannot_be_compiled_is_refused():
-    model = building.build_model(tiny(), 4)
+    model = build.build_model(tiny(), 4)
     config = tiny(jit_compile=True)
     if keras.backend.backend() == "torch":
         with pytest.raises(ValueError, match="Received: jit_compile=True"):
-            building.compile_model(model, config, 9)
+            build.compile_model(model, config, 9)
         config = tiny(jit_compile="auto")
-    building.compile_model(model, config, 9)
+    build.compile_model(model, config, 9)
     assert model.jit_compile == (config.jit_compile is True)

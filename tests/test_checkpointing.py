@@ -15,14 +15,14 @@ import keras
 import numpy as np
 import pytest
 
-from keras_danet import checkpointing
-from keras_danet.checkpointing import checkpoints
-from keras_danet.checkpointing import load_checkpoint
-from keras_danet.checkpointing import newest_checkpoint
-from keras_danet.checkpointing import read_header
-from keras_danet.checkpointing import save_checkpoint
-from keras_danet.checkpointing import save_model
-from keras_danet.checkpointing import save_text
+from keras_danet.files import save_model
+from keras_danet.files import save_text
+from keras_danet.trainer import checkpoints as checkpointing
+from keras_danet.trainer.checkpoints import checkpoints
+from keras_danet.trainer.checkpoints import load_checkpoint
+from keras_danet.trainer.checkpoints import newest_checkpoint
+from keras_danet.trainer.checkpoints import read_header
+from keras_danet.trainer.checkpoints import save_checkpoint
 
 
 def variables(*values):
@@ -290,7 +290,7 @@ def test_best_model_is_whole_or_not_there(tmp_path):
 
 WRITER = """
 import sys, numpy as np
-from keras_danet.checkpointing import save_checkpoint
+from keras_danet.trainer.checkpoints import save_checkpoint
 arrays = {str(n): np.full(250_000, n, "float32") for n in range(20)}
 print("ready", flush=True)
 for step in range(1, 1000):

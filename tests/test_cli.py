@@ -14,11 +14,11 @@ from PIL import Image
 
 from keras_danet import DANet
 from keras_danet import DilatedResNet
-from keras_danet import evaluation
-from keras_danet import memory
+from keras_danet.cli import evaluate
 from keras_danet.cli import main
 from keras_danet.data.scenes import write_scenes
-from keras_danet.verbs import evaluate
+from keras_danet.inference import evaluation
+from keras_danet.models import memory
 
 RECIPE = """
 from keras_danet import TrainConfig

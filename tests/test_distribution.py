@@ -15,12 +15,12 @@ import pytest
 from conftest import one_backend
 from conftest import x64
 
-from keras_danet import cli
-from keras_danet import distribution
-from keras_danet import keras_distributions
-from keras_danet import keras_mends
-from keras_danet import tensorflow_strategies
+from keras_danet.cli import commands
 from keras_danet.data.scenes import write_scenes
+from keras_danet.distribution import engines as distribution
+from keras_danet.distribution import keras_distributions
+from keras_danet.distribution import keras_mends
+from keras_danet.distribution import tensorflow_strategies
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / "training" / "launch"
@@ -662,7 +662,7 @@ def test_launch_files_start_a_training(path, tmp_path):
         },
     )
     given = shlex.split((tmp_path / "arguments").read_text())
-    arguments = cli._parser().parse_args(given)
+    arguments = commands._parser().parse_args(given)
     assert arguments.distribute in distribution.DISTRIBUTIONS
     # Both are refused.
     assert arguments.resume and not arguments.overwrite

@@ -16,8 +16,8 @@ pytestmark = one_backend
 # Modules that need TensorFlow are examined where it is installed.
 TENSORFLOW = {
     "keras_danet.data.augment",
-    "keras_danet.data.graph_images",
-    "keras_danet.data.pipeline",
+    "keras_danet.data.tensorflow_images",
+    "keras_danet.data.tensorflow_batches",
 }
 MODULES = [
     module.name

@@ -22,9 +22,9 @@ from PIL import Image
 import keras_danet
 from keras_danet import DANet
 from keras_danet import DilatedResNet
-from keras_danet import cli
+from keras_danet.cli import commands
 from keras_danet.data.folder import read_classes
-from keras_danet.recipes import find_recipe
+from keras_danet.recipe import find_recipe
 
 BACKEND = keras.backend.backend()
 DOCUMENTS = [
@@ -237,7 +237,7 @@ def is_keras_danet(words):
         arguments = arguments[: arguments.index(">")]
     errors = []
     with contextlib.suppress(SystemExit):
-        parsed = cli._parser().parse_args(arguments)
+        parsed = commands._parser().parse_args(arguments)
         if arguments[0] == "train":
             path = find_recipe(parsed.recipe)
             # As a path it is seen from a checkout.
@@ -310,7 +310,7 @@ def test_wrong_lines_are_found(capsys):
 
 @one_backend
 def test_verbs_in_sentences_are_there():
-    known = set(cli._parser()._subparsers._group_actions[0].choices)
+    known = set(commands._parser()._subparsers._group_actions[0].choices)
     for path in DOCUMENTS:
         said = re.findall(r"`keras-danet ([a-z][\w-]*)", path.read_text())
         assert set(said) <= known, path

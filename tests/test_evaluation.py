@@ -7,8 +7,8 @@ from PIL import Image
 
 from keras_danet.data.datasets import SCENES
 from keras_danet.data.files import Pair
-from keras_danet.evaluation import Report
-from keras_danet.evaluation import evaluate
+from keras_danet.inference.evaluation import Report
+from keras_danet.inference.evaluation import evaluate
 
 
 def write_pairs(folder, labels):

@@ -11,12 +11,12 @@ from keras_danet import SGD
 from keras_danet import PixelCrossentropy
 from keras_danet import TrainConfig
 from keras_danet import runs
-from keras_danet import trainer
 from keras_danet.cli import main
 from keras_danet.data.scenes import write_scenes
 from keras_danet.losses import LovaszSoftmax
 from keras_danet.losses import OhemCrossentropy
 from keras_danet.metrics import SegmentationMetrics
+from keras_danet.trainer import loop
 
 
 def train(root, run):
@@ -31,7 +31,7 @@ def train(root, run):
         dropout=0.0,
         jit_compile=keras.backend.backend() == "jax",
     )
-    return trainer.train(config, run, verbose=0)
+    return loop.train(config, run, verbose=0)
 
 
 @pytest.fixture(scope="module")

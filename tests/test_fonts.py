@@ -9,10 +9,10 @@ import pytest
 from conftest import one_backend
 from PIL import ImageFont
 
-from keras_danet import fonts
-from keras_danet import visualization
-from keras_danet.visualization import add_legend
-from keras_danet.visualization import gallery
+from keras_danet.inference import fonts
+from keras_danet.inference import visualization
+from keras_danet.inference.visualization import add_legend
+from keras_danet.inference.visualization import gallery
 
 pytestmark = one_backend
 

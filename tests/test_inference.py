@@ -16,13 +16,13 @@ from PIL import ImageOps
 from keras_danet import DANet
 from keras_danet import DilatedResNet
 from keras_danet import Predictor
-from keras_danet import inference
-from keras_danet import memory
 from keras_danet import optimize_for_inference
 from keras_danet.data import decoding
 from keras_danet.data.resampling import resize_image
 from keras_danet.data.resampling import resize_logits
-from keras_danet.inference import attention_maps
+from keras_danet.inference import predictor as inference
+from keras_danet.inference.predictor import attention_maps
+from keras_danet.models import memory
 
 
 def photo(height, width, seed=0):

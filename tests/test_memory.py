@@ -8,12 +8,12 @@ from keras_danet import DANet
 from keras_danet import DilatedResNet
 from keras_danet import Predictor
 from keras_danet import layers
-from keras_danet import memory
-from keras_danet.memory import available_memory
-from keras_danet.memory import check_memory
-from keras_danet.memory import count_multiplications
-from keras_danet.memory import estimate_memory
-from keras_danet.memory import host_memory
+from keras_danet.models import memory
+from keras_danet.models.memory import available_memory
+from keras_danet.models.memory import check_memory
+from keras_danet.models.memory import count_multiplications
+from keras_danet.models.memory import estimate_memory
+from keras_danet.models.memory import host_memory
 
 GIB = 2**30
 

@@ -16,15 +16,15 @@ from PIL import Image
 
 from keras_danet import DANet
 from keras_danet import DilatedResNet
-from keras_danet import monitoring
-from keras_danet import trainer
 from keras_danet.data.scenes import write_scenes
-from keras_danet.distribution import Placement
+from keras_danet.distribution.engines import Placement
 from keras_danet.optimizers import SGD
-from keras_danet.recipes import TrainConfig
-from keras_danet.resuming import Checkpoints
-from keras_danet.tracking import TensorBoard
-from keras_danet.tracking import tracking
+from keras_danet.recipe import TrainConfig
+from keras_danet.trainer import callbacks
+from keras_danet.trainer import loop
+from keras_danet.trainer.resuming import Checkpoints
+from keras_danet.trainer.tracking import TensorBoard
+from keras_danet.trainer.tracking import tracking
 
 pytestmark = one_backend
 
@@ -45,7 +45,7 @@ class Place:
 def watch(losses, first=0):
     """Tells the losses of steps as `fit` does: as means of the epoch."""
     place = Place()
-    stop = monitoring.StopAtDivergence(place)
+    stop = callbacks.StopAtDivergence(place)
     stop.on_epoch_begin(0)
     for number, mean in enumerate(
         np.cumsum(losses) / np.arange(1, 1 + len(losses))
@@ -85,7 +85,7 @@ def test_a_loss_that_does_not_come_back_ends_a_training():
 def test_a_training_that_is_gone_on_with_knows_its_first_loss():
     stop = watch([2.0, 3.0])
     assert stop.get_state() == {"first": 2.0, "high": 0}
-    other = monitoring.StopAtDivergence(Place())
+    other = callbacks.StopAtDivergence(Place())
     other.set_state({"first": 2.0, "high": 9})
     other.on_epoch_begin(0)
     other.place.step = 50
@@ -98,10 +98,10 @@ def test_a_training_that_is_gone_on_with_knows_its_first_loss():
 
 
 def test_history_is_a_table_whatever_epochs_tell(tmp_path):
-    history = monitoring.HistoryFile(tmp_path / "history.csv")
+    history = callbacks.HistoryFile(tmp_path / "history.csv")
     history.on_epoch_end(0, {"loss": 2.0})
     history.on_epoch_end(1, {"loss": 1.5, "val_mean_iou": math.nan})
-    other = monitoring.HistoryFile(tmp_path / "history.csv")
+    other = callbacks.HistoryFile(tmp_path / "history.csv")
     other.set_state(history.get_state())
     other.on_epoch_end(2, {"loss": 1.0, "val_mean_iou": 0.25})
     with open(tmp_path / "history.csv") as file:
@@ -117,10 +117,10 @@ def test_history_is_a_table_whatever_epochs_tell(tmp_path):
 
 def progress(monkeypatch, redraw):
     clock = iter(range(0, 1000, 20))
-    monkeypatch.setattr(monitoring.time, "perf_counter", lambda: next(clock))
-    throughput = monitoring.Throughput(8)
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: next(clock))
+    throughput = callbacks.Throughput(8)
     place = Place()
-    shown = monitoring.Progress(throughput, place, epochs=3, redraw=redraw)
+    shown = callbacks.Progress(throughput, place, epochs=3, redraw=redraw)
     for callback in (throughput, shown):
         callback.on_epoch_begin(0)
     for step in range(6):
@@ -133,8 +133,8 @@ def progress(monkeypatch, redraw):
 
 def test_the_step_that_compiles_does_not_slow_the_rate(monkeypatch):
     clock = iter([0, 90, 92, 94, 100, 104])
-    monkeypatch.setattr(monitoring.time, "perf_counter", lambda: next(clock))
-    throughput = monitoring.Throughput(8)
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: next(clock))
+    throughput = callbacks.Throughput(8)
     found = []
     for epoch in range(2):
         throughput.on_epoch_begin(epoch)
@@ -171,12 +171,12 @@ def test_progress_in_a_log_file(monkeypatch, capsys):
 
 
 def test_validations_are_in_the_time_left():
-    validation = monitoring.Validation(
+    validation = callbacks.Validation(
         *(None, [], None, "val", [2, 4, 5], None), num_crops=60
     )
     place = Place()
-    shown = monitoring.Progress(
-        monitoring.Throughput(8), place, 5, False, validation
+    shown = callbacks.Progress(
+        callbacks.Throughput(8), place, 5, False, validation
     )
     # 10 crops/s forward and backward, 30/s forward alone.
     shown.throughput.rate = 10
@@ -195,12 +195,12 @@ def test_validations_are_in_the_time_left():
 
 
 def test_a_resumed_run_may_begin_with_a_validation(capsys):
-    shown = monitoring.Progress(monitoring.Throughput(8), Place(), 5, True)
+    shown = callbacks.Progress(callbacks.Throughput(8), Place(), 5, True)
     shown.shown = -1e9
     shown.show_validation(1, 4)
     assert "validation 1/4 images" in capsys.readouterr().out
-    monitoring.Progress(
-        monitoring.Throughput(8), Place(), 5, False
+    callbacks.Progress(
+        callbacks.Throughput(8), Place(), 5, False
     ).show_validation(1, 4)
 
 
@@ -212,7 +212,7 @@ def test_a_broken_pipe_is_no_wish_above_others(monkeypatch):
     for before, after in ((0, 141), (143, 143), (130, 130)):
         place = Place()
         place.stop = types.SimpleNamespace(requested=before)
-        shown = monitoring.Progress(monitoring.Throughput(1), place, 1, False)
+        shown = callbacks.Progress(callbacks.Throughput(1), place, 1, False)
         shown.on_epoch_end(0)
         assert place.stop.requested == after
 
@@ -253,7 +253,7 @@ FAKES = {
 def test_the_fullest_accelerator_counts(monkeypatch, backend):
     monkeypatch.setattr(keras.backend, "backend", lambda: backend)
     monkeypatch.setitem(sys.modules, backend, FAKES[backend])
-    assert monitoring.peak_device_memory() == 7
+    assert callbacks.peak_device_memory() == 7
 
 
 def test_a_cpu_is_no_accelerator(monkeypatch):
@@ -261,13 +261,13 @@ def test_a_cpu_is_no_accelerator(monkeypatch):
     fake = types.SimpleNamespace(local_devices=lambda: [cpu])
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     monkeypatch.setitem(sys.modules, "jax", fake)
-    assert monitoring.peak_device_memory() == 0
+    assert callbacks.peak_device_memory() == 0
 
 
 def test_peak_memory_is_of_the_right_order():
-    before = monitoring.peak_memory()
+    before = callbacks.peak_memory()
     block = np.ones(2**26, "uint8")
-    after = monitoring.peak_memory()
+    after = callbacks.peak_memory()
     assert 2**24 < before <= after < 2**40 and block.nbytes == 2**26
 
 
@@ -291,7 +291,7 @@ def test_tensorboard_has_scalars_and_pictures(config, tmp_path):
         "tensorboard.backend.event_processing.event_file_loader"
     )
     run = tmp_path / "run"
-    history = trainer.train(config, run, track=["tensorboard"], verbose=0)
+    history = loop.train(config, run, track=["tensorboard"], verbose=0)
     (path,) = (run / "tensorboard").iterdir()
     scalars, pictures = {}, {}
     for event in loader.LegacyEventFileLoader(str(path)).Load():
@@ -416,14 +416,14 @@ def test_a_tracker_that_cannot_begin_is_told(
 
     monkeypatch.setattr(sys.modules["wandb"], "init", fail, False)
     with pytest.raises(ValueError, match="--track wandb .*: not logged in"):
-        trainer.train(config, tmp_path / "run", track=["wandb"], verbose=0)
+        loop.train(config, tmp_path / "run", track=["wandb"], verbose=0)
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow", "tensorboard"])
 def test_a_missing_package_is_named(config, tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=f"{name}.*: pip install {name}$"):
-        trainer.train(config, tmp_path / "run", track=[name], verbose=0)
+        loop.train(config, tmp_path / "run", track=[name], verbose=0)
     assert not (tmp_path / "run").exists()
 
 
@@ -449,7 +449,7 @@ def test_pictures_are_of_the_averages_that_are_measured(tmp_path):
     board.on_epoch_end(0, {"val_mean_iou": 0.5})
     board.close()
     raw = keras.ops.convert_to_numpy(kernel)
-    with monitoring.averaged_weights(model):
+    with callbacks.averaged_weights(model):
         averages = np.copy(keras.ops.convert_to_numpy(kernel))
     np.testing.assert_array_equal(seen[0], averages)
     assert not np.array_equal(seen[0], raw)
@@ -457,5 +457,5 @@ def test_pictures_are_of_the_averages_that_are_measured(tmp_path):
 
 def test_what_is_tracked_nowhere(config, tmp_path):
     with pytest.raises(ValueError, match="tensorboard, wandb, mlflow"):
-        trainer.train(config, tmp_path / "run", track=["board"], verbose=0)
+        loop.train(config, tmp_path / "run", track=["board"], verbose=0)
     assert not (tmp_path / "run").exists()

@@ -14,7 +14,7 @@ from keras_danet.cli import main
 from keras_danet.data.decoding import PHOTO_ENDINGS
 from keras_danet.data.decoding import read_raw_label
 from keras_danet.data.folder import read_classes
-from keras_danet.visualization import overlay
+from keras_danet.inference.visualization import overlay
 
 NAMES = ("ground", "\u9053\u8def", "Stra\u00dfe", "sky")
 SIZE = (70, 130)

@@ -13,12 +13,12 @@ from PIL import Image
 
 from keras_danet import DANet
 from keras_danet import DilatedResNet
-from keras_danet import recipes
+from keras_danet import recipe
 from keras_danet.cli import main
 from keras_danet.data.datasets import get_dataset
 from keras_danet.data.plan import steps_per_epoch
-from keras_danet.recipes import TrainConfig
-from keras_danet.recipes import load_recipe
+from keras_danet.recipe import TrainConfig
+from keras_danet.recipe import load_recipe
 
 pytestmark = one_backend
 
@@ -425,18 +425,18 @@ def test_recipes_of_the_package_have_names(tmp_path, monkeypatch, capsys):
         ("cityscapes_danet_resnet50.py", "cityscapes_danet_resnet50"),
         ("coco_stuff164k", "coco_stuff164k_danet_resnet50_mmseg"),
     ):
-        found = recipes.find_recipe(name)
+        found = recipe.find_recipe(name)
         assert found.stem == stem
         assert found.is_file()
     with pytest.raises(ValueError, match=r"begin with 'voc2012'.*resnet101_mm"):
-        recipes.find_recipe("voc2012")
+        recipe.find_recipe("voc2012")
     with pytest.raises(FileNotFoundError, match="Did you mean 'scenes'"):
-        recipes.find_recipe("scene")
+        recipe.find_recipe("scene")
     # A file of that name comes first.
     (tmp_path / "scenes").write_text("")
-    assert recipes.find_recipe("scenes") == pathlib.Path("scenes")
+    assert recipe.find_recipe("scenes") == pathlib.Path("scenes")
     for path in ("folder/none.py", "./scenes_danet_resnet18"):
-        assert recipes.find_recipe(path) == pathlib.Path(path)
+        assert recipe.find_recipe(path) == pathlib.Path(path)
     assert main(["train", "nothing_such"]) == 2
     assert "neither a file nor one of" in capsys.readouterr().err
     code, output, errors = listed(capsys)
@@ -456,7 +456,7 @@ def test_help_lists_every_key(capsys):
     assert "batch_size (int; the recipe says)" in text
     assert "momentum (float; default: 0.9)" in text
     assert "long_side (int or None; default: None)" in text
-    assert all(meaning for *_, meaning in recipes.describe_fields())
+    assert all(meaning for *_, meaning in recipe.describe_fields())
 
 
 @pytest.mark.parametrize("splits", [("train", "val"), ("",)])

@@ -10,15 +10,15 @@ import pytest
 
 from keras_danet import DANet
 from keras_danet import DilatedResNet
-from keras_danet import resuming
-from keras_danet.checkpointing import checkpoints
-from keras_danet.checkpointing import load_checkpoint
-from keras_danet.checkpointing import newest_checkpoint
-from keras_danet.checkpointing import read_header
-from keras_danet.checkpointing import save_checkpoint
-from keras_danet.resuming import Checkpoints
-from keras_danet.resuming import StopSignal
-from keras_danet.resuming import training_state
+from keras_danet.trainer import resuming
+from keras_danet.trainer.checkpoints import checkpoints
+from keras_danet.trainer.checkpoints import load_checkpoint
+from keras_danet.trainer.checkpoints import newest_checkpoint
+from keras_danet.trainer.checkpoints import read_header
+from keras_danet.trainer.checkpoints import save_checkpoint
+from keras_danet.trainer.resuming import Checkpoints
+from keras_danet.trainer.resuming import StopSignal
+from keras_danet.trainer.resuming import training_state
 
 
 def numbers(state):

@@ -14,9 +14,9 @@ import sys
 import pytest
 from conftest import one_backend
 
-from keras_danet import run_folders
 from keras_danet.data.scenes import write_scenes
-from keras_danet.recipes import TrainConfig
+from keras_danet.recipe import TrainConfig
+from keras_danet.trainer import run_folder
 
 pytestmark = one_backend
 
@@ -75,7 +75,7 @@ def fail(run, *made, **options):
     """A training that makes some files and then fails."""
     with (
         pytest.raises(Failure),
-        run_folders.open_run_folder(run, CONFIG, **options) as opened,
+        run_folder.open_run_folder(run, CONFIG, **options) as opened,
     ):
         for name in made:
             write(opened, name, CONFIG_TEXT if "config" in name else "new")
@@ -115,7 +115,7 @@ def test_a_finished_run_outlives_a_mistake_of_one_step(tmp_path, caplog):
     assert f"remove {run}: the next start" in told
     # Going on ends with both as well, as long as there is no model,
     with pytest.raises(FileExistsError, match="--overwrite"):
-        with run_folders.open_run_folder(run, CONFIG):
+        with run_folder.open_run_folder(run, CONFIG):
             pass
     fail(run, resume=True)
     assert kept(tmp_path) == BOTH
@@ -133,7 +133,7 @@ def test_the_old_run_is_had_back_by_removing_the_new(tmp_path, options, caplog):
     shutil.rmtree(stopped_run(tmp_path))
     caplog.clear()
     with contextlib.suppress(FileExistsError):
-        with run_folders.open_run_folder(tmp_path / "run", CONFIG, **options):
+        with run_folder.open_run_folder(tmp_path / "run", CONFIG, **options):
             pass
     assert kept(tmp_path) == OLD
     assert os.listdir(tmp_path) == ["run"]
@@ -192,7 +192,7 @@ def is_killed(change, run, *made, **options):
 
     try:
         sys.addaudithook(watch)
-        with run_folders.open_run_folder(run, CONFIG, **options) as opened:
+        with run_folder.open_run_folder(run, CONFIG, **options) as opened:
             if "config.json" in made:
                 size = {"train": 1, "val": 1}, (32, 32)
                 write_scenes(opened / "scenes", *size)
@@ -251,7 +251,7 @@ def test_killed_while_it_draws_or_before(tmp_path, options):
     write(run, "scenes/train.txt")
     stay = ["lost+found", "lost+found/x", "scenes", "scenes/train.txt"]
     write(tmp_path, ".run-removed/model.keras")
-    with run_folders.open_run_folder(run, CONFIG, **options):
+    with run_folder.open_run_folder(run, CONFIG, **options):
         assert names(run) == stay
         assert sorted(os.listdir(tmp_path)) == [".run.lock", "run"]
     assert names(run) == stay
@@ -264,7 +264,7 @@ def test_killed_while_it_draws_or_before(tmp_path, options):
         fail(run, **options)
     else:
         with pytest.raises(FileExistsError, match="--overwrite"):
-            with run_folders.open_run_folder(run, CONFIG):
+            with run_folder.open_run_folder(run, CONFIG):
                 pass
     assert names(run) == ["config.json", "model.keras"]
     assert sorted(os.listdir(tmp_path)) == ["run", "x"]
@@ -276,7 +276,7 @@ def test_what_was_put_in_a_killed_runs_place_is_not_removed(tmp_path, mine):
     os.rename(run, tmp_path / ".run-replaced")
     write(run, mine)
     with pytest.raises(FileExistsError, match="not a run folder"):
-        with run_folders.open_run_folder(run, CONFIG, resume=True):
+        with run_folder.open_run_folder(run, CONFIG, resume=True):
             pass
     assert (run / mine).exists()
     assert kept(tmp_path) == WAITING
@@ -286,7 +286,7 @@ def test_a_run_is_replaced_through_a_link(tmp_path):
     run = old_run(tmp_path)
     link = tmp_path / "latest"
     link.symlink_to(run)
-    with run_folders.open_run_folder(link, CONFIG, overwrite=True) as opened:
+    with run_folder.open_run_folder(link, CONFIG, overwrite=True) as opened:
         write(opened, "model.keras", "new")
     assert sorted(os.listdir(tmp_path)) == ["latest", "run"]
     assert (run / "model.keras").read_text() == "new" and link.is_symlink()
@@ -298,7 +298,7 @@ def test_what_was_there_before_stays(tmp_path, options):
     for name in (".git/HEAD", "scenes/mine"):
         write(project, name)
     with pytest.raises(OSError, match="not a run folder|--overwrite"):
-        with run_folders.open_run_folder(project, CONFIG, **options):
+        with run_folder.open_run_folder(project, CONFIG, **options):
             pass
     os.rename(project / ".git", tmp_path / ".git")
     before = names(project)
@@ -314,27 +314,27 @@ def test_what_was_there_before_stays(tmp_path, options):
     assert names(run) == ["config.json", "history.csv"]
     shutil.rmtree(run)
     # Somebody may remove it meanwhile.
-    with run_folders.open_run_folder(run, CONFIG, **options):
+    with run_folder.open_run_folder(run, CONFIG, **options):
         run.rmdir()
     assert not run.exists()
 
 
 def test_one_training_at_a_time(tmp_path):
     run = old_run(tmp_path)
-    with run_folders.open_run_folder(run, CONFIG, resume=True):
+    with run_folder.open_run_folder(run, CONFIG, resume=True):
         before = names(tmp_path)
         for options in ({}, {"resume": True}, {"overwrite": True}):
             with pytest.raises(BlockingIOError, match=f"uses .*{run}.*Wait"):
-                with run_folders.open_run_folder(run, CONFIG, **options):
+                with run_folder.open_run_folder(run, CONFIG, **options):
                     pass
         assert names(tmp_path) == before
         # Another run beside it is another run.
         fail(tmp_path / "other")
     # Nor may who comes too late for a new folder remove it.
-    with run_folders.open_run_folder(tmp_path / "new", CONFIG) as new:
+    with run_folder.open_run_folder(tmp_path / "new", CONFIG) as new:
         write(new, "model.keras")
         with pytest.raises(BlockingIOError):
-            with run_folders.open_run_folder(tmp_path / "new", CONFIG):
+            with run_folder.open_run_folder(tmp_path / "new", CONFIG):
                 pass
     assert names(tmp_path / "new") == ["model.keras"]
     assert sorted(os.listdir(tmp_path)) == ["new", "run"]
@@ -349,14 +349,14 @@ def test_a_lock_that_was_just_given_back_is_none(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fcntl, "flock", late)
     with pytest.raises(BlockingIOError):
-        with run_folders.open_run_folder(tmp_path / "run", CONFIG):
+        with run_folder.open_run_folder(tmp_path / "run", CONFIG):
             pass
     assert os.listdir(tmp_path) == []
 
 
 HOLDER = """
 import os, signal, subprocess, sys
-from keras_danet import run_folders
+from keras_danet.trainer import run_folder
 
 with run_folders.open_run_folder(sys.argv[1], None):
     # A child that outlives it.
@@ -375,12 +375,12 @@ def test_a_killed_training_holds_nothing(tmp_path):
     )
     child = int(holder.stdout.readline())
     with pytest.raises(BlockingIOError):
-        with run_folders.open_run_folder(tmp_path / "run", CONFIG, resume=True):
+        with run_folder.open_run_folder(tmp_path / "run", CONFIG, resume=True):
             pass
     holder.kill()
     holder.wait()
     os.kill(child, 0)  # it lives
-    with run_folders.open_run_folder(
+    with run_folder.open_run_folder(
         tmp_path / "run", CONFIG, resume=True
     ) as run:
         write(run, "model.keras")
@@ -394,11 +394,11 @@ def test_where_there_are_no_locks(tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr("fcntl.flock", flock)
-    with run_folders.open_run_folder(tmp_path / "run", CONFIG) as run:
+    with run_folder.open_run_folder(tmp_path / "run", CONFIG) as run:
         write(run, "model.keras", "first")
         # Who comes too late still removes nothing.
         with pytest.raises(FileExistsError):
-            with run_folders.open_run_folder(run, CONFIG):
+            with run_folder.open_run_folder(run, CONFIG):
                 pass
     assert names(tmp_path) == ["run", "run/model.keras"]
 
@@ -411,13 +411,13 @@ def test_too_late_without_locks(tmp_path, monkeypatch):
     def look(path, **_):
         write(path, "model.keras", "first")
 
-    monkeypatch.setattr(run_folders, "_settle", look)
+    monkeypatch.setattr(run_folder, "_settle", look)
     exists = type(run).exists
     monkeypatch.setattr(
         type(run), "exists", lambda path: path != run and exists(path)
     )
     with pytest.raises(FileExistsError):
-        with run_folders.open_run_folder(run, CONFIG):
+        with run_folder.open_run_folder(run, CONFIG):
             pass
     assert names(tmp_path) == ["run", "run/model.keras"]
 
@@ -435,14 +435,14 @@ def test_a_run_that_cannot_be_moved_is_named(tmp_path, monkeypatch, code):
         f"{run} cannot be renamed .*{os.strerror(code)}. Expected .*Choose"
     )
     with pytest.raises(OSError, match=message):
-        with run_folders.open_run_folder(run, CONFIG, overwrite=True):
+        with run_folder.open_run_folder(run, CONFIG, overwrite=True):
             pass
     assert kept(tmp_path) == OLD and os.listdir(tmp_path) == ["run"]
     # Nor is it in the way of one that waits.
     write(tmp_path / ".run-replaced", "model.keras", "old")
     (run / "model.keras").unlink()
     with pytest.raises(OSError, match=message):
-        with run_folders.open_run_folder(run, CONFIG, resume=True):
+        with run_folder.open_run_folder(run, CONFIG, resume=True):
             pass
     assert kept(tmp_path) == WAITING
     assert sorted(os.listdir(tmp_path)) == [".run-replaced", "run"]
@@ -451,7 +451,7 @@ def test_a_run_that_cannot_be_moved_is_named(tmp_path, monkeypatch, code):
 @pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
 def test_a_root_has_no_name(options):
     with pytest.raises(ValueError, match="root .*Received: /. Choose another"):
-        with run_folders.open_run_folder("/", CONFIG, **options):
+        with run_folder.open_run_folder("/", CONFIG, **options):
             pass
 
 
@@ -466,7 +466,7 @@ def test_a_file_in_the_way_is_named(tmp_path, options, file):
     way.parent.mkdir(exist_ok=True)
     way.write_text("mine")
     with pytest.raises(FileExistsError, match=f"{way} is a file. Expected"):
-        with run_folders.open_run_folder(run, CONFIG, **options):
+        with run_folder.open_run_folder(run, CONFIG, **options):
             pass
     assert way.read_text() == "mine"
 

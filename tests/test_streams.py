@@ -10,11 +10,11 @@ import threading
 import pytest
 from conftest import one_backend
 
-from keras_danet import resuming
-from keras_danet import trainer
+from keras_danet.cli import evaluate
 from keras_danet.cli import main
-from keras_danet.verbs import evaluate
-from keras_danet.verbs import streams
+from keras_danet.cli import streams
+from keras_danet.trainer import loop
+from keras_danet.trainer import resuming
 from keras_danet.waiting import Countdown
 
 pytestmark = one_backend
@@ -93,7 +93,7 @@ def test_no_streams_at_all(monkeypatch):
         monkeypatch.setattr(sys, name, None)
     assert main(arguments) == 2
     assert main(["recipes"]) == 0
-    assert trainer._verbosity("auto") == 2
+    assert loop._verbosity("auto") == 2
     assert sys.stdout is None and sys.stderr is None
 
 
@@ -207,8 +207,8 @@ if os.environ.get("FAILS"):
 """
 PROGRAM = """
 import os, sys
-from keras_danet import cli
-from keras_danet.verbs import evaluate
+from keras_danet.cli import commands
+from keras_danet.cli import evaluate
 
 def run(arguments):
     import tensorflow

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from keras_danet import runs
-from keras_danet.checkpointing import checkpoints
-from keras_danet.checkpointing import newest_checkpoint
 from keras_danet.data.scenes import write_scenes
+from keras_danet.trainer.checkpoints import checkpoints
+from keras_danet.trainer.checkpoints import newest_checkpoint
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from conftest import ROOT
 from conftest import one_backend
 
 from keras_danet.cli import main
-from keras_danet.evaluation import Report
+from keras_danet.inference.evaluation import Report
 from keras_danet.text_tables import display_width
 from keras_danet.text_tables import harmless
 from keras_danet.text_tables import table_lines

@@ -22,26 +22,26 @@ from PIL import Image
 
 from keras_danet import DANet
 from keras_danet import DilatedResNet
-from keras_danet import distribution
-from keras_danet import inference
-from keras_danet import keras_distributions
-from keras_danet import monitoring
 from keras_danet import runs
-from keras_danet import trainer
 from keras_danet import waiting
-from keras_danet.checkpointing import checkpoints
-from keras_danet.checkpointing import load_checkpoint
-from keras_danet.checkpointing import read_header
 from keras_danet.data.files import find_pairs
 from keras_danet.data.scenes import write_scenes
-from keras_danet.distribution import Placement
-from keras_danet.evaluation import evaluate
-from keras_danet.inference import Predictor
+from keras_danet.distribution import engines as distribution
+from keras_danet.distribution import keras_distributions
+from keras_danet.distribution.engines import Placement
+from keras_danet.inference import predictor as inference
+from keras_danet.inference.evaluation import evaluate
+from keras_danet.inference.predictor import Predictor
 from keras_danet.optimizers import SGD
-from keras_danet.recipes import TrainConfig
-from keras_danet.resuming import Checkpoints
-from keras_danet.resuming import training_state
-from keras_danet.run_folders import open_run_folder
+from keras_danet.recipe import TrainConfig
+from keras_danet.trainer import callbacks
+from keras_danet.trainer import loop
+from keras_danet.trainer.checkpoints import checkpoints
+from keras_danet.trainer.checkpoints import load_checkpoint
+from keras_danet.trainer.checkpoints import read_header
+from keras_danet.trainer.resuming import Checkpoints
+from keras_danet.trainer.resuming import training_state
+from keras_danet.trainer.run_folder import open_run_folder
 
 needs_tensorflow = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow") is None, reason="tf.data's"
@@ -78,7 +78,7 @@ def test_validation_that_cannot_fit_is_refused_first(
     root, tmp_path, monkeypatch
 ):
     asked = []
-    for module in (trainer, inference):
+    for module in (loop, inference):
         monkeypatch.setattr(
             module,
             "check_memory",
@@ -86,7 +86,7 @@ def test_validation_that_cannot_fit_is_refused_first(
         )
     # What is asked for, and measured, has the size that training saw.
     config, run = tiny(root, epochs=1, long_side=32), tmp_path / "run"
-    history = trainer.train(config, run, verbose=0)
+    history = loop.train(config, run, verbose=0)
     assert asked == [
         ((4, 32, 48), {"training": True, "num_devices": 1}),
         ((1, 24, 32), {}),
@@ -108,7 +108,7 @@ def test_validation_that_cannot_fit_is_refused_first(
 def test_a_run_explains_itself(root, tmp_path):
     run = tmp_path / "run"
     config = tiny(root, epochs=3, val_every=2)
-    history = trainer.train(config, run, recipe="some.py", verbose=0)
+    history = loop.train(config, run, recipe="some.py", verbose=0)
     assert sorted(p.name for p in run.iterdir()) == [
         "checkpoints",
         "config.json",
@@ -146,9 +146,9 @@ def test_skipped_examples_are_counted_in_the_history(
     spoilt.write_bytes(b"")
     config = tiny(bad, loader=loader)
     with pytest.raises(ValueError, match=f"{spoilt.name}.* is empty"):
-        trainer.train(config, tmp_path / "run", verbose=0)
+        loop.train(config, tmp_path / "run", verbose=0)
     config = config.replace({"on_bad_file": "skip"})
-    history = trainer.train(config, tmp_path / "run", verbose=0)
+    history = loop.train(config, tmp_path / "run", verbose=0)
     assert history["skipped"] == [1, 1]
     rows = (tmp_path / "run" / "history.csv").read_text().splitlines()
     assert "skipped" in rows[0].split(",")
@@ -170,13 +170,13 @@ def test_bad_validation_files_are_found_before_training(
     shutil.copytree(root, bad)
     spoilt.save(sorted((bad / "valannot").iterdir())[number])
     with pytest.raises(ValueError, match=message):
-        trainer.train(tiny(bad), tmp_path / "run", verbose=0)
+        loop.train(tiny(bad), tmp_path / "run", verbose=0)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_same_seed_same_weights(root, tmp_path):
     for name in ("a", "b"):
-        trainer.train(tiny(root, epochs=1), tmp_path / name, verbose=0)
+        loop.train(tiny(root, epochs=1), tmp_path / name, verbose=0)
     first, second = (trained_model(tmp_path / n) for n in ("a", "b"))
     for ours, theirs in zip(first.weights, second.weights, strict=True):
         np.testing.assert_array_equal(
@@ -189,10 +189,10 @@ def test_an_existing_run_is_kept(root, tmp_path):
     run.mkdir()
     (run / "config.json").write_text("{}")
     with pytest.raises(FileExistsError, match="--overwrite"):
-        trainer.train(tiny(root), run, verbose=0)
+        loop.train(tiny(root), run, verbose=0)
     # Nor is it lost where the run that shall replace it fails.
     with pytest.raises(ValueError, match="batch_size"):
-        trainer.train(tiny(root, batch_size=13), run, overwrite=True, verbose=0)
+        loop.train(tiny(root, batch_size=13), run, overwrite=True, verbose=0)
     assert [p.name for p in tmp_path.rglob("*")] == ["run", "config.json"]
     with open_run_folder(run, tiny(root), overwrite=True) as new:
         assert new == run
@@ -203,7 +203,7 @@ def test_an_existing_run_is_kept(root, tmp_path):
     other.mkdir()
     (other / "thesis.txt").write_text("")
     with pytest.raises(FileExistsError, match="not a run folder"):
-        trainer.train(tiny(root), other, overwrite=True, verbose=0)
+        loop.train(tiny(root), other, overwrite=True, verbose=0)
     assert (other / "thesis.txt").exists()
 
 
@@ -211,11 +211,11 @@ def test_nan_ends_training_and_leaves_nothing(root, tmp_path):
     run = tmp_path / "run"
     config = tiny(root, learning_rate=1e30)
     with pytest.raises(ValueError, match="epoch 1, step 2 of 3") as caught:
-        trainer.train(config, run, verbose=0)
+        loop.train(config, run, verbose=0)
     assert not run.exists()
     # The batch whose update spoilt it, and the one that showed it.
     assert "none yet" in str(caught.value)
-    training = trainer._Training(config, tmp_path, Placement(), None)
+    training = loop._Training(config, tmp_path, Placement(), None)
     for step in range(2):
         (names,) = re.findall(f"step {step + 1}: ([^;]*png)", str(caught.value))
         assert names.split(", ") == training.files(0, step)
@@ -223,7 +223,7 @@ def test_nan_ends_training_and_leaves_nothing(root, tmp_path):
 
 def test_the_files_of_a_batch_are_those_that_are_read(root, tmp_path):
     config = tiny(root, flip=0.0, scale_range=(1.0, 1.0), crop_size=(48, 64))
-    training = trainer._Training(config, tmp_path, Placement(), None)
+    training = loop._Training(config, tmp_path, Placement(), None)
     with training._crops(1, 2) as batches:
         images, _ = next(iter(batches))
     images = keras.ops.convert_to_numpy(images)
@@ -245,7 +245,7 @@ def test_the_files_of_a_batch_are_those_that_are_read(root, tmp_path):
 def test_bad_settings_leave_nothing(root, tmp_path, settings, message):
     run = tmp_path / "run"
     with pytest.raises((ValueError, OSError), match=message):
-        trainer.train(tiny(root, **settings), run, verbose=0)
+        loop.train(tiny(root, **settings), run, verbose=0)
     assert not run.exists()
 
 
@@ -262,7 +262,7 @@ def test_missing_data_says_how_to_name_it(tmp_path, monkeypatch):
 def unbroken(root, tmp_path_factory):
     run = tmp_path_factory.mktemp("unbroken") / "run"
     config = tiny(root, patience=9)
-    return config, run, trainer.train(config, run, verbose=0)
+    return config, run, loop.train(config, run, verbose=0)
 
 
 def same_weights(run, other):
@@ -310,9 +310,9 @@ def slow(*moment):
         slow(Checkpoints, "on_train_batch_end", 3),
         slow(Checkpoints, "on_train_batch_end", 5),
         # In a validation, before and after the best model is kept.
-        (monitoring, "evaluate", 1),
-        slow(monitoring, "evaluate", 2),
-        slow(monitoring, "save_model", 2),
+        (callbacks, "evaluate", 1),
+        slow(callbacks, "evaluate", 2),
+        slow(callbacks, "save_model", 2),
         # After the last checkpoint.
         slow(Checkpoints, "on_epoch_end", 2),
     ],
@@ -323,8 +323,8 @@ def test_a_killed_run_ends_like_an_unbroken_one(
     config, run, history = unbroken
     with monkeypatch.context() as patch, pytest.raises(Killed):
         KillAt(patch, owner, name, number)
-        trainer.train(config, tmp_path / "run", checkpoint_every=1, verbose=0)
-    resumed = trainer.train(config, tmp_path / "run", resume=True, verbose=0)
+        loop.train(config, tmp_path / "run", checkpoint_every=1, verbose=0)
+    resumed = loop.train(config, tmp_path / "run", resume=True, verbose=0)
     assert same_weights(run, tmp_path / "run")
     for name in ("loss", "mean_iou", "val_mean_iou", "gamma_position"):
         assert resumed[name] == history[name], name
@@ -342,25 +342,25 @@ def test_averages_survive_as_well(root, tmp_path, monkeypatch):
             jit_compile=config.jit_compile,
         )
 
-    monkeypatch.setattr(trainer, "compile_model", compile_with_averages)
+    monkeypatch.setattr(loop, "compile_model", compile_with_averages)
     # The last epoch is the best.
     scores = iter(range(100))
     monkeypatch.setattr(
-        monitoring,
+        callbacks,
         "evaluate",
         lambda *_, **__: types.SimpleNamespace(
             mean_iou=next(scores), pixel_accuracy=0.5
         ),
     )
     config = tiny(root, epochs=3)
-    trainer.train(config, tmp_path / "a", verbose=0)
+    loop.train(config, tmp_path / "a", verbose=0)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         KillAt(patch, Checkpoints, "on_train_batch_end", 4)
-        trainer.train(config, tmp_path / "b", checkpoint_every=2, verbose=0)
-    trainer.train(config, tmp_path / "b", resume=True, verbose=0)
+        loop.train(config, tmp_path / "b", checkpoint_every=2, verbose=0)
+    loop.train(config, tmp_path / "b", resume=True, verbose=0)
     assert same_weights(tmp_path / "a", tmp_path / "b")
     # What is kept are the averages, not the weights that go on.
-    training = trainer._Training(config, tmp_path / "a", Placement(), None)
+    training = loop._Training(config, tmp_path / "a", Placement(), None)
     place = Checkpoints(tmp_path / "a" / "checkpoints", training.steps)
     place.set_model(training.model)
     training.model.build_optimizer()
@@ -374,7 +374,7 @@ def test_averages_survive_as_well(root, tmp_path, monkeypatch):
     )
     kernel = training.model.get_layer("fusion_classifier").kernel
     kept = trained_model(tmp_path / "a").get_layer("fusion_classifier")
-    with monitoring.averaged_weights(training.model):
+    with callbacks.averaged_weights(training.model):
         averaged = keras.ops.convert_to_numpy(kernel)
     raw = keras.ops.convert_to_numpy(kernel)
     best = keras.ops.convert_to_numpy(kept.kernel)
@@ -398,13 +398,13 @@ def test_output_that_nobody_reads_ends_it_with_a_checkpoint(
     config, run, history = unbroken
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", Unread())
-        patch.setattr(monitoring, "SECONDS_PER_LINE", 0)
+        patch.setattr(callbacks, "SECONDS_PER_LINE", 0)
         with pytest.raises(SystemExit) as caught:
-            trainer.train(config, tmp_path / "run", verbose=2)
+            loop.train(config, tmp_path / "run", verbose=2)
     assert caught.value.code == 141
     kept = read_header(checkpoints(tmp_path / "run" / "checkpoints")[0])
     assert (kept["epoch"], kept["step"]) == (0, 1)
-    resumed = trainer.train(config, tmp_path / "run", resume=True, verbose=0)
+    resumed = loop.train(config, tmp_path / "run", resume=True, verbose=0)
     assert resumed["loss"] == history["loss"]
     assert same_weights(run, tmp_path / "run")
 
@@ -418,10 +418,10 @@ def test_sigterm_while_scenes_are_drawn_ends_before_training(
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr("keras_danet.data.scenes.write_scenes", write)
-    monkeypatch.setattr(trainer._Training, "fit", None)
+    monkeypatch.setattr(loop._Training, "fit", None)
     config = tiny(root).replace({"data_root": None})
     with pytest.raises(SystemExit) as caught:
-        trainer.train(config, tmp_path / "run", verbose=0)
+        loop.train(config, tmp_path / "run", verbose=0)
     assert caught.value.code == 143
     assert not (tmp_path / "run").exists()
 
@@ -438,8 +438,8 @@ def test_a_full_disk_below_the_log_does_not_end_a_training(
 
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", Full())
-        patch.setattr(monitoring, "SECONDS_PER_LINE", 0)
-        found = trainer.train(config, tmp_path / "run", verbose=2)
+        patch.setattr(callbacks, "SECONDS_PER_LINE", 0)
+        found = loop.train(config, tmp_path / "run", verbose=2)
     assert found["loss"] == history["loss"]
     assert same_weights(run, tmp_path / "run")
     told = [text for text in caplog.messages if "No space left" in text]
@@ -456,11 +456,11 @@ def test_a_run_is_not_begun_anew_unasked(unbroken, tmp_path, caplog):
     before = {p: p.read_bytes() for p in there.rglob("*") if p.is_file()}
     message = "it reached epoch 2 of 2, and .*checkpoints has no intact"
     with pytest.raises(ValueError, match=message):
-        trainer.train(config, there, resume=True, verbose=0)
+        loop.train(config, there, resume=True, verbose=0)
     assert before == {p: p.read_bytes() for p in before}
     shutil.rmtree(there / "checkpoints")
     with pytest.raises(ValueError, match=message):
-        trainer.train(config, there, resume=True, verbose=0)
+        loop.train(config, there, resume=True, verbose=0)
     # At its end after a single validation; beyond its only one so far.
     rows = (there / "history.csv").read_text().splitlines(True)
     column = rows[0].split(",").index("val_mean_iou")
@@ -476,10 +476,10 @@ def test_a_run_is_not_begun_anew_unasked(unbroken, tmp_path, caplog):
     ):
         (there / "history.csv").write_text("".join(ended))
         with pytest.raises(ValueError, match="cannot be resumed"):
-            trainer.train(config, there, resume=True, verbose=0)
+            loop.train(config, there, resume=True, verbose=0)
     # Killed between the first model and the first checkpoint.
     (there / "history.csv").write_text("".join(rows[:2]))
-    trainer.train(config, there, resume=True, verbose=0)
+    loop.train(config, there, resume=True, verbose=0)
     assert same_weights(run, there)
 
 
@@ -492,18 +492,18 @@ def test_a_best_model_that_is_missing_is_told(
     shutil.copytree(run, ended)
     (ended / "model.keras").unlink()
     with pytest.raises(ValueError, match="model.keras is missing, .* ended"):
-        trainer.train(config, ended, resume=True, verbose=0)
+        loop.train(config, ended, resume=True, verbose=0)
     there = tmp_path / "run"
     with monkeypatch.context() as patch, pytest.raises(Killed):
         KillAt(patch, Checkpoints, "on_epoch_end", 1)
-        trainer.train(config, there, verbose=0)
+        loop.train(config, there, verbose=0)
     kept = read_header(checkpoints(there / "checkpoints")[0])
     assert kept["parts"]["validation"]["best"] is not None
     (there / "model.keras").unlink()
     # The epoch that is left is worse, and still the best there is.
     worse = types.SimpleNamespace(mean_iou=0.0, pixel_accuracy=0.0)
-    monkeypatch.setattr(monitoring, "evaluate", lambda *_, **__: worse)
-    trainer.train(config, there, resume=True, verbose=0)
+    monkeypatch.setattr(callbacks, "evaluate", lambda *_, **__: worse)
+    loop.train(config, there, resume=True, verbose=0)
     assert (there / "model.keras").exists()
     assert any("the best of the epochs" in text for text in caplog.messages)
     kept = read_header(checkpoints(there / "checkpoints")[0])
@@ -522,29 +522,29 @@ def test_what_a_training_began_with_need_not_stay(
     )
     model.save(source)
     config = config.replace({"start_from": str(source)})
-    trainer.train(config, tmp_path / "a", verbose=0)
+    loop.train(config, tmp_path / "a", verbose=0)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         KillAt(patch, Checkpoints, "on_train_batch_end", 5)
-        trainer.train(config, tmp_path / "b", checkpoint_every=1, verbose=0)
+        loop.train(config, tmp_path / "b", checkpoint_every=1, verbose=0)
     source.unlink()
-    trainer.train(config, tmp_path / "b", resume=True, verbose=0)
+    loop.train(config, tmp_path / "b", resume=True, verbose=0)
     assert same_weights(tmp_path / "a", tmp_path / "b")
     found = trained_model(tmp_path / "b").get_config()
     assert found["pixel_mean"] == model.get_config()["pixel_mean"]
     with pytest.raises(FileNotFoundError):
-        trainer.train(config, tmp_path / "c", resume=True, verbose=0)
+        loop.train(config, tmp_path / "c", resume=True, verbose=0)
     # A model alone is not what it started from.
     shutil.rmtree(tmp_path / "b" / "checkpoints")
     (tmp_path / "b" / "history.csv").unlink()
     with pytest.raises(FileNotFoundError, match="no checkpoint yet"):
-        trainer.train(config, tmp_path / "b", resume=True, verbose=0)
+        loop.train(config, tmp_path / "b", resume=True, verbose=0)
 
 
 @slow_but_on_torch
 def test_sigterm_saves_and_says_143(unbroken, tmp_path, monkeypatch):
     config, run, history = unbroken
     for number, (owner, name) in enumerate(
-        [(Checkpoints, "on_train_batch_end"), (monitoring, "evaluate")]
+        [(Checkpoints, "on_train_batch_end"), (callbacks, "evaluate")]
     ):
         original = getattr(owner, name)
 
@@ -556,11 +556,11 @@ def test_sigterm_saves_and_says_143(unbroken, tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, terminate)
             with pytest.raises(SystemExit) as caught:
-                trainer.train(config, there, verbose=0)
+                loop.train(config, there, verbose=0)
         assert caught.value.code == 143
         kept = read_header(checkpoints(there / "checkpoints")[0])
         assert (kept["epoch"], kept["step"]) == [(0, 1), (0, 3)][number]
-        resumed = trainer.train(config, there, resume=True, verbose=0)
+        resumed = loop.train(config, there, resume=True, verbose=0)
         assert resumed["loss"] == history["loss"]
         assert same_weights(run, there)
 
@@ -594,7 +594,7 @@ def test_a_signal_within_an_image_of_a_validation(
     with monkeypatch.context() as patch:
         patch.setattr(Predictor, "_logits", logits)
         with pytest.raises(SystemExit) as caught:
-            trainer.train(config, tmp_path / "run", verbose=0)
+            loop.train(config, tmp_path / "run", verbose=0)
     assert time.monotonic() - sent[0] < 30
     release.set()
     killer.join()
@@ -603,7 +603,7 @@ def test_a_signal_within_an_image_of_a_validation(
     # The steps of the epoch are done, and only its validation is repeated.
     header = read_header(checkpoints(tmp_path / "run" / "checkpoints")[0])
     assert (header["epoch"], header["step"]) == (0, 3)
-    resumed = trainer.train(config, tmp_path / "run", resume=True, verbose=0)
+    resumed = loop.train(config, tmp_path / "run", resume=True, verbose=0)
     assert resumed["val_mean_iou"] == history["val_mean_iou"]
     assert same_weights(run, tmp_path / "run")
 
@@ -632,16 +632,16 @@ def test_a_shared_validation_is_not_left_by_one_process_alone(
     )
     config = tiny(root, ema_momentum=0.5, loader="numpy")
     stops = [False]
-    trainer.train(config, tmp_path / "a", verbose=0)
+    loop.train(config, tmp_path / "a", verbose=0)
     # Half of the images are another's.
     assert len(set(summed)) == 1
     stops[0] = summed.clear() is None
     with pytest.raises(SystemExit) as caught:
-        trainer.train(config, tmp_path / "b", verbose=0)
+        loop.train(config, tmp_path / "b", verbose=0)
     assert caught.value.code == 143
     kept = read_header(checkpoints(tmp_path / "b" / "checkpoints")[0])
     assert (kept["epoch"], kept["step"]) == (1, 0)
-    trainer.train(config, tmp_path / "b", resume=True, verbose=0)
+    loop.train(config, tmp_path / "b", resume=True, verbose=0)
     ours, theirs = (
         load_arrays(checkpoints(tmp_path / name / "checkpoints")[0])
         for name in "ab"
@@ -661,10 +661,10 @@ def test_a_truncated_checkpoint_costs_only_itself(
     config, run, _ = unbroken
     with monkeypatch.context() as patch, pytest.raises(Killed):
         KillAt(patch, Checkpoints, "on_train_batch_end", 2)
-        trainer.train(config, tmp_path / "b", checkpoint_every=1, verbose=0)
+        loop.train(config, tmp_path / "b", checkpoint_every=1, verbose=0)
     newest = checkpoints(tmp_path / "b" / "checkpoints")[0]
     newest.write_bytes(newest.read_bytes()[:-100])
-    trainer.train(config, tmp_path / "b", resume=True, verbose=0)
+    loop.train(config, tmp_path / "b", resume=True, verbose=0)
     assert [m for m in caplog.messages if str(newest) in m]
     assert same_weights(run, tmp_path / "b")
 
@@ -674,35 +674,35 @@ def test_what_was_changed_is_told(unbroken, tmp_path, root):
     there = tmp_path / "run"
     shutil.copytree(run, there)
     with pytest.raises(ValueError, match="power was 0.9 and is 0.8"):
-        trainer.train(config.replace({"power": 0.8}), there, resume=True)
+        loop.train(config.replace({"power": 0.8}), there, resume=True)
     written = json.loads((there / "config.json").read_text())
     for key, message in (("backend", "backend"), ("data_digest", "list of")):
         text = json.dumps({**written, key: "other"})
         (there / "config.json").write_text(text)
         with pytest.raises(ValueError, match=f"another {message}.*: other"):
-            trainer.train(config, there, resume=True)
+            loop.train(config, there, resume=True)
     (there / "config.json").write_text(json.dumps(written))
     # Data may move.
     shutil.copytree(root, tmp_path / "moved")
     moved = config.replace({"data_root": str(tmp_path / "moved")})
     before = (there / "model.keras").read_bytes()
-    trainer.train(moved, there, resume=True, verbose=0)
+    loop.train(moved, there, resume=True, verbose=0)
     assert (there / "model.keras").read_bytes() == before
 
 
 def test_what_is_no_run_is_not_gone_on_with(root, tmp_path):
     (tmp_path / "thesis.txt").write_text("")
     with pytest.raises(FileNotFoundError, match="not a run folder"):
-        trainer.train(tiny(root), tmp_path, resume=True)
+        loop.train(tiny(root), tmp_path, resume=True)
     with pytest.raises(ValueError, match="Received: both"):
-        trainer.train(tiny(root), tmp_path, resume=True, overwrite=True)
+        loop.train(tiny(root), tmp_path, resume=True, overwrite=True)
     with pytest.raises(ValueError, match="checkpoint_every"):
-        trainer.train(tiny(root), tmp_path / "run", checkpoint_every=0)
+        loop.train(tiny(root), tmp_path / "run", checkpoint_every=0)
     # One killed before it had said what it is.
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / ".partial-config.json").write_text("{")
-    trainer.train(tiny(root, epochs=1), bare, resume=True, verbose=0)
+    loop.train(tiny(root, epochs=1), bare, resume=True, verbose=0)
     assert (bare / "model.keras").exists()
     assert not (bare / ".partial-config.json").exists()
 
@@ -710,18 +710,18 @@ def test_what_is_no_run_is_not_gone_on_with(root, tmp_path):
 def test_patience_ends_a_training(root, tmp_path, monkeypatch):
     scores = iter([0.2, 0.3, 0.3, 0.1, 0.9, 0.9, 0.9, 0.9, 0.9])
     monkeypatch.setattr(
-        monitoring,
+        callbacks,
         "evaluate",
         lambda *_, **__: types.SimpleNamespace(
             mean_iou=next(scores), pixel_accuracy=0.5
         ),
     )
     config = tiny(root, epochs=9, patience=2)
-    history = trainer.train(config, tmp_path / "run", verbose=0)
+    history = loop.train(config, tmp_path / "run", verbose=0)
     # Two without a better one, as Keras's EarlyStopping counts.
     assert history["val_mean_iou"] == [0.2, 0.3, 0.3, 0.1]
     # Nothing is left to resume.
-    again = trainer.train(config, tmp_path / "run", resume=True, verbose=0)
+    again = loop.train(config, tmp_path / "run", resume=True, verbose=0)
     assert again == history
 
 
@@ -731,7 +731,7 @@ def test_nothing_to_measure_on_is_told(root, tmp_path):
     for path in (bare / "valannot").glob("*.png"):
         Image.new("L", (64, 48), 255).save(path)
     with pytest.raises(ValueError, match="'val' has no labelled pixel"):
-        trainer.train(tiny(bare, epochs=1), tmp_path / "run", verbose=0)
+        loop.train(tiny(bare, epochs=1), tmp_path / "run", verbose=0)
 
 
 @one_backend
@@ -741,7 +741,7 @@ def test_nothing_to_learn_from_is_told(root, tmp_path):
     for path in (bare / "trainannot").glob("*.png"):
         Image.new("L", (64, 48), 255).save(path)
     with pytest.raises(ValueError, match="No pixel of epoch 1 is labelled"):
-        trainer.train(tiny(bare), tmp_path / "run", verbose=0)
+        loop.train(tiny(bare), tmp_path / "run", verbose=0)
     assert not (tmp_path / "run").exists()
 
 
@@ -749,7 +749,7 @@ def test_nothing_to_learn_from_is_told(root, tmp_path):
 def test_what_tells_a_training_from_others(root, tmp_path):
     def digest(root, **settings):
         config = tiny(root, **settings)
-        return trainer._Training(config, tmp_path, Placement(), None).digest()
+        return loop._Training(config, tmp_path, Placement(), None).digest()
 
     shutil.copytree(root, tmp_path / "moved")
     shutil.copytree(root, tmp_path / "less")
@@ -762,7 +762,7 @@ def test_what_tells_a_training_from_others(root, tmp_path):
     listed = tmp_path / "judged" / "val.txt"
     listed.write_text("".join(listed.read_text().splitlines(True)[1:]))
     assert digest(tmp_path / "judged") != same
-    training = trainer._Training(tiny(root), tmp_path, Placement(), None)
+    training = loop._Training(tiny(root), tmp_path, Placement(), None)
     assert training.digest() == same
     swapped = list(training.dataset.label_map)
     swapped[:2] = swapped[1::-1]

@@ -11,20 +11,20 @@ import pytest
 from conftest import one_backend
 from PIL import Image
 
-from keras_danet import visualization
 from keras_danet.data.datasets import SCENES
 from keras_danet.data.decoding import read_raw_label
 from keras_danet.data.png import PALETTE as PALETTE_KIND
 from keras_danet.data.png import read_png_kind
-from keras_danet.visualization import add_legend
-from keras_danet.visualization import attention_picture
-from keras_danet.visualization import colorize
-from keras_danet.visualization import compare
-from keras_danet.visualization import default_palette
-from keras_danet.visualization import gallery
-from keras_danet.visualization import heatmap
-from keras_danet.visualization import overlay
-from keras_danet.visualization import save_png
+from keras_danet.inference import visualization
+from keras_danet.inference.visualization import add_legend
+from keras_danet.inference.visualization import attention_picture
+from keras_danet.inference.visualization import colorize
+from keras_danet.inference.visualization import compare
+from keras_danet.inference.visualization import default_palette
+from keras_danet.inference.visualization import gallery
+from keras_danet.inference.visualization import heatmap
+from keras_danet.inference.visualization import overlay
+from keras_danet.inference.visualization import save_png
 
 pytestmark = one_backend
 

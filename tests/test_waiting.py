@@ -20,7 +20,7 @@ pytestmark = one_backend
 
 SCRIPT = """
 import contextlib, ctypes, sys
-from keras_danet import cli
+from keras_danet.cli import commands
 from keras_danet.waiting import answering
 
 def verb(arguments):

@@ -14,10 +14,10 @@ from keras_danet.data.decoding import COLOR
 from keras_danet.data.decoding import GREY
 from keras_danet.data.decoding import MAX_PIXELS
 from keras_danet.data.decoding import PALETTE
-from keras_danet.data.graph_images import distort
-from keras_danet.data.graph_images import resample
 from keras_danet.data.orientation import TURNS
 from keras_danet.data.plan import NUM_CROPS
+from keras_danet.data.tensorflow_images import distort
+from keras_danet.data.tensorflow_images import resample
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # What the checksum of a PNG's header changes by, bit by bit, where the colour

@@ -8,12 +8,12 @@ from keras import ops
 from keras_danet.arguments import as_sequence
 from keras_danet.arguments import is_integer
 from keras_danet.arguments import is_number
+from keras_danet.distribution.replicas import num_replicas
+from keras_danet.distribution.replicas import part_of
+from keras_danet.distribution.replicas import sum_over_replicas
 from keras_danet.layers.numerics import check_dtype
 from keras_danet.layers.numerics import is_float64
 from keras_danet.layers.numerics import wide_dtype
-from keras_danet.losses.replicas import num_replicas
-from keras_danet.losses.replicas import part_of
-from keras_danet.losses.replicas import sum_over_replicas
 
 
 class PixelLoss(keras.losses.Loss):

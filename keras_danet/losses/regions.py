@@ -6,12 +6,12 @@ from keras import ops
 from keras_danet.arguments import boolean
 from keras_danet.arguments import choice
 from keras_danet.arguments import is_number
+from keras_danet.distribution.replicas import global_batch
 from keras_danet.layers.numerics import matmul
 from keras_danet.layers.numerics import maximum
 from keras_danet.layers.numerics import segment_sum
 from keras_danet.losses.pixels import PixelLoss
 from keras_danet.losses.pixels import crossentropy
-from keras_danet.losses.replicas import global_batch
 
 CLASSES = ("present", "all")
 

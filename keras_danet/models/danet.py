@@ -11,10 +11,16 @@ import keras
 from keras import layers
 
 from keras_danet import arguments
-from keras_danet import fit_checks
 from keras_danet.arguments import did_you_mean
 from keras_danet.data.resampling import standardize_sides
-from keras_danet.keras_distributions import on_devices
+from keras_danet.distribution.keras_distributions import on_devices
+from keras_danet.distribution.replicas import part_of
+from keras_danet.distribution.replicas import share_value
+from keras_danet.distribution.tensorflow_strategies import check_replicas
+from keras_danet.distribution.tensorflow_strategies import on_replicas
+from keras_danet.distribution.tensorflow_strategies import refuse_on_replicas
+from keras_danet.distribution.tensorflow_strategies import share_batch
+from keras_danet.distribution.tensorflow_strategies import strategy_scope
 from keras_danet.layers import BilinearResize
 from keras_danet.layers import ChannelAttention
 from keras_danet.layers import Conv2D
@@ -24,22 +30,16 @@ from keras_danet.layers.numerics import wide_dtype
 from keras_danet.losses import PixelCrossentropy
 from keras_danet.losses import SumOfLosses
 from keras_danet.losses.pixels import of_known_shape
-from keras_danet.losses.replicas import part_of
-from keras_danet.losses.replicas import share_value
 from keras_danet.metrics import SegmentationMetrics
-from keras_danet.models import checkpoints
-from keras_danet.models import presets
-from keras_danet.models import sources
-from keras_danet.models import weight_files
+from keras_danet.models import fit_checks
+from keras_danet.models.freezing import frozen_config
+from keras_danet.models.freezing import head_pattern
+from keras_danet.models.freezing import merged_weights
+from keras_danet.models.freezing import restore_frozen
+from keras_danet.models.freezing import unfreeze
 from keras_danet.models.functional import FunctionalModel
 from keras_danet.models.functional import compilable
 from keras_danet.models.functional import refuse_h5
-from keras_danet.models.parts import frozen_config
-from keras_danet.models.parts import head_pattern
-from keras_danet.models.parts import merged_weights
-from keras_danet.models.parts import restore_frozen
-from keras_danet.models.parts import split_frozen
-from keras_danet.models.parts import unfreeze
 from keras_danet.models.resnet import STAGE_BLOCKS
 from keras_danet.models.resnet import DilatedResNet
 from keras_danet.models.resnet import as_tuple
@@ -47,14 +47,14 @@ from keras_danet.models.resnet import blank_kernels
 from keras_danet.models.resnet import checked_widths
 from keras_danet.models.resnet import convolution_bn
 from keras_danet.models.resnet import dtype_policy_scope
-from keras_danet.models.shapes import danet_shapes
 from keras_danet.optimizers import SGD
 from keras_danet.optimizers import PolySchedule
-from keras_danet.tensorflow_strategies import check_replicas
-from keras_danet.tensorflow_strategies import on_replicas
-from keras_danet.tensorflow_strategies import refuse_on_replicas
-from keras_danet.tensorflow_strategies import share_batch
-from keras_danet.tensorflow_strategies import strategy_scope
+from keras_danet.weights import files
+from keras_danet.weights import presets
+from keras_danet.weights import sources
+from keras_danet.weights import torch_names
+from keras_danet.weights.presets import split_frozen
+from keras_danet.weights.shapes import danet_shapes
 
 # ImageNet's statistics, RGB, in the 0-255 units of images.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -763,9 +763,9 @@ class DANet(FunctionalModel):
             - [DANet](https://github.com/junfu1115/DANet),
               [MMSegmentation](https://github.com/open-mmlab/mmsegmentation)
         """
-        tensors, meta = weight_files.read_source(source)
-        tensors = checkpoints.normalize(tensors)
-        found = checkpoints.describe(tensors)
+        tensors, meta = files.read_source(source)
+        tensors = torch_names.normalize(tensors)
+        found = torch_names.describe(tensors)
         if found.num_classes is None:
             raise ValueError(
                 f"The checkpoint is a backbone alone ({found}). Load it with "
@@ -775,7 +775,7 @@ class DANet(FunctionalModel):
         _refuse_read_off(overrides, "checkpoint")
         overrides.setdefault("auxiliary", found.auxiliary)
         anew, skip = _left_out(found, num_classes, overrides["auxiliary"])
-        skip += checkpoints.as_patterns(ignore)
+        skip += torch_names.as_patterns(ignore)
         # Some bytes can claim a network of gigabytes.
         shapes = danet_shapes(
             found.depth,
@@ -784,9 +784,9 @@ class DANet(FunctionalModel):
             found.num_classes,
             overrides["auxiliary"],
         )
-        checkpoints.check_tensors(_without(anew, shapes), tensors, found, skip)
+        torch_names.check_tensors(_without(anew, shapes), tensors, found, skip)
         multi_grid, align_corners = _undecided(
-            found, checkpoints.told_by(meta), multi_grid, align_corners
+            found, torch_names.told_by(meta), multi_grid, align_corners
         )
         with blank_kernels():
             model = cls(
@@ -800,7 +800,7 @@ class DANet(FunctionalModel):
                 "checkpoint", found.num_classes, num_classes
             )
         variables = {variable.path: variable for variable in model.weights}
-        checkpoints.load_tensors(
+        torch_names.load_tensors(
             _without(anew, variables).values(), tensors, found, skip
         )
         return model
@@ -876,7 +876,7 @@ class DANet(FunctionalModel):
         anew = ()
         if model.num_classes != source.num_classes:
             _warn_of_new_classifiers("preset", source.num_classes, num_classes)
-            anew = checkpoints.CLASSIFIERS
+            anew = torch_names.CLASSIFIERS
         presets.transfer(source, model, anew)
         return model
 
@@ -960,7 +960,7 @@ class DANet(FunctionalModel):
             path: keras.ops.convert_to_numpy(value)
             for path, value in merged_weights(self).items()
         }
-        return checkpoints.to_tensors(
+        return torch_names.to_tensors(
             values, naming, "stem_conv3/kernel" in values
         )
 
@@ -980,7 +980,7 @@ def _is_symbolic(x):
 
 def _load_danet(path):
     """The DANet of a `.keras` file."""
-    model = weight_files.load_keras_model(path)
+    model = files.load_keras_model(path)
     if not isinstance(model, DANet):
         raise ValueError(
             f"{path} holds a {type(model).__name__}. Expected a DANet."
@@ -1056,8 +1056,8 @@ def _left_out(found, num_classes, auxiliary):
     """Layers that start anew, and patterns of tensors that are not taken."""
     anew, skip = (), []
     if num_classes not in (None, found.num_classes):
-        anew = checkpoints.CLASSIFIERS
-        skip.append(checkpoints.CLASSIFIER_NAMES)
+        anew = torch_names.CLASSIFIERS
+        skip.append(torch_names.CLASSIFIER_NAMES)
     if not auxiliary:
         skip.append(r"auxiliary_head\..*")
     return anew, skip

@@ -7,8 +7,8 @@ from keras import layers
 from keras_danet.layers import BatchNormalization
 from keras_danet.layers import Conv2D
 from keras_danet.layers import WinogradConv2D
+from keras_danet.models.freezing import copy_weights
 from keras_danet.models.functional import FunctionalModel
-from keras_danet.models.parts import copy_weights
 
 # Fewer channels, and the sums around Winograd's products take longer than
 # the products saved.

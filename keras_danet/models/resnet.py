@@ -11,19 +11,19 @@ from keras_danet.layers import BatchNormalization
 from keras_danet.layers import Conv2D
 from keras_danet.layers.numerics import check_dtype
 from keras_danet.layers.numerics import wide_dtype
-from keras_danet.models import checkpoints
-from keras_danet.models import presets
-from keras_danet.models import sources
-from keras_danet.models import weight_files
+from keras_danet.models.freezing import backbone_of
+from keras_danet.models.freezing import frozen_config
+from keras_danet.models.freezing import restore_frozen
 from keras_danet.models.functional import FunctionalModel
 from keras_danet.models.functional import refuse_h5
-from keras_danet.models.parts import backbone_of
-from keras_danet.models.parts import frozen_config
-from keras_danet.models.parts import restore_frozen
-from keras_danet.models.parts import split_frozen
-from keras_danet.models.shapes import BOTTLENECK_EXPANSION
-from keras_danet.models.shapes import STAGE_BLOCKS
-from keras_danet.models.shapes import backbone_shapes
+from keras_danet.weights import files
+from keras_danet.weights import presets
+from keras_danet.weights import sources
+from keras_danet.weights import torch_names
+from keras_danet.weights.presets import split_frozen
+from keras_danet.weights.shapes import BOTTLENECK_EXPANSION
+from keras_danet.weights.shapes import STAGE_BLOCKS
+from keras_danet.weights.shapes import backbone_shapes
 
 # Stride and dilation rate of the four stages by output stride.
 STAGE_STRIDES = {8: (1, 2, 1, 1), 16: (1, 2, 2, 1), 32: (1, 2, 2, 2)}
@@ -338,18 +338,18 @@ class DilatedResNet(FunctionalModel):
                 network's tensors, or tensors left over on either side.
         """
         _refuse_shape(overrides, "checkpoint")
-        tensors, _ = weight_files.read_source(source)
-        tensors = checkpoints.normalize(tensors)
-        found = checkpoints.describe(tensors)
+        tensors, _ = files.read_source(source)
+        tensors = torch_names.normalize(tensors)
+        found = torch_names.describe(tensors)
         shape = {"filters": found.filters, "stem_filters": found.stem_filters}
-        skip = [checkpoints.HEAD_NAMES, *checkpoints.as_patterns(ignore)]
+        skip = [torch_names.HEAD_NAMES, *torch_names.as_patterns(ignore)]
         # Some bytes can claim a network of gigabytes.
-        checkpoints.check_tensors(
+        torch_names.check_tensors(
             backbone_shapes(found.depth, **shape), tensors, found, skip
         )
         with blank_kernels():
             model = cls(found.depth, **shape, **overrides)
-        checkpoints.load_tensors(model.weights, tensors, found, skip)
+        torch_names.load_tensors(model.weights, tensors, found, skip)
         return model
 
     @classmethod
@@ -417,7 +417,7 @@ def checked_widths(config):
 
 def _from_file(cls, path, load_weights, overrides):
     """The backbone of a `.keras` file, which may hold a DANet."""
-    source = weight_files.load_keras_model(path)
+    source = files.load_keras_model(path)
     if not isinstance(source, DilatedResNet):
         source = backbone_of(source)
     if not isinstance(source, DilatedResNet):

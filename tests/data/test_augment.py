@@ -14,7 +14,7 @@ from pictures import encode
 from pictures import photo
 from PIL import Image
 
-from keras_danet.data import loader
+from keras_danet.data import numpy_batches
 from keras_danet.data.datasets import CAMVID
 from keras_danet.data.decoding import DATA_FORMATS
 from keras_danet.data.decoding import read_image
@@ -275,7 +275,7 @@ def with_tensorflow(image, label, plan, augmentation):
 
 
 def without(image, label, plan, augmentation):
-    pixels, labels = loader.apply_plan(image, label, plan, augmentation)
+    pixels, labels = numpy_batches.apply_plan(image, label, plan, augmentation)
     assert pixels.dtype == "float32" and labels.dtype == "uint8"
     return pixels, labels
 

@@ -27,8 +27,8 @@ from PIL.PngImagePlugin import PngInfo
 from keras_danet.data.bad_files import BadFiles
 from keras_danet.data.datasets import CAMVID
 from keras_danet.data.files import Pair
-from keras_danet.data.loader import EvaluationBatches
-from keras_danet.data.loader import TrainingBatches
+from keras_danet.data.numpy_batches import EvaluationBatches
+from keras_danet.data.numpy_batches import TrainingBatches
 from keras_danet.data.orientation import orientation_of
 from keras_danet.data.plan import Augmentation
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from conftest import one_backend
 
+from keras_danet.cli import class_weights as verb
 from keras_danet.data import class_weights
-from keras_danet.verbs import class_weights as verb
 
 pytestmark = one_backend
 

@@ -19,7 +19,7 @@ from keras_danet.data.files import find_pairs
 from keras_danet.data.folder import open_dataset
 from keras_danet.data.folder import read_classes
 from keras_danet.data.label_values import label_table
-from keras_danet.recipes import TrainConfig
+from keras_danet.recipe import TrainConfig
 
 pytestmark = one_backend
 

@@ -17,22 +17,23 @@ from hypothesis import strategies
 from PIL import Image
 from PIL import ImageOps
 
-from keras_danet.data import loader
+from keras_danet.data import numpy_batches
 from keras_danet.data.datasets import CAMVID
 from keras_danet.data.files import Pair
 from keras_danet.data.files import find_pairs
 from keras_danet.data.folder import open_dataset
-from keras_danet.data.loader import EvaluationBatches
-from keras_danet.data.loader import TrainingBatches
+from keras_danet.data.numpy_batches import EvaluationBatches
+from keras_danet.data.numpy_batches import TrainingBatches
 from keras_danet.data.plan import Augmentation
 from keras_danet.data.plan import Plan
 from keras_danet.data.plan import draw_plan
 
 tf = pytest.importorskip("tensorflow")
 
-from keras_danet.data import augment  # noqa: E402
 from keras_danet.data.pipeline import evaluation_dataset  # noqa: E402
 from keras_danet.data.pipeline import training_dataset  # noqa: E402
+
+from keras_danet.data import augment  # noqa: E402
 
 pytestmark = one_backend
 
@@ -190,7 +191,7 @@ def with_tensorflow(image, label, plan, augmentation):
 
 
 BOTH = pytest.mark.parametrize(
-    "apply", [with_tensorflow, loader.apply_plan], ids=["tf", "numpy"]
+    "apply", [with_tensorflow, numpy_batches.apply_plan], ids=["tf", "numpy"]
 )
 
 
@@ -257,7 +258,7 @@ def test_image_and_label_stay_aligned(size, crop_size, scale, flip, axis, seed):
     # moves.
     reach = size[axis] / scaled
     margin = np.ceil(reach) if reach > 1 else 0
-    for apply in (with_tensorflow, loader.apply_plan):
+    for apply in (with_tensorflow, numpy_batches.apply_plan):
         pixels, labels = apply(image, label, plan, augmentation)
         padding = labels == 255
         np.testing.assert_array_equal(

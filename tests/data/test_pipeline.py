@@ -21,8 +21,8 @@ from keras_danet.data.bad_files import BadFiles
 from keras_danet.data.datasets import CAMVID
 from keras_danet.data.files import Pair
 from keras_danet.data.files import find_pairs
-from keras_danet.data.loader import EvaluationBatches
-from keras_danet.data.loader import TrainingBatches
+from keras_danet.data.numpy_batches import EvaluationBatches
+from keras_danet.data.numpy_batches import TrainingBatches
 from keras_danet.data.plan import Augmentation
 from keras_danet.data.plan import Plan
 from keras_danet.data.plan import draw_plan
@@ -326,7 +326,7 @@ def test_an_error_that_has_passed_names_what_tensorflow_named(pairs):
 ENDING = """
 import sys, time
 import test_pipeline
-from keras_danet.data import pipeline
+from keras_danet.data import tensorflow_batches
 
 check = pipeline.check_file
 pipeline.check_file = lambda path: (time.sleep(0.03), check(path))

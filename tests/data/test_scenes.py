@@ -139,8 +139,8 @@ def test_colour_classifier_finds_a_class_told_by_colour():
 
 @pytest.mark.slow
 def test_a_network_does_clearly_better_than_colour(tmp_path):
-    from keras_danet import recipes
-    from keras_danet import trainer
+    from keras_danet import recipe
+    from keras_danet.trainer import loop
 
     root = scenes.write_scenes(tmp_path / "scenes", {"train": 1600, "val": 48})
     arrays = {}
@@ -152,9 +152,9 @@ def test_a_network_does_clearly_better_than_colour(tmp_path):
         colour_classifier_iou(arrays["train"], arrays["val"], 16, balanced)
         for balanced in (False, True)
     )
-    recipe = recipes.load_recipe("training/scenes_danet_resnet18.py")
+    recipe = recipe.load_recipe("training/scenes_danet_resnet18.py")
     config = recipe.replace({"epochs": 1, "data_root": str(root)})
-    history = trainer.train(config, tmp_path / "run", verbose=0)
+    history = loop.train(config, tmp_path / "run", verbose=0)
     # A fifth of the demo's training; 0.21 when it was written.
     assert history["val_mean_iou"][-1] > colour + 0.15
 

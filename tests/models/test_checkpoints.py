@@ -12,7 +12,7 @@ from conftest import one_backend
 
 from keras_danet import DANet
 from keras_danet import DilatedResNet
-from keras_danet.models import checkpoints
+from keras_danet.weights import torch_names
 
 PARITY = ROOT / "tests" / "parity"
 KEYS = PARITY / "checkpoint_keys"
@@ -83,7 +83,7 @@ def small_state_dict(naming="official", num_classes=5, **options):
     return model, model.to_state_dict(naming)
 
 
-@pytest.mark.parametrize("naming", checkpoints.NAMINGS)
+@pytest.mark.parametrize("naming", torch_names.NAMINGS)
 @pytest.mark.parametrize("stem_filters", [None, (4, 4, 8)])
 def test_theirs_to_ours_to_theirs_is_exact(naming, stem_filters):
     model, tensors = small_state_dict(naming, stem_filters=stem_filters)
@@ -134,8 +134,8 @@ def test_every_published_tensor_has_its_variable(
         key: np.broadcast_to(np.float32(0), shape)
         for key, shape in shapes.items()
     }
-    found = checkpoints.describe(checkpoints.normalize(tensors))
-    assert found == checkpoints.Description(
+    found = torch_names.describe(torch_names.normalize(tensors))
+    assert found == torch_names.Description(
         naming, depth, 64, stem_filters, found.num_classes, naming == "mmseg"
     )
     model = DANet(
@@ -152,8 +152,8 @@ def test_every_published_tensor_has_its_variable(
     }
     deep = stem_filters is not None
     ours = {
-        checkpoints.their_name(weight.path, naming, deep): (
-            checkpoints.their_layout(
+        torch_names.their_name(weight.path, naming, deep): (
+            torch_names.their_layout(
                 np.broadcast_to(np.float32(0), tuple(weight.shape)), naming
             ).shape
         )
@@ -281,7 +281,7 @@ def test_what_tensors_do_not_tell_is_asked_for():
     ],
 )
 def test_what_a_file_says_of_itself(meta, told):
-    assert checkpoints.told_by(meta) == told
+    assert torch_names.told_by(meta) == told
 
 
 @one_backend
@@ -291,8 +291,8 @@ def test_a_file_s_lists_may_hold_themselves():
         endless = [endless, endless]
     endless.append(endless)
     for meta in ({"config": endless}, {"config": {"a": endless}}):
-        assert checkpoints.told_by(meta) == {"align_corners": True}
-    assert checkpoints.told_by({"multi_grid": endless}) == {}
+        assert torch_names.told_by(meta) == {"align_corners": True}
+    assert torch_names.told_by({"multi_grid": endless}) == {}
 
 
 @one_backend
@@ -511,14 +511,14 @@ def test_names_of_both_implementations():
         ("auxiliary_in/kernel", None, "auxiliary_head.convs.0.conv.weight"),
         ("seed_generator/state", None, None),
     ):
-        assert checkpoints.their_name(path, "official") == official
-        assert checkpoints.their_name(path, "mmseg") == mmseg
-    assert checkpoints.their_name("stem_conv3_bn/gamma", "official", True) == (
+        assert torch_names.their_name(path, "official") == official
+        assert torch_names.their_name(path, "mmseg") == mmseg
+    assert torch_names.their_name("stem_conv3_bn/gamma", "official", True) == (
         "pretrained.bn1.weight"
     )
-    assert checkpoints.their_name("stem_conv2/kernel", "official", True) == (
+    assert torch_names.their_name("stem_conv2/kernel", "official", True) == (
         "pretrained.conv1.3.weight"
     )
-    assert checkpoints.their_name("stem_conv3_bn/beta", "mmseg", True) == (
+    assert torch_names.their_name("stem_conv3_bn/beta", "mmseg", True) == (
         "backbone.stem.7.bias"
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import one_backend
 
-from keras_danet.models import downloads
+from keras_danet.weights import downloads
 
 pytestmark = one_backend
 

@@ -11,7 +11,7 @@ from keras_danet import DilatedResNet
 from keras_danet import dilate
 from keras_danet import freeze
 from keras_danet import unfreeze
-from keras_danet.models.parts import backbone_of
+from keras_danet.models.freezing import backbone_of
 from keras_danet.models.resnet import blank_kernels
 
 BACKEND = keras.backend.backend()

@@ -19,9 +19,9 @@ from conftest import one_backend
 from keras_danet import DANet
 from keras_danet import DilatedResNet
 from keras_danet import dilate
-from keras_danet.models import checkpoints
-from keras_danet.models import downloads
-from keras_danet.models import presets
+from keras_danet.weights import downloads
+from keras_danet.weights import presets
+from keras_danet.weights import torch_names
 
 KEYS = ROOT / "tests" / "parity" / "checkpoint_keys"
 IMAGE = np.random.default_rng(0).uniform(0, 255, (1, 33, 47, 3))
@@ -108,7 +108,7 @@ def test_a_preset_s_network_is_that_of_its_file(name):
         if not line.startswith("#") and "num_batches_tracked" not in line:
             key, shape, _ = line.split("\t")
             expected[key] = ast.literal_eval(shape)
-            if re.fullmatch(checkpoints.CLASSIFIER_NAMES, key):
+            if re.fullmatch(torch_names.CLASSIFIER_NAMES, key):
                 expected[key] = (model.num_classes, *expected[key][1:])
     found = model.to_state_dict("mmseg")
     assert {key: value.shape for key, value in found.items()} == expected
@@ -190,7 +190,7 @@ def test_num_classes_and_overrides(download_site, monkeypatch):
     with pytest.warns(UserWarning, match="4 classes and num_classes=7"):
         model = DANet.from_preset("small", num_classes=7)
     assert model.num_classes == 7
-    assert_same_weights(model, published, but=checkpoints.CLASSIFIERS)
+    assert_same_weights(model, published, but=torch_names.CLASSIFIERS)
 
     model = DANet.from_preset(
         "small", num_classes=4, auxiliary=False, output_stride=16, dropout=0.0
@@ -340,7 +340,7 @@ def test_an_unknown_name(tmp_path):
 
 def test_a_pretrained_backbone_in_one_line(download_site, monkeypatch):
     trained = randomized(DilatedResNet(18))
-    tensors = checkpoints.to_tensors(
+    tensors = torch_names.to_tensors(
         {weight.path: np.asarray(weight) for weight in trained.weights},
         "official",
         deep_stem=False,

@@ -5,7 +5,7 @@ from conftest import one_backend
 
 from keras_danet import DANet
 from keras_danet import DilatedResNet
-from keras_danet.models import shapes
+from keras_danet.weights import shapes
 
 pytestmark = one_backend
 

@@ -13,12 +13,12 @@ from conftest import one_backend
 import keras_danet
 from keras_danet import runs
 from keras_danet.arguments import did_you_mean
-from keras_danet.building import build_backbone
-from keras_danet.building import build_model
 from keras_danet.cli import main
 from keras_danet.data.datasets import get_dataset
 from keras_danet.data.scenes import write_scenes
-from keras_danet.models import sources
+from keras_danet.trainer.build import build_backbone
+from keras_danet.trainer.build import build_model
+from keras_danet.weights import sources
 
 FIXTURE = pathlib.Path(__file__).parents[1] / "fixtures"
 IMAGE = (np.arange(37 * 51 * 3).reshape(37, 51, 3) % 256).astype("uint8")

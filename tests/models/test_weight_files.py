@@ -12,8 +12,8 @@ import pytest
 import torch
 from conftest import one_backend
 
-from keras_danet.models import torch_files
-from keras_danet.models import weight_files
+from keras_danet.weights import files
+from keras_danet.weights import torch_files
 
 pytestmark = one_backend
 
@@ -37,7 +37,7 @@ def write_safetensors(path, header, data=b""):
 
 
 def assert_read(path, meta=None):
-    tensors, found = weight_files.read_weights(path)
+    tensors, found = files.read_weights(path)
     assert set(tensors) == set(TENSORS)
     for name, value in TENSORS.items():
         assert tensors[name].dtype == value.dtype
@@ -47,7 +47,7 @@ def assert_read(path, meta=None):
 
 def assert_refused(path, reason):
     with pytest.raises(ValueError, match=reason) as error:
-        weight_files.read_weights(path)
+        files.read_weights(path)
     assert str(error.value).startswith(f"{path} is not read: ")
     assert "\n" not in str(error.value)
 
@@ -94,7 +94,7 @@ def test_numbers_of_numpy_beside_the_tensors_are_passed_over(tmp_path, zipped):
     # MMSegmentation's, of the colours of the classes.
     content["meta"] = {"PALETTE": np.zeros((2, 3)), "names": {"a"}}
     write_torch(path, content, _use_new_zipfile_serialization=zipped)
-    assert weight_files.read_weights(path)[1]["names"] == {"a"}
+    assert files.read_weights(path)[1]["names"] == {"a"}
     content["state_dict"]["score"] = np.float64(0.8)
     write_torch(path, content, _use_new_zipfile_serialization=zipped)
     assert_refused(path, "'score' is no dense tensor")
@@ -107,17 +107,17 @@ def test_types_that_numpy_lacks_are_refused(tmp_path):
 
 
 def test_dicts_in_memory():
-    tensors, meta = weight_files.as_arrays({"state_dict": TENSORS, "meta": {}})
+    tensors, meta = files.as_arrays({"state_dict": TENSORS, "meta": {}})
     assert tensors["a.weight"] is TENSORS["a.weight"]
     assert meta == {}
     for wrong in ([1], {1: np.ones(1)}, "x"):
         with pytest.raises(ValueError, match="must be a dict of tensor name"):
-            weight_files.as_arrays(wrong)
+            files.as_arrays(wrong)
 
 
 def test_tensors_in_memory():
     half = torch.full((3,), 1.5, dtype=torch.bfloat16, requires_grad=True)
-    tensors, _ = weight_files.as_arrays({"x": half, "y": half[0]})
+    tensors, _ = files.as_arrays({"x": half, "y": half[0]})
     np.testing.assert_array_equal(tensors["x"], np.full(3, 1.5, "float32"))
     assert tensors["y"] == 1.5
     # The same memory, as what is read anew is twice as large in full.
@@ -146,14 +146,14 @@ def test_tensors_are_read_one_at_a_time(tmp_path, monkeypatch, kind, dtype):
         write_torch(path, values, _use_new_zipfile_serialization=zipped)
     opened = []
     for opener in ("_open_npz", "_open_safetensors", "_open_torch"):
-        function = getattr(weight_files, opener)
+        function = getattr(files, opener)
         monkeypatch.setattr(
-            weight_files,
+            files,
             opener,
             lambda path, f=function: opened.append(path) or f(path),
         )
-    monkeypatch.setattr(weight_files, "MAPPED_BYTES", 20)
-    tensors, _ = weight_files.read_weights(path)
+    monkeypatch.setattr(files, "MAPPED_BYTES", 20)
+    tensors, _ = files.read_weights(path)
     assert opened == []
     for index in range(5):
         tensor = tensors[f"w{index}"]
@@ -387,9 +387,9 @@ def test_truncated_files(tmp_path, ending):
 
 def test_other_files(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"or \.npz file\.$"):
-        weight_files.read_weights(tmp_path / "none.npz")
+        files.read_weights(tmp_path / "none.npz")
     with pytest.raises(FileNotFoundError, match="is for from_preset"):
-        weight_files.read_weights("danet_resnet50_cityscapes")
+        files.read_weights("danet_resnet50_cityscapes")
     for name, reason in (
         ("w.keras", "'.keras' is not a known ending.*load_model"),
         ("w", "'no ending'"),
@@ -403,9 +403,9 @@ def test_other_files(tmp_path, monkeypatch):
     np.savez(path)
     assert_refused(path, "it has 0 tensors")
     np.savez(path, **TENSORS)
-    monkeypatch.setattr(weight_files, "MAX_TENSORS", 1)
+    monkeypatch.setattr(files, "MAX_TENSORS", 1)
     assert_refused(path, "it has 2 tensors")
-    monkeypatch.setattr(weight_files, "MAX_FILE_BYTES", 100)
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", 100)
     assert_refused(path, r"it has \d+ bytes")
 
 
@@ -413,9 +413,9 @@ def test_other_files(tmp_path, monkeypatch):
 def test_a_torch_with_a_hole_reads_nothing(tmp_path, monkeypatch, version):
     path = tmp_path / "weights.pth"
     torch.save({"a": torch.zeros(2)}, path)
-    assert list(weight_files.read_weights(path)[0]) == ["a"]
+    assert list(files.read_weights(path)[0]) == ["a"]
     monkeypatch.setattr(torch, "__version__", version)
     with pytest.raises(ImportError, match=r"2\.10 or later.*--upgrade torch"):
-        weight_files.read_weights(path)
+        files.read_weights(path)
     monkeypatch.setattr(torch, "__version__", "2.10.0a0+git")
-    assert list(weight_files.read_weights(path)[0]) == ["a"]
+    assert list(files.read_weights(path)[0]) == ["a"]

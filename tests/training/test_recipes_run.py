@@ -9,13 +9,13 @@ from layouts import LAYOUTS
 from layouts import lay_out
 from PIL import Image
 
-from keras_danet import building
 from keras_danet import runs
-from keras_danet import trainer
 from keras_danet.data.datasets import INVALID_LABEL
 from keras_danet.data.datasets import get_dataset
 from keras_danet.data.scenes import write_scenes
-from keras_danet.recipes import load_recipe
+from keras_danet.recipe import load_recipe
+from keras_danet.trainer import build
+from keras_danet.trainer import loop
 
 pytestmark = one_backend
 
@@ -48,7 +48,7 @@ def expected_outputs(config):
 def test_a_narrow_network_is_built(path):
     config = without_download(path).replace({"filters": 4})
     num_classes = get_dataset(config.dataset).num_classes
-    model = building.build_model(config, num_classes)
+    model = build.build_model(config, num_classes)
     assert model.num_classes == num_classes
     assert set(model.output) == expected_outputs(config)
     last = [
@@ -71,7 +71,7 @@ def test_a_narrow_network_is_built(path):
 def test_the_whole_network_has_as_many_parameters_as_published(path):
     config = without_download(path)
     num_classes = get_dataset(config.dataset).num_classes
-    model = building.build_model(config, num_classes)
+    model = build.build_model(config, num_classes)
     counted = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
     if len(config.attention) < 2:
         # Nobody published a count; the branch that is left out is gone.
@@ -134,7 +134,7 @@ def test_a_recipe_takes_a_step_on_data_of_its_layout(path, tmp_path):
         }
     )
     fabricate(root, config)
-    history = trainer.train(config, tmp_path / "run", verbose=0)
+    history = loop.train(config, tmp_path / "run", verbose=0)
     assert np.isfinite(history["loss"]).tolist() == [True]
     assert 0 <= history["val_mean_iou"][0] <= 1
     model = runs.open_model(tmp_path / "run")[0]

@@ -1,0 +1,3 @@
+"""The command line: one file per verb."""
+
+from keras_danet.cli.commands import main as main

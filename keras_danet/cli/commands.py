@@ -1,0 +1,200 @@
+"""The command line: one verb per step of a model's life."""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import threading
+
+from keras_danet.backends import is_importing
+from keras_danet.cli import check_data
+from keras_danet.cli import class_weights
+from keras_danet.cli import convert
+from keras_danet.cli import evaluate
+from keras_danet.cli import export
+from keras_danet.cli import init
+from keras_danet.cli import predict
+from keras_danet.cli import recipes
+from keras_danet.cli import train
+from keras_danet.cli.output import flush_output
+from keras_danet.cli.output import give_up_output
+from keras_danet.cli.streams import prepared_streams
+from keras_danet.cli.streams import quiet_tensorflow
+from keras_danet.text_tables import harmless
+
+# What is installed by another name than it is imported by.
+DISTRIBUTIONS = {"ai_edge_litert": "ai-edge-litert"}
+
+DESCRIPTION = """\
+Train, evaluate, use and export DANet, the Dual Attention Network for scene
+segmentation.
+
+The backend is Keras's: KERAS_BACKEND=tensorflow, jax or torch."""
+
+EXAMPLES = """\
+examples:
+  keras-danet check-data camvid CamVid --sheet samples.png
+  keras-danet class-weights camvid CamVid --method enet
+  keras-danet recipes
+  keras-danet train scenes --output saved_models/run
+  keras-danet train camvid_danet_resnet18 --data CamVid \\
+      --set epochs=10 --set batch_size=4
+  keras-danet init my_data > my_recipe.py
+  keras-danet evaluate saved_models/run --split val
+  keras-danet predict saved_models/run street.png --output pictures
+  keras-danet export saved_models/run --format tflite --size 360x480
+  keras-danet convert danet.pth -o danet.keras --multi-grid 4 8 16
+
+exit codes:
+  0  done    1  checked and found wrong    2  could not do it
+  130  interrupted from the keyboard        143  stopped by SIGTERM
+  141  what read the output, such as head, has ended"""
+
+
+def main(argv=None):
+    """Runs the command line.
+
+    It can be called from a notebook or a thread as well.
+
+    Args:
+        argv: list of strings or paths. Defaults to `None`, the process's
+            arguments.
+
+    Returns:
+        Exit code: 0 done, 1 checked and found wrong, 2 could not do it, 130
+        interrupted from the keyboard, 141 if nobody reads the output any
+        more.
+
+    Raises:
+        SystemExit: with 143 after SIGTERM; with 2 for arguments that there
+            are not, and with 0 after `--help` and `--version`.
+    """
+    with prepared_streams():
+        if argv is not None:
+            argv = list(map(os.fspath, argv))
+        arguments = _parser().parse_args(argv)
+        with quiet_tensorflow():
+            return _run(arguments)
+
+
+def _run(arguments):
+    try:
+        with _terminable():
+            code = arguments.run_verb(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        give_up_output()
+        return 141
+    except SystemExit:
+        flush_output()
+        raise
+    except (ValueError, OSError, ImportError) as error:
+        # The user's mistakes: our own errors, and the file system's.
+        if arguments.traceback:
+            raise
+        # Names of files and classes in it may be anybody's.
+        lines = map(harmless, str(_explain(error)).split("\n"))
+        print("keras-danet: error:", "\n".join(lines), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("keras-danet: interrupted", file=sys.stderr)
+        return 130
+
+
+def _explain(error):
+    name = (getattr(error, "name", None) or "").partition(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or not name:
+        return error
+    package = DISTRIBUTIONS.get(name, name)
+    return f"{error}. This step needs it: pip install {package}"
+
+
+@contextlib.contextmanager
+def _terminable():
+    """Lets SIGTERM unwind as an error does: nothing half-done stays."""
+    # Elsewhere Python lets nobody listen.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_):
+        if is_importing():
+            # Libraries that are half there crash as Python ends, and so far
+            # nothing was begun.
+            os._exit(143)
+        sys.exit(143)
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    hook, sys.unraisablehook = sys.unraisablehook, _send_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _send_again(lost):
+    """Sends a signal again whose exception Python could not raise.
+
+    It comes between any two steps of Python, within a destructor or a
+    callback of the garbage collector, too, which let nothing out.
+    """
+    if isinstance(lost.exc_value, KeyboardInterrupt):
+        number = signal.SIGINT
+    elif isinstance(lost.exc_value, SystemExit):
+        number = signal.SIGTERM
+    else:
+        sys.__unraisablehook__(lost)
+        return
+    # When this step is over.
+    again = threading.Timer(0.1, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
+
+
+def _parser():
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="keras-danet",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=formatter,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"keras-danet {_version()}"
+    )
+    _add_traceback(parser, False)
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    for verb in (
+        check_data,
+        class_weights,
+        recipes,
+        init,
+        train,
+        evaluate,
+        predict,
+        export,
+        convert,
+    ):
+        verb.add(verbs)
+    for verb in verbs.choices.values():
+        # Without a default, which would undo what came before the verb.
+        _add_traceback(verb, argparse.SUPPRESS)
+    return parser
+
+
+def _add_traceback(parser, default):
+    parser.add_argument(
+        "--traceback",
+        action="store_true",
+        default=default,
+        help="show where in the code an error arose",
+    )
+
+
+def _version():
+    from keras_danet import __version__
+
+    return __version__

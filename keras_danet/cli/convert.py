@@ -1,0 +1,176 @@
+"""`keras-danet convert`: from a PyTorch checkpoint to a .keras file."""
+
+import argparse
+import json
+import pathlib
+import sys
+
+from keras_danet.files import check_folder
+from keras_danet.files import make_folder
+
+
+def add(verbs):
+    verb = verbs.add_parser(
+        "convert",
+        help="turn a PyTorch checkpoint into a .keras file",
+        description="Reads a DANet in the authors' or MMSegmentation's naming "
+        "without running code, says what it is, and writes it as a model "
+        "that keras.saving.load_model reads on every backend.",
+    )
+    verb.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help=".pth, .pth.tar, .safetensors or .npz; or a model as predict "
+        "takes it",
+    )
+    verb.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="MODEL",
+        help="file to write, with the ending .keras, or, without an ending, "
+        "folder of a preset; it must not exist",
+    )
+    verb.add_argument(
+        "--multi-grid",
+        type=int,
+        nargs="*",
+        metavar="RATE",
+        help="dilation rates of the last stage (the authors' released model: "
+        "4 8 16; none: no numbers)",
+    )
+    verb.add_argument(
+        "--align-corners",
+        action=argparse.BooleanOptionalAction,
+        help="how logits are upsampled (default: by the naming)",
+    )
+    verb.add_argument(
+        "--num-classes",
+        type=int,
+        metavar="N",
+        help="start the classifiers anew for N classes",
+    )
+    verb.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="data set whose class names and colors the model keeps",
+    )
+    verb.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="regular expression of names of tensors that may be left over; "
+        "may be given several times",
+    )
+    verb.add_argument(
+        "--json", action="store_true", help="print what was found as JSON"
+    )
+    verb.set_defaults(run_verb=run)
+
+
+def run(arguments):
+    import warnings
+
+    from keras_danet import runs
+    from keras_danet.models import DANet
+    from keras_danet.waiting import answering
+    from keras_danet.weights import files
+    from keras_danet.weights import torch_names
+
+    output = pathlib.Path(arguments.output)
+    if output.suffix not in (".keras", "") or output.exists():
+        raise ValueError(
+            "--output must be a new file that ends in .keras, or a new folder. "
+            f"Received: {output}{' (it exists)' if output.exists() else ''}"
+        )
+    check_folder(output.parent)
+    path = pathlib.Path(arguments.checkpoint)
+    if path.suffix.lower() == ".keras" or path.is_dir() or not path.suffix:
+        model, _ = runs.open_model(arguments.checkpoint)
+        if arguments.num_classes:
+            model = DANet.from_model(model, arguments.num_classes)
+        return _write(model, output, arguments.dataset, {}, arguments.json)
+    tensors, meta = answering(files.read_weights, arguments.checkpoint)
+    tensors = torch_names.normalize(tensors)
+    found = torch_names.describe(tensors)
+    say = print if not arguments.json else lambda text: None
+    say(f"recognised: {found}")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        model = DANet.from_checkpoint(
+            {"state_dict": tensors, "meta": meta},
+            multi_grid=arguments.multi_grid,
+            align_corners=arguments.align_corners,
+            num_classes=arguments.num_classes,
+            ignore=arguments.ignore,
+        )
+    for warning in caught:
+        print(f"note: {warning.message}", file=sys.stderr)
+    anew = (
+        torch_names.CLASSIFIERS
+        if model.num_classes != found.num_classes
+        else ()
+    )
+    ignored = set(tensors) - {
+        torch_names.their_name(
+            weight.path, found.naming, bool(found.stem_filters)
+        )
+        for weight in model.weights
+        if weight.path.partition("/")[0] not in anew
+    }
+    say(
+        f"tensors: {len(tensors) - len(ignored)} taken, {len(ignored)} "
+        "ignored" + (f" ({_kinds(ignored)})" if ignored else "")
+    )
+    said = {
+        "recognised": str(found),
+        "num_taken": len(tensors) - len(ignored),
+        "ignored": sorted(ignored),
+    }
+    return _write(model, output, arguments.dataset, said, arguments.json)
+
+
+def _write(model, output, dataset, said, as_json):
+    from keras_danet.data.datasets import get_dataset
+    from keras_danet.files import save_model
+    from keras_danet.waiting import answering
+
+    if dataset:
+        model.class_names = get_dataset(dataset).class_names
+        model.palette = get_dataset(dataset).palette
+    make_folder(output.parent)
+    if output.suffix:
+        save_model(model, output)
+    else:
+        model.save_to_preset(output)
+    figures = answering(fingerprint, model)
+    report = {"written": str(output), **said, "fingerprint": figures}
+    if as_json:
+        print(json.dumps(report, indent=1))
+    else:
+        print(f"logits of a ramp of 65x97 pixels: {figures}")
+        print(f"written: {output}")
+    return 0
+
+
+def _kinds(names):
+    """The names, but of batch counters, of which there are hundreds."""
+    counters = [n for n in names if n.endswith(".num_batches_tracked")]
+    kinds = sorted(set(names) - set(counters))
+    if counters:
+        kinds.append(f"{len(counters)} num_batches_tracked")
+    return ", ".join(kinds)
+
+
+def fingerprint(model):
+    """Figures by which two conversions of one checkpoint are compared."""
+    import numpy as np
+
+    rows, columns = np.mgrid[0:65, 0:97]
+    ramp = np.stack([rows * 3, columns * 2, rows + columns], axis=-1)
+    logits = model.predict_on_batch(ramp[np.newaxis].astype("float32"))
+    return (
+        f"mean {logits.mean():.4f}, deviation {logits.std():.4f}, from "
+        f"{logits.min():.4f} to {logits.max():.4f}"
+    )

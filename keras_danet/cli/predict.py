@@ -1,0 +1,247 @@
+"""`keras-danet predict`: label maps and overlays."""
+
+import json
+import os
+import pathlib
+import sys
+
+from keras_danet.cli.arguments import add_model
+from keras_danet.cli.arguments import add_size
+from keras_danet.cli.arguments import open_predictor
+from keras_danet.files import check_folder
+from keras_danet.files import make_folder
+
+# Names of files that are skipped, as many as a line has room for.
+MAX_SKIPPED_NAMES = 3
+RESULTS = ("_label", "_overlay", "_sheet", "_attention")
+
+
+def add(verbs):
+    verb = verbs.add_parser(
+        "predict",
+        help="segment images: label maps and colour overlays",
+        description="Segments images of any size. Writes NAME_label.png (class "
+        "indices, which viewers show in colours) and NAME_overlay.png (the "
+        "image at its own size under the colours of the classes) for each.",
+    )
+    add_model(verb)
+    verb.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="PNG, JPEG and others, or a folder: all images in it and in its "
+        "folders, whose results lie in folders of the same names",
+    )
+    verb.add_argument(
+        "--output", required=True, metavar="DIR", help="folder to write to"
+    )
+    verb.add_argument(
+        "--overwrite", action="store_true", help="replace existing files"
+    )
+    verb.add_argument(
+        "--sheet",
+        action="store_true",
+        help="write NAME_sheet.png as well: image and overlay beside each "
+        "other, with the names of the classes, at the size of a screen",
+    )
+    verb.add_argument(
+        "--attention",
+        action="store_true",
+        help="write NAME_attention.png as well: what three points attend to "
+        "(a quarter down in the middle, half down at a quarter from the left, "
+        "three quarters down in the middle), and the three channels of "
+        "channel attention's output that vary most",
+    )
+    add_size(verb)
+    verb.add_argument(
+        "--json",
+        action="store_true",
+        help="print a list of what was written, and of the classes found",
+    )
+    verb.set_defaults(run_verb=run)
+
+
+def run(arguments):
+    import numpy as np
+
+    from keras_danet import runs
+    from keras_danet.cli.output import warnings_as_notes
+    from keras_danet.data.decoding import read_image
+    from keras_danet.inference import visualization
+    from keras_danet.text_tables import harmless
+    from keras_danet.waiting import answering
+
+    # What is no model is told before images are read.
+    runs.config_of(arguments.model)
+    output = pathlib.Path(arguments.output)
+    check_folder(output)
+    images = _find_images(arguments.images, output)
+    names = [name for _, name in images]
+    for name in names:
+        if names.count(name) > 1:
+            both = [str(path) for path, other in images if other == name][:2]
+            raise ValueError(
+                f"Two images are called {name}, so that one's results would "
+                f"replace the other's: {' and '.join(both)}. Rename one of "
+                "them."
+            )
+    kinds = ["label", "overlay"]
+    kinds += [kind for kind in ("sheet", "attention") if vars(arguments)[kind]]
+    written = [
+        output / f"{name}_{kind}.png" for name in names for kind in kinds
+    ]
+    present = [str(path) for path in written if path.exists()]
+    if present and not arguments.overwrite:
+        raise FileExistsError(
+            f"{present[0]} exists. Choose another --output, or replace it with "
+            "--overwrite."
+        )
+    inputs = {os.path.realpath(image) for image, _ in images}
+    if any(os.path.realpath(path) in inputs for path in written):
+        raise ValueError(
+            f"A result would replace an image that is read, in {output}. "
+            "Choose another --output."
+        )
+    # Every image is read before the first result is written, because a bad
+    # one must leave no half of the work behind; none is kept, because
+    # together they may not fit into memory.
+    sizes = [answering(read_image, path).shape[:2] for path, _ in images]
+    predictor = open_predictor(arguments)
+    class_names, palette = predictor.class_names, predictor.palette
+    if arguments.attention and not getattr(predictor.model, "attention", ()):
+        raise ValueError(
+            f"The network of {arguments.model} has no attention module. Leave "
+            "out --attention, or give a model whose network has one."
+        )
+    colors = visualization.display_palette(palette)
+    for size in sizes:
+        predictor.check_size(*size)
+    make_folder(output)
+    rows = []
+    for path, name in images:
+        image = answering(read_image, path)
+        label = _predict(predictor, image, path)
+        visualization.save_png(output / f"{name}_label.png", label, palette)
+        visualization.save_png(
+            output / f"{name}_overlay.png",
+            answering(visualization.overlay, image, label, colors),
+        )
+        if arguments.sheet:
+            with warnings_as_notes():
+                sheet = answering(
+                    visualization.compare,
+                    *(image, None, label, colors, class_names),
+                )
+            visualization.save_png(output / f"{name}_sheet.png", sheet)
+        present = np.flatnonzero(answering(np.bincount, label.ravel()))
+        classes = [class_names[index] for index in present]
+        rows.append(
+            {
+                "image": str(path),
+                **{kind: f"{output / name}_{kind}.png" for kind in kinds},
+                "classes": classes,
+            }
+        )
+        if arguments.attention:
+            visualization.save_png(
+                output / f"{name}_attention.png",
+                _attention_picture(predictor, image),
+            )
+        if not arguments.json:
+            files = ", ".join(f"_{kind}.png" for kind in kinds)
+            print(harmless(f"{output / name}{files}: {', '.join(classes)}"))
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+    return 0
+
+
+def _predict(predictor, image, path):
+    """The label map; what takes long is told beforehand."""
+    from keras_danet.text_tables import harmless
+    from keras_danet.waiting import LOG_SECONDS
+    from keras_danet.waiting import Countdown
+    from keras_danet.waiting import clock
+
+    height, width = image.shape[:2]
+    what = harmless(f"{path}, {height} x {width} pixels")
+    expected = predictor.expected_seconds(height, width)
+    if expected > LOG_SECONDS:
+        print(
+            f"keras-danet: {what}, will take about {clock(expected)}; a "
+            "smaller --size is faster",
+            file=sys.stderr,
+        )
+    with Countdown(what, expected=expected):
+        return predictor(image)
+
+
+def _find_images(given, output):
+    """(path, name of its results) of every image, of folders in order."""
+    from keras_danet.data.decoding import PHOTO_ENDINGS
+    from keras_danet.text_tables import harmless
+
+    found = []
+    for path in map(pathlib.Path, given):
+        if not path.is_dir():
+            found.append((path, path.stem))
+            continue
+        within, skipped = [], []
+        # Of an earlier time, among the images themselves.
+        results = RESULTS if path.resolve() == output.resolve() else ()
+        for folder, folders, files in os.walk(path):
+            folder = pathlib.Path(folder)
+            # Results in a folder of their own, and what is hidden.
+            folders[:] = sorted(
+                name
+                for name in folders
+                if name[0] != "."
+                and (folder / name).resolve() != output.resolve()
+            )
+            for name in sorted(files):
+                image = folder / name
+                if name[0] == "." or image.stem.endswith(results):
+                    continue
+                if image.suffix.lower() in PHOTO_ENDINGS:
+                    relative = image.relative_to(path).with_suffix("")
+                    within.append((image, relative.as_posix()))
+                else:
+                    skipped.append(name)
+        if not within:
+            raise FileNotFoundError(
+                f"{path} holds no image. Expected files that end in "
+                f"{', '.join(PHOTO_ENDINGS)}, in it or in its folders."
+            )
+        if skipped:
+            print(harmless(_skipped(skipped, path)), file=sys.stderr)
+        found += within
+    return found
+
+
+def _skipped(names, folder):
+    are = "is not an image" if len(names) == 1 else "are not images"
+    shown = ", ".join(names[:MAX_SKIPPED_NAMES])
+    more = len(names) - MAX_SKIPPED_NAMES
+    return (
+        f"keras-danet: skipped {len(names)} file{'s' * (len(names) > 1)} in "
+        f"{folder} that {are}: {shown}{f' and {more} more' * (more > 0)}"
+    )
+
+
+def _attention_picture(predictor, image):
+    from keras_danet.inference import visualization
+    from keras_danet.inference.predictor import attention_maps
+
+    height, width = image.shape[:2]
+    # Where a street has sky, buildings and road; the same in every image, so
+    # that sheets can be compared.
+    points = [
+        (height // 4, width // 2),
+        (height // 2, width // 4),
+        (height * 3 // 4, width // 2),
+    ]
+    point_maps, channel_maps, channels = attention_maps(
+        predictor.model, image, points, size=predictor.size
+    )
+    return visualization.attention_picture(
+        image, point_maps, points[: len(point_maps)], channel_maps, channels
+    )

@@ -1,0 +1,168 @@
+"""`keras-danet recipes`: the recipes in a folder, and what each aims at."""
+
+import ast
+import contextlib
+import json
+import pathlib
+import re
+import sys
+
+# What others published, or was measured once, and what came out here.
+FIGURES = {
+    kind: re.compile(
+        rf"^{kind.capitalize()}(?: mean IoU)?: *"
+        r"((?P<percent>\d+(\.\d+)?) *%)?.*",
+        re.MULTILINE,
+    )
+    for kind in ("expected", "measured")
+}
+COLUMNS = (
+    *("recipe", "data set", "backbone"),
+    *("crop", "batch", "epochs", *FIGURES),
+)
+NUM_TEXTS = 3
+SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def add(verbs):
+    verb = verbs.add_parser(
+        "recipes",
+        help="list the recipes with the mean IoU to expect",
+        description="Lists recipes: what each trains, on what, the mean IoU "
+        "that its docstring expects, and the one that was measured here, if it "
+        "was run. Recipes are executed, other files are only read. Exit code 1 "
+        "tells that one is broken.",
+    )
+    verb.add_argument(
+        "folder",
+        nargs="?",
+        metavar="FOLDER",
+        help="where they lie (default: those that come with the package)",
+    )
+    verb.add_argument(
+        "--json", action="store_true", help="print a list of objects as JSON"
+    )
+    verb.set_defaults(run_verb=run)
+
+
+def run(arguments):
+    from keras_danet.recipe import recipes_folder
+
+    folder = pathlib.Path(arguments.folder or recipes_folder())
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder {folder}. Expected one of recipes; without a "
+            "folder, `keras-danet recipes` lists those of the package."
+        )
+    rows = [
+        row
+        for path in sorted(folder.glob("*.py"))
+        if (row := _describe(path)) is not None
+    ]
+    broken = [row for row in rows if "error" in row]
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        _print_table([row for row in rows if "error" not in row])
+        for row in broken:
+            print(f"keras-danet: {row['error']}", file=sys.stderr)
+    if not rows:
+        print(f"keras-danet: no recipe lies in {folder}", file=sys.stderr)
+    return 1 if broken else 0
+
+
+def _describe(path):
+    """What is shown of a recipe; None for a file that is none."""
+    from keras_danet.recipe import load_recipe
+
+    try:
+        tree = ast.parse(path.read_bytes())
+        is_recipe = any(map(_sets_config, tree.body))
+    # What Python's parser raises for anything that is no program.
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        message = f"{path} cannot be read: {type(error).__name__}: {error}"
+        return {"recipe": path.name, "error": message}
+    except OSError as error:
+        return {"recipe": path.name, "error": str(error)}
+    if not is_recipe:
+        return None
+    try:
+        # What a recipe prints is no part of the list.
+        with contextlib.redirect_stdout(sys.stderr):
+            config = load_recipe(path)
+    except (ValueError, OSError) as error:
+        return {"recipe": path.name, "error": str(error)}
+    return {
+        "recipe": path.name,
+        "dataset": config.dataset,
+        "backbone": config.start_from
+        or config.backbone_weights
+        or f"resnet{config.depth}",
+        "crop_size": config.crop_size,
+        "batch_size": config.batch_size,
+        "epochs": config.epochs,
+        **_figures(ast.get_docstring(tree) or ""),
+    }
+
+
+def _sets_config(statement):
+    """Whether a statement of a file, or one in it, is `config = ...`."""
+    if isinstance(statement, (ast.Assign, ast.AnnAssign)):
+        targets = getattr(statement, "targets", None) or [statement.target]
+        return any(
+            isinstance(target, ast.Name) and target.id == "config"
+            for target in targets
+        )
+    # What a function sets is its own, what a script sets is for itself.
+    if isinstance(statement, SCOPES) or _is_script(statement):
+        return False
+    return any(
+        _sets_config(child)
+        for child in ast.iter_child_nodes(statement)
+        if isinstance(child, (ast.stmt, ast.excepthandler, ast.match_case))
+    )
+
+
+def _is_script(statement):
+    """Whether it is `if __name__ == "__main__"`."""
+    return isinstance(statement, ast.If) and any(
+        isinstance(node, ast.Name) and node.id == "__name__"
+        for node in ast.walk(statement.test)
+    )
+
+
+def _figures(docstring):
+    """The docstring's mean IoUs, as shares and in its own words."""
+    found = {}
+    for kind, pattern in FIGURES.items():
+        match = pattern.search(docstring)
+        number = match and match["percent"]
+        found[f"{kind}_mean_iou"] = (
+            round(float(number) / 100, 6) if number else None
+        )
+        found[kind] = match and match[0].partition(":")[2].strip()
+    return found
+
+
+def _print_table(rows):
+    from keras_danet.text_tables import table_lines
+
+    lines = [COLUMNS]
+    for row in rows:
+        lines.append(
+            (
+                row["recipe"],
+                row["dataset"],
+                row["backbone"],
+                "x".join(map(str, row["crop_size"])),
+                str(row["batch_size"]),
+                str(row["epochs"]),
+                *(_percent(row[f"{kind}_mean_iou"]) for kind in FIGURES),
+            )
+        )
+    print("\n".join(table_lines(lines, NUM_TEXTS)))
+
+
+def _percent(share):
+    # With as many digits as were published.
+    return "-" if share is None else f"{100 * share:g} %"

@@ -1,0 +1,191 @@
+"""`keras-danet train`: from a recipe to a run folder."""
+
+import ast
+import os
+import pathlib
+import shutil
+import sys
+import textwrap
+
+from keras_danet.cli.output import say_last
+
+
+def add(verbs):
+    verb = verbs.add_parser(
+        "train",
+        help="train the model of a recipe and leave a run folder",
+        description="Trains the model that a recipe (a Python file with "
+        "`config = TrainConfig(...)`) describes, and leaves a run folder with "
+        "config.json, history.csv and model.keras, the best of its epochs.",
+    )
+    verb.add_argument(
+        "recipe",
+        metavar="RECIPE",
+        help="path of a recipe, or the name of one that `keras-danet recipes` "
+        "lists, such as scenes",
+    )
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="change a key of the recipe, of those below; may be given "
+        "several times",
+    )
+    verb.add_argument(
+        "--data", metavar="FOLDER", help="root folder of the data set"
+    )
+    verb.add_argument(
+        "--output",
+        metavar="RUN",
+        help="run folder to make (default: saved_models/RECIPE's name)",
+    )
+    verb.add_argument(
+        "--overwrite", action="store_true", help="replace an existing run"
+    )
+    verb.add_argument(
+        "--resume",
+        action="store_true",
+        help="resume the run where it exists, from its newest checkpoint; "
+        "begin it where it does not",
+    )
+    verb.add_argument(
+        "--checkpoint-every",
+        type=int,
+        default=1000,
+        metavar="STEPS",
+        help="steps from one checkpoint to the next; there is one after every "
+        "validation as well (default: 1000)",
+    )
+    verb.add_argument(
+        "--keep",
+        type=int,
+        default=2,
+        metavar="N",
+        help="checkpoints to keep (default: 2)",
+    )
+    verb.add_argument(
+        "--background",
+        action="store_true",
+        help="write checkpoints while training goes on, from a copy in memory",
+    )
+    verb.add_argument(
+        "--track",
+        action="append",
+        default=[],
+        metavar="WHERE",
+        help="send figures to tensorboard (RUN/tensorboard), wandb or mlflow "
+        "as well; may be given several times",
+    )
+    verb.add_argument(
+        "--distribute",
+        default="auto",
+        metavar="ENGINE",
+        help="none; mirrored, multiworker or tpu (TensorFlow); data_parallel "
+        "or model_parallel (JAX); or auto, the default: the processes that "
+        "the environment names, else all accelerators, else one device",
+    )
+    verb.add_argument(
+        "--devices",
+        type=int,
+        metavar="N",
+        help="devices to use; a CPU is split (default: all there are)",
+    )
+    verb.add_argument(
+        "--model-devices",
+        type=int,
+        default=2,
+        metavar="N",
+        help="devices that share the widest kernels with model_parallel "
+        "(default: 2)",
+    )
+    verb.set_defaults(run_verb=run)
+    usage = verb.format_help
+    # Only when they are asked for: reading them takes NumPy.
+    verb.format_help = lambda: f"{usage()}\n{_keys()}"
+
+
+def _keys():
+    """What `--set` takes, a paragraph a key."""
+    from keras_danet.recipe import describe_fields
+
+    width = shutil.get_terminal_size().columns - 2
+    lines = ["keys of a recipe, for --set KEY=VALUE:"]
+    for name, kind, default, meaning in describe_fields():
+        given = "the recipe says" if default is None else f"default: {default}"
+        lines.append(f"  {name} ({kind}; {given})")
+        lines += textwrap.wrap(
+            meaning, width, initial_indent=" " * 6, subsequent_indent=" " * 6
+        )
+    return "\n".join(lines) + "\n"
+
+
+def run(arguments):
+    from keras_danet.recipe import find_recipe
+    from keras_danet.recipe import load_recipe
+
+    settings = dict(map(_setting, arguments.settings))
+    if arguments.data:
+        settings["data_root"] = arguments.data
+    recipe = find_recipe(arguments.recipe)
+    config = load_recipe(recipe).replace(settings)
+    run = arguments.output or os.path.join("saved_models", recipe.stem)
+    # What is wrong with a recipe is told without Keras.
+    from keras_danet.trainer import loop
+
+    try:
+        history = loop.train(
+            config,
+            run,
+            distribute=arguments.distribute,
+            num_devices=arguments.devices,
+            model_devices=arguments.model_devices,
+            recipe=recipe,
+            overwrite=arguments.overwrite,
+            resume=arguments.resume,
+            checkpoint_every=arguments.checkpoint_every,
+            keep_checkpoints=arguments.keep,
+            background=arguments.background,
+            track=arguments.track,
+        )
+    except SystemExit as stop:
+        if stop.code in (130, 143):
+            _say_how_to_go_on(run)
+        raise
+    best = max(history["val_mean_iou"])
+    epoch = loop.validation_epochs(config)[history["val_mean_iou"].index(best)]
+    say_last(
+        f"Best mean IoU on whole validation images {best:.2%}, epoch {epoch} "
+        f"of {config.epochs}. Run saved in {run}"
+    )
+    return 0
+
+
+def _say_how_to_go_on(run):
+    if any(pathlib.Path(run, "checkpoints").glob("*.ckpt")):
+        print(
+            f"keras-danet: stopped; checkpoint saved in {run}. Run the same "
+            "command with --resume to continue.",
+            file=sys.stderr,
+        )
+
+
+def _setting(text):
+    """`key=value` as a pair; values are Python literals or plain words."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ValueError(
+            f"--set expects KEY=VALUE, such as batch_size=4. Received: {text!r}"
+        )
+    try:
+        return key.strip(), ast.literal_eval(value)
+    # What Python's parser raises for anything that is no literal.
+    except (
+        ValueError,
+        SyntaxError,
+        TypeError,
+        MemoryError,
+        RecursionError,
+    ):
+        return key.strip(), value

@@ -1,0 +1,13 @@
+"""Several devices and machines, through the engines that there are."""
+
+import typing
+
+from keras_danet.lazy_names import lazily
+
+if typing.TYPE_CHECKING:
+    from keras_danet.distribution.engines import Placement as Placement
+    from keras_danet.distribution.engines import scope as scope
+
+__getattr__, __dir__ = lazily(
+    __name__, {"Placement": "engines", "scope": "engines"}
+)

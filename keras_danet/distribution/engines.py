@@ -1,0 +1,221 @@
+"""Where a training runs: one device, or several through existing engines."""
+
+import contextlib
+import dataclasses
+from typing import Any
+
+import keras
+
+from keras_danet.arguments import choice
+from keras_danet.distribution import keras_distributions
+from keras_danet.distribution import tensorflow_strategies
+from keras_danet.distribution.replicas import (
+    sum_over_replicas as sum_over_replicas,
+)
+
+# Engine -> the backends that have it.
+ENGINES = {
+    "none": ("tensorflow", "jax", "torch"),
+    "mirrored": ("tensorflow",),
+    "multiworker": ("tensorflow",),
+    "tpu": ("tensorflow",),
+    "data_parallel": ("jax", "torch"),
+    "model_parallel": ("jax",),
+}
+DISTRIBUTIONS = ("auto", *ENGINES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where a training runs.
+
+    Args:
+        engine: string, one of `DISTRIBUTIONS` but `"auto"`.
+        num_devices: integer, over all machines.
+        num_replicas: integer, the equal shares that a batch is cut into.
+        shard: (which, of how many) processes; each reads its share of every
+            batch.
+        strategy: the `tf.distribute` strategy, if there is one.
+    """
+
+    engine: str = "none"
+    num_devices: int = 1
+    num_replicas: int = 1
+    shard: tuple[int, int] = (0, 1)
+    strategy: Any = None
+
+    @property
+    def is_chief(self):
+        """Whether this process is the one that writes files."""
+        return self.shard[0] == 0
+
+    def check_batch_size(self, batch_size):
+        """Refuses a batch that does not divide among the replicas.
+
+        Raises:
+            ValueError: if it does not.
+        """
+        if batch_size % self.num_replicas:
+            less = batch_size // self.num_replicas * self.num_replicas
+            raise ValueError(
+                "`batch_size` is that of all devices together and must "
+                f"divide among the {self.num_replicas} of distribute="
+                f"{self.engine!r}. Received: batch_size={batch_size}. Take "
+                f"{less or self.num_replicas} or "
+                f"{less + self.num_replicas}, or fewer devices (--devices, "
+                "--distribute none)."
+            )
+
+    def distribute(self, batches):
+        """What `fit` is to be given of batches that are this process's own.
+
+        Args:
+            batches: `tf.data.Dataset` or `keras.utils.PyDataset` of its share
+                (`shard`) of every batch.
+
+        Returns:
+            The same, but under several workers of TensorFlow, which would
+            share it out again, a data set that they take as it is.
+
+        Raises:
+            ValueError: for a `PyDataset` under several workers of TensorFlow.
+        """
+        if self.strategy is None or self.shard[1] == 1:
+            return batches
+        if isinstance(batches, keras.utils.PyDataset):
+            raise ValueError(
+                "distribute='multiworker' reads data with tf.data alone. Set "
+                "loader='tf.data' (or 'auto')."
+            )
+        local = self.num_replicas // self.shard[1]
+        batches = tensorflow_strategies.split_batches(batches, local)
+        return self.strategy.distribute_datasets_from_function(
+            lambda _: batches
+        )
+
+    @property
+    def measuring_shard(self):
+        """(which, of how many) processes, where each may measure its own.
+
+        A network that is spread over processes computes in all of them at a
+        time, so that each measures everything.
+        """
+        return (0, 1) if self.engine == "model_parallel" else self.shard
+
+    def sum_over_processes(self, counts):
+        """The sum of what every process has counted, in every process.
+
+        Args:
+            counts: int64 array of one shape in all of them.
+
+        Returns:
+            int64 array.
+        """
+        if self.measuring_shard[1] == 1:
+            return counts
+        if self.strategy is not None:
+            return tensorflow_strategies.sum_over_workers(
+                self.strategy, counts, self.num_replicas // self.shard[1]
+            )
+        return keras_distributions.sum_over_processes(counts)
+
+
+@contextlib.contextmanager
+def scope(name="auto", num_devices=None, model_devices=2):
+    """Makes models built and fitted inside use several devices.
+
+    A batch is global: it must divide among the devices of all machines.
+    Batch-norm statistics are those of the global batch, and so are a
+    `DANet`'s losses: n devices end with the weights of one.
+
+    Args:
+        name: `"none"`; on TensorFlow `"mirrored"`, several GPUs,
+            `"multiworker"`, the machines in `TF_CONFIG`, or `"tpu"`; on JAX
+            `"data_parallel"`, all devices of all processes, or
+            `"model_parallel"`, the widest kernels spread over
+            `model_devices`; or `"auto"`: several processes if the environment
+            names them, else all accelerators, else one device. Defaults to
+            `"auto"`.
+        num_devices: integer, in each process. On a machine without
+            accelerators the CPU is split into that many logical devices,
+            which must happen before the backend has touched them. Defaults
+            to `None`: all there are.
+        model_devices: integer, over how many devices `"model_parallel"`
+            spreads a kernel; the batch is shared by as many replicas as are
+            left. Defaults to `2`.
+
+    Yields:
+        A `Placement`.
+
+    Raises:
+        ValueError: for another name, an engine that the backend does not
+            have, fewer devices than asked for, or an environment that does
+            not describe the processes.
+    """
+    choice("distribute", name, DISTRIBUTIONS)
+    for argument, value in (
+        ("num_devices` (--devices)", num_devices),
+        ("model_devices` (--model-devices)", model_devices),
+    ):
+        if value is not None and value < 1:
+            raise ValueError(
+                f"`{argument} must be at least 1. Received: {value}"
+            )
+    if name == "auto":
+        name = _choose(num_devices)
+    _check_backend(name)
+    if name == "none":
+        if num_devices not in (None, 1):
+            raise ValueError(
+                f"{num_devices} devices need --distribute mirrored "
+                "(TensorFlow), data_parallel or model_parallel (JAX); "
+                "distribute='none' uses one. Received: "
+                f"num_devices={num_devices} on {keras.backend.backend()}."
+            )
+        yield Placement()
+    elif keras.backend.backend() == "tensorflow":
+        with tensorflow_strategies.open_strategy(name, num_devices) as opened:
+            strategy, shard = opened
+            count = strategy.num_replicas_in_sync
+            yield Placement(name, count, count, shard, strategy)
+    else:
+        with keras_distributions.open_distribution(
+            name, num_devices, model_devices
+        ) as placed:
+            yield Placement(name, *placed)
+
+
+def _choose(num_devices):
+    """What `"auto"` is here."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        return tensorflow_strategies.choose(num_devices)
+    if backend == "torch" and not keras_distributions.is_available():
+        return "none"
+    if keras_distributions.read_processes() is not None:
+        return "data_parallel"
+    if num_devices is None:
+        num_devices = len(keras.distribution.list_devices())
+    return "data_parallel" if num_devices > 1 else "none"
+
+
+def _check_backend(name):
+    backend = keras.backend.backend()
+    if backend not in ENGINES[name]:
+        needed = ENGINES[name][0]
+        raise ValueError(
+            f"distribute={name!r} needs the {needed} backend; this is "
+            f"{backend}. Set KERAS_BACKEND={needed}, or distribute='auto'."
+        )
+    if (
+        backend == "torch"
+        and name != "none"
+        and not keras_distributions.is_available()
+    ):
+        raise ValueError(
+            f"distribute={name!r} needs keras.distribution, which Keras "
+            f"{keras.__version__} does not have on torch: a release after "
+            "3.15.1 brings its DataParallel. Upgrade Keras, train on one "
+            "device (distribute='none'), or set KERAS_BACKEND=jax or "
+            "tensorflow."
+        )

@@ -1,0 +1,127 @@
+"""Files that appear whole or not at all, and the folders that hold them."""
+
+import contextlib
+import errno
+import math
+import os
+import pathlib
+import tempfile
+import zipfile
+
+
+@contextlib.contextmanager
+def whole_or_not(path):
+    """Gives a path beside `path` to write to, which then replaces it.
+
+    What was written is on the disk before it gets its name, so that not even
+    a loss of power leaves half a file of that name. After an error nothing
+    is left.
+
+    Args:
+        path: path of the file.
+
+    Yields:
+        `pathlib.Path` in the same folder.
+
+    Raises:
+        OSError: if it cannot be written; names the file.
+    """
+    path = pathlib.Path(path)
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        yield partial
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written: {error.strerror or error}. Make room, "
+            "or write elsewhere; what was finished before is whole."
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _sync_folder(folder):
+    # A new name lies in the folder. Not every system lets one be opened.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def save_model(model, path):
+    """Writes `model` to `path` (`.keras`), whole or not at all."""
+    optimizer = getattr(model, "optimizer", None)
+    variables = model.variables + (optimizer.variables if optimizer else [])
+    # HDF5 adds about 1,300 bytes to a variable.
+    size = 2**16 + sum(
+        2048 + math.prod(v.shape) * (8 if "64" in v.dtype else 4)
+        for v in variables
+    )
+    with (
+        whole_or_not(path) as partial,
+        # Keras would keep the archive's weights in memory, all at once.
+        tempfile.TemporaryDirectory(
+            prefix=f"{partial.name}-", dir=partial.parent
+        ) as folder,
+    ):
+        room = pathlib.Path(folder, "room")
+        for file in (partial, room):
+            _reserve(file, size)
+        room.unlink()
+        model.save(folder, zipped=False)
+        with zipfile.ZipFile(partial, "w") as archive:
+            for file in sorted(pathlib.Path(folder).rglob("*")):
+                if file.is_file():
+                    archive.write(file, file.relative_to(folder))
+
+
+def _reserve(path, size):
+    """Takes room on the disk: where HDF5 finds none, the process crashes."""
+    with open(path, "wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except AttributeError:
+            pass  # Not on every system,
+        except OSError as error:
+            # nor on every file system.
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+
+
+def save_text(text, path):
+    """Writes `text` to `path`, whole or not at all."""
+    with whole_or_not(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def check_folder(path):
+    """Raises a FileExistsError where a file is in a folder's way."""
+    path = pathlib.Path(path)
+    for folder in (path, *path.parents):
+        if os.path.exists(folder) and not os.path.isdir(folder):
+            raise FileExistsError(
+                f"{folder} is a file. Expected a folder, or nothing, there. "
+                "Move it away, or choose another --output."
+            )
+
+
+def make_folder(path, exist_ok=True):
+    """Makes a folder, and those that it is to lie in.
+
+    Raises:
+        OSError: if it cannot be made, of the kind that the system raises; a
+            FileExistsError if a file is in the way.
+    """
+    check_folder(path)
+    try:
+        os.makedirs(path, exist_ok=exist_ok)
+    except OSError as error:
+        raise type(error)(
+            f"The folder {path} cannot be made: {error.strerror}. Expected "
+            "one that can be written to. Choose another --output."
+        ) from error

@@ -1,0 +1,188 @@
+"""What a network's parts are: backbone, head, batch norms; freezing them."""
+
+import re
+
+import keras
+from keras import layers
+
+from keras_danet.arguments import choice
+
+PARTS = ("backbone", "batch_norm", "backbone_batch_norm")
+
+
+def freeze(model, part):
+    """Keeps a part of a model as it is, in the training that follows.
+
+    Frozen layers have no gradient, decay or momentum, and frozen batch norms
+    normalise with their moving statistics, which stay (as Keras has it, their
+    gamma and beta stay, too; MMSegmentation's `norm_eval` trains those).
+    Call it before `compile`. It is saved with the model; `unfreeze` takes it
+    back.
+
+        keras_danet.freeze(model, "backbone")
+        model.compile(total_steps=10_000)
+
+    Args:
+        model: a `DANet`; a backbone, for `"batch_norm"`.
+        part: `"backbone"`; `"batch_norm"`, every one of the model;
+            or `"backbone_batch_norm"`, for a head that starts anew.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: for another part, or a model without it.
+
+    Example:
+
+    >>> model = keras_danet.DANet(
+    ...     num_classes=5, backbone=keras_danet.DilatedResNet(18, filters=8))
+    >>> model = keras_danet.freeze(model, "backbone")
+    >>> model.trainable_variables[0].path
+    'channel_in/kernel'
+    """
+    choice("part", part, PARTS)
+    if part == "backbone":
+        backbone_of(model).trainable = False
+        return model
+    of = model if part == "batch_norm" else backbone_of(model)
+    found = [
+        layer
+        for _, layer in _inner_layers(of)
+        if isinstance(layer, layers.BatchNormalization)
+    ]
+    if not found:
+        raise ValueError(f"{of.name!r} has no batch norms to freeze.")
+    for layer in found:
+        layer.trainable = False
+    return model
+
+
+def unfreeze(model):
+    """Makes all of a model trainable, and returns it; `compile` it anew."""
+    # On TensorFlow setting what a model has already reaches no layer.
+    model.trainable = False
+    model.trainable = True
+    for _, layer in _adapted_layers(model):
+        # What LoRA adds is trained in its place.
+        layer._kernel.trainable = False
+    return model
+
+
+def backbone_of(model):
+    """The model nested in a `DANet`."""
+    nested = [x for x in model.layers if isinstance(x, keras.Model)]
+    if len(nested) != 1:
+        raise ValueError(
+            f"{model.name!r} has no backbone: expected a DANet, which holds "
+            f"one model. Received one that holds {len(nested)}."
+        )
+    return nested[0]
+
+
+def head_pattern(model):
+    """Regular expression of the paths of what is not the backbone's."""
+    backbone = backbone_of(model)
+    names = [layer.name for layer in model.layers if layer is not backbone]
+    pattern = f"^({'|'.join(map(re.escape, names))})/"
+    shared = [v.path for v in backbone.weights if re.match(pattern, v.path)]
+    if shared:
+        raise ValueError(
+            f"The backbone has layers of the head's names: {shared[:4]}. "
+            "Rename them before DANet is made of it."
+        )
+    return pattern
+
+
+def frozen_config(model):
+    """What a model's config says beside its arguments.
+
+    That is what was done to its layers: which are not trained, and the rank
+    and alpha of those with adapters (LoRA), if there are any.
+    """
+    paths = [
+        path for path, layer in _inner_layers(model) if not layer.trainable
+    ]
+    adapters = {
+        path: [layer.lora_rank, layer.lora_alpha]
+        for path, layer in _adapted_layers(model)
+    }
+    config = {"trainable": model.trainable, "frozen_layers": paths}
+    return {**config, "adapters": adapters} if adapters else config
+
+
+def restore_frozen(model, frozen):
+    """Does to layers what was done when `frozen_config` was asked."""
+    trainable, paths, adapters = frozen
+    for path, layer in _parts_of_layers(model):
+        # A backbone has been told by its own configuration.
+        if path in adapters and not layer.lora_enabled:
+            rank, alpha = adapters[path]
+            layer.enable_lora(rank, alpha)
+    for path, layer in _inner_layers(model):
+        if path in paths:
+            layer.trainable = False
+    if not trainable:
+        model.trainable = False
+    return model
+
+
+def merged_weights(model):
+    """Dict by path of a model's weights, adapters added to their kernels."""
+    values = {variable.path: variable for variable in model.weights}
+    for _, layer in _adapted_layers(model):
+        for factor in (layer.lora_kernel_a, layer.lora_kernel_b):
+            del values[factor.path]
+        values[layer._kernel.path] = layer.kernel
+    return values
+
+
+def copy_weights(layer, copy):
+    """Gives a layer made of another's configuration its weights.
+
+    By what a file would hold of them: of a layer with adapters that is the
+    sum, and the copy need not have any.
+    """
+    try:
+        for one, other in zip(
+            layer._flatten_layers(), copy._flatten_layers(), strict=True
+        ):
+            stored = {}
+            one.save_own_variables(stored)
+            other.load_own_variables(
+                # On JAX both would own one array, which either gives away.
+                {k: keras.ops.copy(v) for k, v in stored.items()}
+            )
+    except (ValueError, KeyError) as error:
+        raise ValueError(
+            f"The layer {layer.name!r} ({type(layer).__name__}) cannot be "
+            "copied: its weights do not fit a layer made of its get_config(). "
+            "That must tell everything that shapes weights; what was added "
+            f"afterwards has to go, or to be merged ({error})."
+        ) from error
+
+
+def _adapted_layers(model):
+    """Yields (path, layer) of the layers with LoRA."""
+    for path, layer in _parts_of_layers(model):
+        if getattr(layer, "lora_enabled", False):
+            yield path, layer
+
+
+def _parts_of_layers(model):
+    """`_inner_layers`, with the layers that layers hold."""
+    for path, layer in _inner_layers(model):
+        yield path, layer
+        if not isinstance(layer, keras.Model):
+            for part in layer._flatten_layers(include_self=False):
+                yield f"{path}/{part.name}", part
+
+
+def _inner_layers(model, prefix=""):
+    """Yields (path, layer), a nested model before its layers."""
+    for layer in model.layers:
+        if isinstance(layer, layers.InputLayer):
+            continue
+        yield prefix + layer.name, layer
+        if isinstance(layer, keras.Model):
+            yield from _inner_layers(layer, f"{prefix}{layer.name}/")

@@ -1,0 +1,486 @@
+"""Training: the one loop of compile and fit, from a recipe to a run folder."""
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import logging
+import math
+import os
+import pathlib
+import sys
+import tempfile
+
+import keras
+
+from keras_danet import runs
+from keras_danet.data.bad_files import BadFiles
+from keras_danet.data.decoding import check_pair
+from keras_danet.data.decoding import read_pair_size
+from keras_danet.data.files import find_pairs
+from keras_danet.data.numpy_batches import TrainingBatches
+from keras_danet.data.plan import check_integer
+from keras_danet.data.plan import draw_plan
+from keras_danet.data.plan import places
+from keras_danet.data.plan import steps_per_epoch
+from keras_danet.distribution import engines as distribution
+from keras_danet.inference.predictor import Predictor
+from keras_danet.models.memory import check_memory
+from keras_danet.trainer.build import build_model
+from keras_danet.trainer.build import compile_model
+from keras_danet.trainer.build import gone_sources
+from keras_danet.trainer.callbacks import CountSkipped
+from keras_danet.trainer.callbacks import Gammas
+from keras_danet.trainer.callbacks import HistoryFile
+from keras_danet.trainer.callbacks import Progress
+from keras_danet.trainer.callbacks import StopAtDivergence
+from keras_danet.trainer.callbacks import Throughput
+from keras_danet.trainer.callbacks import Validation
+from keras_danet.trainer.callbacks import read_history
+from keras_danet.trainer.checkpoints import checkpoints as checkpoint_files
+from keras_danet.trainer.checkpoints import newest_checkpoint
+from keras_danet.trainer.checkpoints import remove_leftovers
+from keras_danet.trainer.resuming import Checkpoints
+from keras_danet.trainer.resuming import StopSignal
+from keras_danet.trainer.run_folder import open_run_folder
+from keras_danet.trainer.tracking import tracking
+from keras_danet.waiting import is_terminal
+
+_LOGGER = logging.getLogger("keras_danet")
+
+
+def validation_epochs(config):
+    """The epochs (from 1) that end with a validation; the last one does."""
+    every = range(config.val_every, config.epochs, config.val_every)
+    return [*every, config.epochs]
+
+
+def train(
+    config,
+    run,
+    distribute="none",
+    num_devices=None,
+    recipe=None,
+    overwrite=False,
+    resume=False,
+    checkpoint_every=1000,
+    keep_checkpoints=2,
+    background=False,
+    track=(),
+    verbose="auto",
+    model_devices=2,
+):
+    """Trains a model and leaves it in a run folder that explains itself.
+
+    Killed at any moment, it is resumed by the same call with `resume`:
+    with the weights, velocities, seeds and place in the data of its newest
+    whole checkpoint, so that it ends with the weights of an unbroken run.
+    SIGTERM writes a checkpoint and ends in `SystemExit(143)`, the first
+    Ctrl-C in `SystemExit(130)`.
+
+    Args:
+        config: `TrainConfig`.
+        run: path of the run folder to make. It will hold `config.json`,
+            `history.csv`, `checkpoints/` and `model.keras`, the model of the
+            epoch with the best mean IoU on whole validation images.
+        distribute, num_devices, model_devices: those of
+            `distribution.scope`.
+        recipe: string, where `config` came from, for `config.json`.
+        overwrite: boolean, whether to replace an existing run folder.
+            Defaults to `False`.
+        resume: boolean, whether to resume `run` where it exists.
+            Defaults to `False`.
+        checkpoint_every: integer, steps from one checkpoint to the next;
+            there is one after every validation as well. Defaults to `1000`.
+        keep_checkpoints: integer, how many there may be. Defaults to `2`.
+        background: boolean, whether to write checkpoints while training goes
+            on, which takes the memory of one more. Defaults to `False`.
+        track: strings, where figures go besides: some of
+            `tracking.TRACKERS`. Defaults to `()`.
+        verbose: `0` for silence, `1` for a line that redraws itself, `2` for
+            lines, or `"auto"` for what fits the output. Defaults to
+            `"auto"`.
+
+    Returns:
+        The history: dict of lists, one value per epoch that has one.
+
+    Raises:
+        ValueError: for settings or data that cannot be used or do not fit
+            into memory, settings other than those of the run to resume,
+            or if the loss becomes NaN or diverges; if the run to resume
+            has no whole checkpoint any more, or has ended and its
+            `model.keras` is missing. A run folder without a
+            model or checkpoint is removed, and the run that it replaced
+            comes back.
+        FileExistsError: if `run` holds something and neither `overwrite` nor
+            `resume` is set.
+        OSError: if a file cannot be written, or another training uses the
+            folder. What was finished stays.
+        SystemExit: after SIGTERM, with 143; after Ctrl-C, with 130; with 141
+            where nobody reads the output any more.
+    """
+    for name, value in (
+        ("checkpoint_every", checkpoint_every),
+        ("keep_checkpoints", keep_checkpoints),
+    ):
+        check_integer(name, value, least=1)
+    with (
+        distribution.scope(distribute, num_devices, model_devices) as placement,
+        StopSignal().listening() as stop,
+        _run_folder(run, config, overwrite, resume, placement) as folder,
+    ):
+        keras.utils.set_random_seed(config.seed)
+        # The chief's folder, whoever this process is.
+        run = pathlib.Path(run)
+        like = run / "model.keras" if resume else None
+        training = _Training(config, folder, placement, stop, like)
+        checkpoint = find_checkpoint(run, config) if resume else None
+        # Drawing the scenes takes a while.
+        stop.check()
+        runs.write_run_config(
+            folder,
+            config,
+            training.root,
+            placement.engine,
+            placement.num_devices,
+            recipe,
+            training.data_digest(),
+        )
+        checkpoints = Checkpoints(
+            folder / "checkpoints",
+            training.steps,
+            every=checkpoint_every,
+            keep=keep_checkpoints,
+            stop=stop,
+            background=background,
+            run=training.digest(),
+            files=training.files,
+            writes=placement.is_chief,
+        )
+        if not placement.is_chief:
+            track, verbose = (), 0
+        with training.tracking(track) as trackers:
+            watchers = training.watchers(
+                checkpoints, trackers, _verbosity(verbose)
+            )
+            if checkpoint:
+                training.build_metrics()
+                checkpoints.restore(*checkpoint)
+                _check_best_model(checkpoints, run, config)
+            return training.fit(checkpoints, watchers)
+
+
+@contextlib.contextmanager
+def _run_folder(run, config, overwrite, resume, placement):
+    """The run folder; for processes but the chief one that is thrown away.
+
+    They measure and end as the chief does, and nobody reads their files.
+    """
+    if placement.is_chief:
+        with open_run_folder(run, config, overwrite, resume) as run:
+            yield run
+    else:
+        with tempfile.TemporaryDirectory(prefix="keras-danet-") as folder:
+            yield pathlib.Path(folder)
+
+
+def find_checkpoint(run, config):
+    """(path, header) of the newest whole checkpoint, None for a new run.
+
+    Raises:
+        ValueError: if the run came further than its checkpoints tell.
+        FileNotFoundError: if a new run has no weights to start from.
+    """
+    folder = run / "checkpoints"
+    path, header = newest_checkpoint(folder, _LOGGER.warning)
+    if path:
+        return path, header
+    rows = read_history(run / "history.csv")
+    measured = [row["epoch"] for row in rows if row.get("val_mean_iou")]
+    # A process that is killed after its first validation may have a model and
+    # no checkpoint yet.
+    is_young = len(rows) < config.epochs and measured in (
+        [],
+        [row["epoch"] for row in rows[-1:]],
+    )
+    has_model = (run / "model.keras").exists()
+    if checkpoint_files(folder) or (has_model and not is_young):
+        raise ValueError(
+            f"{run} cannot be resumed: it reached epoch {len(rows)} of "
+            f"{config.epochs}, and {folder} has no intact checkpoint. Keep "
+            "it and choose another --output, or begin anew in its place with "
+            "--overwrite."
+        )
+    for name in gone_sources(config):
+        raise FileNotFoundError(
+            f"There is no {getattr(config, name)} to start from. Expected "
+            f"what `{name}` names, as {run} has no checkpoint yet."
+        )
+    return None
+
+
+def _check_best_model(checkpoints, run, config):
+    """Without its best model a run keeps the next one, or is at its end."""
+    validation = checkpoints.parts["validation"]
+    path = run / "model.keras"
+    if validation.best == -math.inf or path.exists():
+        return
+    if checkpoints.epoch >= config.epochs or validation.is_over:
+        raise ValueError(
+            f"{path} is missing, and the training has ended: nothing will "
+            "write it again. Put it back, or train anew with --overwrite."
+        )
+    _LOGGER.warning(
+        "%s, the model of the best epoch, is missing: the best of the epochs "
+        "that are left will be kept.",
+        path,
+    )
+    validation.best = -math.inf
+
+
+def _verbosity(verbose):
+    if verbose != "auto":
+        return verbose
+    return 1 if is_terminal(sys.stdout) else 2
+
+
+class _Training:
+    """A model, its data and what watches over both."""
+
+    def __init__(self, config, run, placement, stop, like=None):
+        placement.check_batch_size(config.batch_size)
+        self.config = config
+        self.run = run
+        self.placement = placement
+        self.stop = stop
+        self.dataset, self.root = runs.find_data(config, run)
+        self.train_files, self.val_files = (
+            BadFiles(
+                find_pairs(self.dataset, self.root, split),
+                self.dataset,
+                policy,
+            )
+            for split, policy in (
+                (config.train_split, config.on_bad_file),
+                # A figure that leaves images out compares with no other.
+                (config.val_split, "error"),
+            )
+        )
+        self.steps = steps_per_epoch(
+            len(self.train_files.pairs), config.batch_size
+        )
+        self.model = build_model(config, self.dataset.num_classes, like)
+        self.model.class_names = self.dataset.class_names
+        self.model.palette = self.dataset.palette
+        self.model.test_size = config.test_sides
+        compile_model(self.model, config, config.epochs * self.steps)
+        self.model.build_optimizer()
+        self.predictor = Predictor(self.model, config.test_sides)
+        self.val_sizes = self._validation_sizes()
+        self._check_memory()
+
+    def _check_memory(self):
+        check_memory(
+            self.model,
+            self.config.batch_size,
+            *self.config.crop_size,
+            training=True,
+            num_devices=self.placement.num_replicas,
+        )
+        self.predictor.check_size(*max(self.val_sizes, key=self._num_pixels))
+
+    def _validation_sizes(self):
+        """Refuses what headers tell, lest it be found after an epoch."""
+        pairs = self.val_files.pairs
+        check_pair(pairs[0], self.dataset)
+        return [read_pair_size(pair) for pair in pairs]
+
+    def _num_pixels(self, size):
+        """Those that the network sees of an image in a validation."""
+        return math.prod(self.predictor.network_size(*size))
+
+    def build_metrics(self):
+        """Makes the metrics' variables, for a checkpoint to be put into.
+
+        Keras's trainer of TensorFlow makes them within the first step.
+        """
+        size = self.config.batch_size, *self.config.crop_size
+        self.model._symbolic_build(
+            data_batch=(
+                keras.KerasTensor((*size, 3), "float32"),
+                keras.KerasTensor(size, "uint8"),
+            )
+        )
+
+    def data_digest(self):
+        """What figures are of: files, in their order, and what labels mean.
+
+        Not the files' contents, which would all have to be read.
+        """
+        names = [
+            [
+                os.path.relpath(path, self.root)
+                for pair in split
+                for path in pair
+            ]
+            for split in (self.train_files.pairs, self.val_files.pairs)
+        ]
+        dataset = self.dataset
+        colors = sorted((dataset.label_colors or {}).items())
+        meaning = [dataset.class_names, dataset.label_map, colors]
+        text = json.dumps([names, meaning])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def digest(self):
+        """What tells this training from others of the same model."""
+        settings = {
+            field.name: value
+            for field in dataclasses.fields(self.config)
+            # A setting that is new in a later version changes nothing.
+            if (value := getattr(self.config, field.name)) != field.default
+            and field.name != "data_root"
+        }
+        text = json.dumps([settings, self.data_digest()])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def files(self, epoch, step):
+        """The images of a batch."""
+        config = self.config
+        pairs = self.train_files.pairs
+        plan = draw_plan(config.seed, epoch, len(pairs), config.augmentation())
+        used = plan.order[places(len(pairs), config.batch_size)[step]]
+        return [pairs[index].image for index in used]
+
+    def tracking(self, names):
+        """A context of callbacks that send figures elsewhere."""
+        return tracking(
+            names,
+            self.run,
+            self.config,
+            self.predictor,
+            self.val_files.pairs,
+            self.dataset,
+            self.steps,
+        )
+
+    def fit(self, checkpoints, watchers):
+        """Goes on from where it is to the end; gives the history."""
+        remove_leftovers(self.run)
+        remove_leftovers(checkpoints.folder)
+        try:
+            while checkpoints.epoch < self.config.epochs:
+                if checkpoints.parts["validation"].is_over:
+                    break
+                if checkpoints.step == self.steps:
+                    self._end_epoch(watchers, checkpoints)
+                else:
+                    self._fit_on(watchers, checkpoints)
+        except SystemExit:
+            checkpoints.save()
+            raise
+        finally:
+            checkpoints.finish()
+        return checkpoints.parts["history"].history
+
+    def _end_epoch(self, watchers, checkpoints):
+        """What was left of an epoch whose steps are all done."""
+        epoch, logs = checkpoints.epoch, dict(checkpoints.logs)
+        for watcher in watchers:
+            watcher.set_model(self.model)
+            watcher.set_params({"epochs": epoch + 1})
+            watcher.on_epoch_end(epoch, logs)
+
+    def _fit_on(self, watchers, checkpoints):
+        epoch, step = checkpoints.epoch, checkpoints.step
+        with self._crops(epoch, step) as crops:
+            self.model.fit(
+                crops,
+                steps_per_epoch=self.steps - step,
+                initial_epoch=epoch,
+                # The rest of an epoch is one call, and what follows another.
+                epochs=epoch + 1 if step else self.config.epochs,
+                callbacks=watchers,
+                # The plan has its own order; Keras would warn that it cannot.
+                shuffle=False,
+                verbose=0,
+            )
+        checkpoints.put_weights_back()
+
+    @contextlib.contextmanager
+    def _crops(self, epoch, step):
+        """Training crops from a place in the plan, by tf.data or without."""
+        config, files = self.config, self.train_files
+        data = files.pairs, files.dataset, config.augmentation()
+        options = {
+            "batch_size": config.batch_size,
+            "seed": config.seed,
+            "start_epoch": epoch,
+            "start_step": step,
+            "shard": self.placement.shard,
+            "bad_files": files,
+        }
+        if not self._uses_tensorflow():
+            batches = TrainingBatches(*data, **options, workers=_num_cores())
+            yield self.placement.distribute(batches)
+            return
+        # TensorFlow is imported for the pipeline, whatever the backend.
+        from keras_danet.data import tensorflow_batches
+
+        with tensorflow_batches.readable_errors(files):
+            batches = tensorflow_batches.training_dataset(*data, **options)
+            yield self.placement.distribute(batches)
+
+    def _uses_tensorflow(self):
+        if self.config.loader != "auto":
+            return self.config.loader == "tf.data"
+        return importlib.util.find_spec("tensorflow") is not None
+
+    def watchers(self, checkpoints, trackers, verbose):
+        """The callbacks of the training, of which `checkpoints` is the last."""
+        config = self.config
+        checkpoints.set_model(self.model)
+        throughput = Throughput(config.batch_size)
+        divergence = StopAtDivergence(checkpoints)
+        validation = Validation(
+            self.predictor,
+            self.val_files.pairs,
+            self.dataset,
+            config.val_split,
+            validation_epochs(config),
+            self.run / "model.keras",
+            config.patience,
+            self.stop,
+            self.placement,
+            sum(map(self._num_pixels, self.val_sizes))
+            / math.prod(config.crop_size),
+        )
+        history = HistoryFile(self.run / "history.csv")
+        checkpoints.parts = {
+            "divergence": divergence,
+            "validation": validation,
+            "history": history,
+            "bad_files": CountSkipped(self.train_files),
+        }
+        progress = Progress(
+            throughput,
+            checkpoints,
+            config.epochs,
+            redraw=verbose == 1,
+            validation=validation if verbose else None,
+        )
+        return [
+            throughput,
+            divergence,
+            checkpoints.parts["bad_files"],
+            Gammas(),
+            validation,
+            history,
+            *trackers,
+            *([progress] if verbose else []),
+            checkpoints,
+        ]
+
+
+def _num_cores():
+    return os.cpu_count() or 1

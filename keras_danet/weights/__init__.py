@@ -1,0 +1,1 @@
+"""Where weights come from: presets, and files that nobody vouches for."""

@@ -1,0 +1,429 @@
+"""Fetches files into the Keras cache: resumed, verified, then renamed.
+
+What a server sends is untrusted, and so is the connection: a file has its
+final name only when it is complete and its SHA-256 is what was expected, or,
+where nobody published one, has been recorded for every later time.
+"""
+
+import contextlib
+import errno
+import hashlib
+import http.client
+import json
+import os
+import pathlib
+import re
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import warnings
+
+from keras_danet.waiting import is_terminal
+from keras_danet.weights.files import MAX_FILE_BYTES
+
+TIMEOUT_SECONDS = 30
+# A connection that is cut is taken up again, where it stopped.
+MAX_ATTEMPTS = 5
+RETRY_SECONDS = 0.25
+CHUNK_BYTES = 2**18
+# The begin of a SHA-256, as far as it is published.
+DIGEST = r"[0-9a-f]{8,64}"
+# Where a token is sent, and nowhere else.
+HUB_HOST = "huggingface.co"
+TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+# A server's count of bytes; `isdigit` knows digits that `int` does not.
+COUNT = r"[0-9]{1,18}"
+
+
+class _WrongFile(ValueError):
+    """A file that nothing can be taken up from."""
+
+
+def cache_folder():
+    """`keras_danet` in the Keras cache: `$KERAS_HOME`, or `~/.keras`."""
+    home = os.environ.get("KERAS_HOME") or "~/.keras"
+    return pathlib.Path(home).expanduser() / "keras_danet"
+
+
+def fetch(url, path, digits=None, max_bytes=MAX_FILE_BYTES):
+    """The file at `path`, fetched from `url` if it is not there; verified.
+
+    An unfinished download is taken up where it stopped if the server can and
+    its file is still the same; otherwise it starts again. Of several
+    processes one fetches and the others wait for it.
+
+    Args:
+        url: string, http or https.
+        path: path of the file in the cache.
+        digits: string, the first 8 to 64 hexadecimal digits of the file's
+            SHA-256. Defaults to `None`, not known: the one seen first is
+            kept beside the file, and enforced from then on.
+        max_bytes: integer; a larger file is refused.
+
+    Returns:
+        `path` as a `pathlib.Path`.
+
+    Raises:
+        FileNotFoundError: if the server has no such file.
+        PermissionError: if the server does not give it to everybody.
+        ConnectionError: if it cannot be fetched.
+        ValueError: if the file is not the one expected, or too large.
+    """
+    path = pathlib.Path(path)
+    if digits is not None and not re.fullmatch(DIGEST, digits):
+        raise ValueError(
+            "`digits` must be 8 to 64 hexadecimal digits, small letters. "
+            f"Received: digits={digits!r}"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path):
+        if path.exists():
+            _verify(path, path, url, digits)
+            return path
+        part = path.with_name(f"{path.name}.part")
+        try:
+            _download(url, path, part, max_bytes)
+            _verify(part, path, url, digits)
+        except _WrongFile:
+            part.unlink(missing_ok=True)
+            _tag(part).unlink(missing_ok=True)
+            raise
+        _tag(part).unlink(missing_ok=True)
+        os.replace(part, path)
+    return path
+
+
+def forget(path):
+    """Deletes a fetched file and its record, if it proved to be no use.
+
+    What came first may have been a page that asks for a password.
+    """
+    path = pathlib.Path(path)
+    with locked(path):
+        path.unlink(missing_ok=True)
+        _record(path).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path):
+    """Lets one process at a time work on `path`; the others wait."""
+    try:
+        import fcntl
+    except ImportError:
+        # Windows. Two downloads at once then end in a wrong digest.
+        yield
+        return
+    with open(path.with_name(f".{path.name}.lock"), "w") as file:
+        # The system takes the lock back however the process ends.
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _verify(file, path, url, digits):
+    """Compares `file`, to be `path`, with what is known of its SHA-256."""
+    with open(file, "rb") as content:
+        found = hashlib.file_digest(content, "sha256").hexdigest()
+    record = _record(path)
+    recorded = None
+    if record.exists():
+        recorded = record.read_text(encoding="utf-8").strip()
+        if not re.fullmatch(DIGEST, recorded):
+            raise ValueError(
+                f"{record} holds no SHA-256, so that {url} cannot be "
+                f"verified. Delete it if you trust what is at that address."
+            )
+    for expected, source in (
+        (digits, "its publisher gives"),
+        (recorded, f"{record} recorded at the first download"),
+    ):
+        if expected and not found.startswith(expected):
+            raise _WrongFile(
+                f"{url} is not the expected file: SHA-256 begins with "
+                f"{expected}, as {source}; received {found}. It was not "
+                f"read. Delete {path}, if it is there, and fetch it again; "
+                "if the publisher replaced the file, and you trust it, "
+                f"delete {record} as well."
+            )
+    if recorded is None:
+        if digits is None:
+            warnings.warn(
+                f"{url} is unverified: no digest of it is published. Its "
+                f"SHA-256 {found} was recorded in {record} and is enforced "
+                "from now on.",
+                stacklevel=2,
+            )
+        partial = record.with_name(f".partial-{record.name}")
+        partial.write_text(found + "\n", encoding="ascii")
+        os.replace(partial, record)
+
+
+def _download(url, path, part, max_bytes):
+    """Leaves the whole of `url` in `part`, in as many attempts as it takes."""
+    scheme = urllib.parse.urlsplit(url).scheme
+    if scheme not in ("http", "https"):
+        raise ValueError(
+            f"Expected the URL of an http or https server. Received: {url}"
+        )
+    for attempt in range(MAX_ATTEMPTS):
+        before = _size(part)
+        try:
+            return _continue(url, part, max_bytes)
+        except urllib.error.HTTPError as error:
+            error.close()
+            reason = _line(f"HTTP {error.code} {error.reason}")
+            if error.code == 416:
+                # What is there is longer than the file: start again.
+                part.unlink(missing_ok=True)
+            elif 400 <= error.code < 500 and error.code not in (408, 429):
+                kind = FileNotFoundError
+                if error.code in (401, 403):
+                    kind = PermissionError
+                remedy = _offline(path)
+                if kind is PermissionError and _is_hub(url):
+                    remedy = _permission(url, error.code)
+                raise kind(f"{url} cannot be had: {reason}. {remedy}") from None
+        except _WrongFile:
+            raise
+        # The last two: where a redirect leads to is no address.
+        except (
+            OSError,
+            http.client.HTTPException,
+            ValueError,
+            OverflowError,
+        ) as error:
+            if getattr(error, "errno", None) == errno.ENOSPC:
+                raise
+            reason = getattr(error, "reason", None) or error
+            reason = _line(reason) or type(reason).__name__
+        # Where nothing came, nothing will in a moment.
+        if _size(part) == before or attempt + 1 == MAX_ATTEMPTS:
+            break
+        time.sleep(RETRY_SECONDS * 2**attempt)
+    raise ConnectionError(
+        f"Could not fetch {url}: {reason}. Run it again to go on"
+        + (f" from {_size(part)} bytes" if _size(part) else "")
+        + f". {_offline(path)}"
+    )
+
+
+def _is_hub(url):
+    parts = urllib.parse.urlsplit(url)
+    return parts.scheme == "https" and parts.netloc.lower() == HUB_HOST
+
+
+def hub_token():
+    """The user's token of the Hugging Face Hub, or None.
+
+    From `HF_TOKEN`, `HUGGING_FACE_HUB_TOKEN`, or the file where `hf auth
+    login` keeps it.
+    """
+    for name in TOKEN_VARIABLES:
+        if token := os.environ.get(name, "").strip():
+            return token
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or f"{cache}/huggingface"
+    path = os.environ.get("HF_TOKEN_PATH") or f"{home}/token"
+    try:
+        text = pathlib.Path(path).expanduser().read_text("utf-8").strip()
+    except (OSError, ValueError):
+        return None
+    return text or None
+
+
+def _authorize(request):
+    """Sends the token to the Hub, and to no host that it leads to."""
+    token = hub_token() if _is_hub(request.full_url) else None
+    # What is no header would be shown in an error.
+    if token and re.fullmatch(r"[!-~]+", token):
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
+
+
+def _permission(url, code):
+    """What to do where the Hub wants to know who asks."""
+    repository = "/".join(url.split("/")[:5])
+    if hub_token() is None:
+        return (
+            "A private or gated repository, or none of that name: no token was "
+            f"sent. Set {TOKEN_VARIABLES[0]}, or log in with hf auth login."
+        )
+    if code == 401:
+        return (
+            "The Hub does not know the token that was sent "
+            f"({TOKEN_VARIABLES[0]}, or that of hf auth login). Make a new one "
+            f"at https://{HUB_HOST}/settings/tokens."
+        )
+    return (
+        "The token that was sent may not read it. If the repository is gated, "
+        f"ask for access at {repository} with the token's account; a "
+        "fine-grained token needs leave to read gated repositories."
+    )
+
+
+def _line(text):
+    """The first line: what a server sends may be of any length."""
+    return str(text).strip().partition("\n")[0][:200]
+
+
+def _offline(path):
+    preset = path.suffix in (".json", ".h5")
+    return (
+        f"Without a network, fetch the file elsewhere and copy it to {path}, "
+        + (
+            "or hand the folder of both files to from_preset."
+            if preset
+            else "or hand its path to from_checkpoint."
+        )
+    )
+
+
+def _continue(url, part, max_bytes):
+    """One request: the rest of `part` if it can be had, else all of it."""
+    tag = _read_tag(part)
+    start = _size(part) if tag else 0
+    if tag and start == tag["size"]:
+        return
+    headers = {"User-Agent": "keras_danet", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+        # The server sends all of it if it is another file by now.
+        headers["If-Range"] = tag["validator"]
+    request = urllib.request.Request(url, headers=headers)
+    _authorize(request)
+    with _opener.open(request, timeout=TIMEOUT_SECONDS) as response:
+        resumed = response.status == 206
+        if resumed and not _continues(response.headers, start, tag):
+            part.unlink(missing_ok=True)
+            raise http.client.HTTPException(
+                "the server sent a part of another file, or another part"
+            )
+        length = response.headers.get("Content-Length", "")
+        told = re.fullmatch(COUNT, length) is not None
+        if not told and not response.chunked:
+            # It could be cut anywhere, and nobody would know.
+            raise http.client.HTTPException(
+                "the server does not say how long the file is"
+            )
+        start = start if resumed else 0
+        size = start + int(length) if told else None
+        _check_size(url, size or 0, max_bytes)
+        if not resumed:
+            _write_tag(part, response.headers, size)
+        with open(part, "ab" if resumed else "wb") as file:
+            _copy(response, file, url, size, max_bytes)
+    if size is not None and _size(part) != size:
+        raise http.client.HTTPException(
+            f"the connection was cut after {_size(part)} of {size} bytes"
+        )
+
+
+def _continues(headers, start, tag):
+    """Whether a partial answer goes on where `tag`'s file was left."""
+    told = re.fullmatch(
+        rf"bytes ({COUNT})-{COUNT}/({COUNT}|\*)",
+        headers.get("Content-Range", ""),
+    )
+    return (
+        told is not None
+        and tag is not None
+        and int(told[1]) == start
+        and told[2] in ("*", str(tag["size"]))
+        and tag["validator"] in (headers.get("ETag"), headers["Last-Modified"])
+    )
+
+
+def _copy(response, file, url, size, max_bytes):
+    """Reads the response into the file, showing how far it is."""
+    done, told = file.tell(), None
+    # What has arrived, and no more: `read` waits until it has all it was asked
+    # for, and loses what it has if the connection breaks.
+    while chunk := response.read1(CHUNK_BYTES):
+        done += len(chunk)
+        _check_size(url, done, max_bytes)
+        file.write(chunk)
+        told = _show_progress(url, done, size, told)
+
+
+def _show_progress(url, done, size, told):
+    """A counter on a terminal, ten lines in a log or a notebook."""
+    name = url.rpartition("/")[2]
+    terminal = is_terminal(sys.stderr)
+    whole = done == size
+    megabytes = f"{done / 1e6:.1f}"
+    text = f"{name}: {megabytes}{f' of {size / 1e6:.1f}' if size else ''} MB"
+    if terminal:
+        step = megabytes
+    else:
+        step = 10 * done // size if size else done // 10**7
+    if step != told or whole:
+        print(
+            f"\r{text}" if terminal else text,
+            end="" if terminal and not whole else "\n",
+            file=sys.stderr,
+            # Others end with a line, and need not have `flush`.
+            flush=terminal,
+        )
+    return step
+
+
+def _check_size(url, size, max_bytes):
+    if size > max_bytes:
+        raise _WrongFile(
+            f"{url} is larger than the {max_bytes} bytes that are read. "
+            "It is no file of this kind."
+        )
+
+
+def _size(path):
+    return path.stat().st_size if path.exists() else 0
+
+
+def _record(path):
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _tag(part):
+    return part.with_name(f"{part.name}.json")
+
+
+def _read_tag(part):
+    """What the server said of the file whose begin `part` is."""
+    try:
+        tag = json.loads(_tag(part).read_text(encoding="utf-8"))
+        return tag if {"validator", "size"} <= set(tag) else None
+    except (OSError, ValueError, TypeError):
+        # No begin that could be trusted: start again.
+        return None
+
+
+def _write_tag(part, headers, size):
+    """Notes by what the server would know the file again, if it says."""
+    part.unlink(missing_ok=True)
+    _tag(part).unlink(missing_ok=True)
+    validator = headers.get("ETag", "")
+    if not validator or validator.startswith("W/"):
+        validator = headers.get("Last-Modified", "")
+    if validator:
+        text = json.dumps({"validator": validator, "size": size})
+        _tag(part).write_text(text, encoding="utf-8")
+
+
+class _KeepHttps(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but never from https to an open connection."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        allowed = ("https:",) if req.type == "https" else ("https:", "http:")
+        if not newurl.startswith(allowed):
+            raise urllib.error.URLError(
+                f"{req.full_url} leads to {newurl}, which is not encrypted or "
+                "no such server"
+            )
+        new = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if new is not None:
+            # A renamed repository is the Hub's still.
+            _authorize(new)
+        return new
+
+
+_opener = urllib.request.build_opener(_KeepHttps)

@@ -1,0 +1,509 @@
+"""Reads weight files that nobody vouches for: sizes first, code never.
+
+A checkpoint comes from the internet. Nothing in it is unpickled or executed,
+and nothing is allocated on its word alone: what a file claims to hold is
+compared with what the file is, before a tensor is made.
+"""
+
+import contextlib
+import math
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from keras_danet.weights import torch_files
+from keras_danet.weights import torch_names
+
+# DANet-ResNet152 with gradients and momentum stays below 1 GB; what claims
+# more is no checkpoint of this kind.
+MAX_FILE_BYTES = 2**32
+MAX_TENSORS = 20_000
+# Before it a file could lead the restricted reader to run code.
+SAFE_TORCH = (2, 10)
+PADDLE_ENDINGS = (".pdparams", ".pdiparams")
+TORCH_ENDINGS = (".pth", ".pt", ".tar", ".bin")
+# What `read_weights` reads.
+ENDINGS = (".npz", ".safetensors", *PADDLE_ENDINGS, *TORCH_ENDINGS)
+# So much of a file stays in memory while it is read.
+MAPPED_BYTES = 2**22
+# NumPy's names of safetensors' types; bfloat16 is known to it through Keras.
+SAFETENSORS = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "I16": "int16",
+    "I32": "int32",
+    "I64": "int64",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+}
+# Where checkpoints keep the tensors beside an optimizer and other state.
+STATE_KEYS = ("state_dict", "model", "model_state_dict")
+
+
+def read_weights(path):
+    """Reads the tensors of a checkpoint file.
+
+    Args:
+        path: path of a `.safetensors`, `.npz`, or PyTorch file (`.pth`,
+            `.pt`, `.bin`, `.pth.tar`). PyTorch's needs torch, from 2.10 on.
+
+    Returns:
+        `(tensors, meta)`: dict of name to `StoredTensor`, and what the file
+        says of itself: a dict, empty where it says nothing.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is too large, truncated, holds what would
+            have to be executed, or claims more than it holds.
+        ImportError: if the package that reads it is not installed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no checkpoint {path}. Expected the path of a .pth, "
+            ".pth.tar, .safetensors or .npz file."
+            + ("" if path.suffix else " A preset's name is for from_preset.")
+        )
+    size = path.stat().st_size
+    if not 0 < size <= MAX_FILE_BYTES:
+        raise _refused(path, f"it has {size} bytes", "")
+    ending = path.suffix.lower()
+    if ending == ".npz":
+        read = _read_npz
+    elif ending == ".safetensors":
+        read = _read_safetensors
+    elif ending in TORCH_ENDINGS:
+        read = _read_torch
+    elif ending in PADDLE_ENDINGS:
+        raise _refused(
+            path,
+            f"it is {torch_names.PADDLE}",
+            " Use the authors' or MMSegmentation's weights.",
+        )
+    else:
+        raise _refused(
+            path,
+            f"{ending or 'no ending'!r} is not a known ending",
+            " Expected .pth, .pt, .bin, .pth.tar, .safetensors or .npz"
+            + (
+                "; Keras's own files are read by keras.saving.load_model."
+                if ending in (".keras", ".h5")
+                else "."
+            ),
+        )
+    tensors, meta = read(path)
+    _check_count(path, len(tensors))
+    return tensors, meta
+
+
+def read_source(source):
+    """`read_weights` of a path, `as_arrays` of a dict."""
+    if isinstance(source, dict):
+        return as_arrays(source)
+    return read_weights(source)
+
+
+def as_arrays(state_dict):
+    """The tensors of a dict in memory: of NumPy, torch or another library.
+
+    Args:
+        state_dict: dict of name to array, or a checkpoint dict that keeps it
+            under `"state_dict"`.
+
+    Returns:
+        `(tensors, meta)`, as `read_weights`.
+    """
+    tensors, meta = _unwrap(state_dict)
+    return {
+        name: value if isinstance(value, StoredTensor) else _as_array(value)
+        for name, value in tensors.items()
+    }, meta
+
+
+def check_h5(path):
+    """Looks a Keras `.weights.h5` file through before Keras reads it.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        How many floating numbers it has.
+
+    Raises:
+        ValueError: if it is too large or truncated, links out of itself, or
+            claims more than it holds.
+    """
+    import h5py
+
+    path = Path(path)
+    if not 0 < path.stat().st_size <= MAX_FILE_BYTES:
+        raise _refused(path, f"it has {path.stat().st_size} bytes", "")
+    claimed = count = floats = 0
+    with _explained(path), h5py.File(path, "r") as file:
+        waiting = [file]
+        while waiting:
+            group = waiting.pop()
+            for name in group:
+                count += 1
+                # Groups as well, which might hold each other.
+                _check_count(path, count)
+                link = group.get(name, getlink=True)
+                if not isinstance(link, h5py.HardLink):
+                    raise _refused(path, f"{name!r} links elsewhere", "")
+                item = group[name]
+                if isinstance(item, h5py.Group):
+                    waiting.append(item)
+                    continue
+                if item.external or item.is_virtual:
+                    raise _refused(path, f"{name!r} lies elsewhere", "")
+                # Keras's way to keep a bfloat16.
+                half = item.dtype == "V2" and item.attrs.get("dtype")
+                if item.dtype.kind not in "fiub" and half != "bfloat16":
+                    raise _refused(path, f"{name!r} holds no numbers", "")
+                claimed += math.prod(item.shape) * item.dtype.itemsize
+                if item.dtype.kind == "f" or half:
+                    floats += math.prod(item.shape)
+        _check_claim(path, claimed)
+    return floats
+
+
+def load_keras_model(source, max_bytes=MAX_FILE_BYTES):
+    """The model of a `.keras` file, or of the folder that holds one.
+
+    Args:
+        source: path of the file, of a folder with a `model.keras`, or of one
+            that Keras saved unzipped.
+        max_bytes: integer, the most that it may unpack to. Defaults to
+            `MAX_FILE_BYTES`.
+
+    Returns:
+        A model that is not compiled.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read, or unpacks to too much.
+    """
+    import keras
+
+    path = Path(source)
+    if path.is_dir() and not (path / "config.json").is_file():
+        path = path / "model.keras"
+    elif (path / "model.keras").is_file():
+        path = path / "model.keras"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist. Expected a .keras file, or a run folder "
+            "whose training finished at least one epoch."
+        )
+    try:
+        if path.is_dir():
+            check_h5(path / "model.weights.h5")
+        else:
+            with zipfile.ZipFile(path) as archive:
+                size = sum(member.file_size for member in archive.infolist())
+            if size > max_bytes:
+                raise ValueError(f"it unpacks to {size} bytes")
+        return keras.saving.load_model(path, compile=False)
+    # Keras has no common error for broken files.
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be loaded: {error}. Expected a model that Keras "
+            "has saved whole; save it, or train, again."
+        ) from error
+
+
+class StoredTensor:
+    """A tensor in a file: its shape and type, its values when asked for.
+
+    The values may lie in the file itself, mapped into memory, and change with
+    it: whoever keeps them copies them.
+
+    Args:
+        shape: tuple of integers.
+        dtype: a dtype or its name.
+        read: function that returns the values, an array.
+    """
+
+    def __init__(self, shape, dtype, read):
+        self.shape = tuple(shape)
+        self.dtype = np.dtype(dtype)
+        self.read = read
+
+    @property
+    def ndim(self):
+        return len(self.shape)
+
+    def __array__(self, dtype=None, copy=None):
+        array = self.read()
+        return array if dtype is None else array.astype(dtype)
+
+
+class _File:
+    """Reads a file's tensors one at a time.
+
+    What was read of a file that is mapped into memory stays in memory as long
+    as it is open, so that it is opened anew from time to time.
+
+    Args:
+        path: path of the file.
+        open_file: function of the path that opens it and returns a function
+            of a tensor's name that reads it.
+        mapped: boolean, whether it is mapped into memory; if not, it is
+            opened once.
+    """
+
+    def __init__(self, path, open_file, mapped=True):
+        self.path = path
+        self.open_file = open_file
+        self.most_bytes = MAPPED_BYTES if mapped else math.inf
+        self.get = None
+        self.read_bytes = 0
+
+    def tensor(self, name, shape, dtype):
+        """The `StoredTensor` of that name."""
+        return StoredTensor(shape, dtype, lambda: self.read(name))
+
+    def read(self, name):
+        with _explained(self.path):
+            if self.get is None or self.read_bytes > self.most_bytes:
+                self.get, self.read_bytes = None, 0
+                self.get = self.open_file(self.path)
+            array = self.get(name)
+        self.read_bytes += array.nbytes
+        return array
+
+
+def _read_npz(path):
+    """NumPy's archive, whose headers are read before its arrays."""
+    file, tensors, claimed = _File(path, _open_npz), {}, 0
+    with _explained(path), zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        _check_count(path, len(members))
+        for member in members:
+            with archive.open(member) as stream:
+                shape, dtype = _npy_header(path, member, stream)
+            claimed += math.prod(shape) * dtype.itemsize
+            name = member.filename.removesuffix(".npy")
+            tensors[name] = file.tensor(name, shape, dtype)
+        _check_claim(path, claimed)
+    return tensors, {}
+
+
+def _open_npz(path):
+    return np.load(path, allow_pickle=False).__getitem__
+
+
+def _npy_header(path, member, file):
+    """Shape and dtype of an array, which must have the member's bytes."""
+    version = np.lib.format.read_magic(file)
+    read = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise _refused(path, f"{member.filename} holds pickled objects", _CODE)
+    size = math.prod(shape) * dtype.itemsize
+    if size + file.tell() != member.file_size:
+        raise _refused(
+            path,
+            f"{member.filename} claims shape {shape}, {size} bytes, and has "
+            f"{member.file_size - file.tell()}",
+            "",
+        )
+    return shape, dtype
+
+
+def _read_safetensors(path):
+    """The format checks its own header against the file."""
+    try:
+        from safetensors import safe_open
+    except ImportError as error:
+        raise ImportError(
+            f"{path} is read with safetensors, which is not installed: "
+            "pip install safetensors"
+        ) from error
+    file, tensors = _File(path, _open_safetensors), {}
+    with _explained(path), safe_open(path, framework="numpy") as header:
+        names = list(header.keys())
+        _check_count(path, len(names))
+        for name in names:
+            tensor = header.get_slice(name)
+            shape, kind = tensor.get_shape(), tensor.get_dtype()
+            if kind not in SAFETENSORS:
+                raise _refused(path, f"{name!r} is of the type {kind}", _TYPES)
+            tensors[name] = file.tensor(name, shape, SAFETENSORS[kind])
+        return tensors, dict(header.metadata() or {})
+
+
+def _open_safetensors(path):
+    from safetensors import safe_open
+
+    return safe_open(path, framework="numpy").get_tensor
+
+
+def _read_torch(path):
+    """PyTorch's file by its restricted reader, which runs no code."""
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            f"{path} is a PyTorch file and torch is not installed. Install "
+            "torch, or convert the file to .safetensors where it is."
+        ) from error
+    found = tuple(map(int, torch.__version__.split(".")[:2]))
+    if found < SAFE_TORCH:
+        raise ImportError(
+            f"Reading {path} safely needs torch "
+            f"{'.'.join(map(str, SAFE_TORCH))} or later; this is "
+            f"{torch.__version__}, whose restricted reader has a hole "
+            "(CVE-2026-24747). Update it: pip install --upgrade torch. Or "
+            "convert the file to .safetensors elsewhere."
+        )
+    with _explained(path):
+        content, meta = _unwrap(_load_torch(path))
+    for name, value in content.items():
+        if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+            raise _refused(path, f"{name!r} is no dense tensor", "")
+        stored = value.untyped_storage().nbytes()
+        # A tensor may repeat its storage: petabytes on a few bytes.
+        if value.numel() * value.element_size() > stored:
+            raise _refused(
+                path,
+                f"{name!r} claims shape {tuple(value.shape)} and has {stored} "
+                "bytes",
+                "",
+            )
+    # Or many tensors have one storage.
+    _check_claim(
+        path, sum(v.numel() * v.element_size() for v in content.values())
+    )
+    # The format before 1.6 is read whole.
+    file = _File(path, _open_torch, mapped=zipfile.is_zipfile(path))
+    tensors = {}
+    with _explained(path):
+        for name, value in content.items():
+            dtype = _as_array(value).dtype
+            tensors[name] = file.tensor(name, value.shape, dtype)
+    return tensors, meta
+
+
+def _load_torch(path):
+    import torch
+
+    zipped = torch_files.check(path)
+    unread = [(_Unread, name) for name in torch_files.UNREAD]
+    with torch.serialization.safe_globals(unread):
+        return torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipped
+        )
+
+
+def _open_torch(path):
+    content, _ = _unwrap(_load_torch(path))
+    return lambda name: _as_array(content[name])
+
+
+def _as_array(value):
+    """A tensor of another library as an array, of the same memory."""
+    detach = getattr(value, "detach", None)
+    value = detach().cpu() if detach else value
+    if str(getattr(value, "dtype", "")) != "torch.bfloat16":
+        return np.asarray(value)
+    import torch
+
+    # Torch does not know NumPy's bfloat16, which Keras brings along.
+    return value.view(torch.int16).numpy().view("bfloat16")
+
+
+class _Unread:
+    """Stands where a checkpoint keeps NumPy's numbers, such as its score.
+
+    PyTorch's reader would refuse the whole file for it; nothing is made of
+    what the file says of it.
+    """
+
+    def __init__(self, *_):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+def _unwrap(content):
+    """The tensors and the meta of a checkpoint's content."""
+    meta = {}
+    if isinstance(content, dict):
+        found = content.get("meta")
+        meta = found if isinstance(found, dict) else {}
+        for key in STATE_KEYS:
+            if isinstance(content.get(key), dict):
+                content = content[key]
+                break
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) for name in content
+    ):
+        raise ValueError(
+            "A checkpoint must be a dict of tensor name to tensor, or hold "
+            f"one under one of {STATE_KEYS}. Received: "
+            f"{type(content).__name__}"
+        )
+    return dict(content), meta
+
+
+_TYPES = f" Expected one of {', '.join(SAFETENSORS)}."
+_CODE = " Such a file can run code; ask for .safetensors instead."
+
+
+class _Refused(ValueError):
+    """A file that is not read, and why."""
+
+
+@contextlib.contextmanager
+def _explained(path):
+    """Says which file it was, whatever its reader raises."""
+    try:
+        yield
+    except _Refused:
+        raise
+    except torch_files.MoreThanTensors as error:
+        raise _refused(path, str(error), _CODE) from None
+    except Exception as error:
+        text = str(error)
+        if "weights_only" in text:
+            # PyTorch's own text tells how to run the code after all.
+            raise _refused(path, "it holds more than tensors", _CODE) from None
+        reason = text.splitlines()[0] if text else type(error).__name__
+        raise _refused(path, reason, "") from error
+
+
+def _check_count(path, count):
+    if not 0 < count <= MAX_TENSORS:
+        raise _refused(path, f"it has {count} tensors", "")
+
+
+def _check_claim(path, claimed):
+    # Stored weights hardly compress: a claim far beyond the file is a bomb.
+    size = os.path.getsize(path)
+    if claimed > min(MAX_FILE_BYTES, 4 * size + 2**20):
+        raise _refused(
+            path, f"its {size} bytes claim to unpack to {claimed}", ""
+        )
+
+
+def _refused(path, reason, remedy):
+    return _Refused(
+        f"{path} is not read: {reason}."
+        + (
+            remedy
+            or " Expected a complete checkpoint of at most "
+            f"{MAX_FILE_BYTES} bytes and {MAX_TENSORS} tensors; download it "
+            "again."
+        )
+    )

@@ -1,0 +1,611 @@
+"""Presets: trained weights by name, and the folders that models are kept in.
+
+A preset folder holds `config.json`, the constructor's arguments, and
+`model.weights.h5`. One may come from a stranger: its configuration is read
+as data and can name no class but ours, and its weights are looked through
+before Keras reads them. A preset by name becomes such a folder once, in the
+cache.
+"""
+
+import contextlib
+import hashlib
+import inspect
+import json
+import math
+import os
+import pathlib
+import re
+import tempfile
+import types
+import warnings
+
+import keras
+
+from keras_danet.arguments import did_you_mean
+from keras_danet.data.datasets import DATASETS
+from keras_danet.weights import downloads
+from keras_danet.weights import files
+from keras_danet.weights.torch_names import MAX_RATE
+from keras_danet.weights.torch_names import MAX_WIDTH
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.weights.h5"
+MAX_CONFIG_BYTES = 2**20
+DTYPES = (
+    None,
+    "float32",
+    "float64",
+    "float16",
+    "bfloat16",
+    "mixed_float16",
+    "mixed_bfloat16",
+)
+# Counts the ways in which checkpoints were converted into folders.
+CONVERSION = 1
+
+# (long, short) sides that images are measured with, as the presets' scores
+# were; Cityscapes' have their own size. As in MMSegmentation's configurations.
+TEST_SIZES = {"ade20k": (2048, 512), "voc2012": (2048, 512)}
+
+OPENMMLAB = "https://download.openmmlab.com"
+HUB = "https://huggingface.co"
+# The three 3x3 convolutions of MMSegmentation's `v1c`.
+V1C_STEM = (32, 32, 64)
+
+NUM_CLASSES = {"cityscapes": 19, "ade20k": 150, "voc2012": 21}
+CROPS = {"cityscapes": "512x1024", "ade20k": "512x512", "voc2012": "512x512"}
+TITLES = {
+    "cityscapes": "Cityscapes",
+    "ade20k": "ADE20K",
+    "voc2012": "PASCAL VOC 2012",
+}
+# MMSegmentation's model zoo, configs/danet: depth, data set, what our name adds
+# (the best has the short name), its mean IoU in per cent (single scale, whole
+# images), thousands of steps, and the end of the file's name, the last digits
+# of which begin its SHA-256.
+MMSEGMENTATION = (
+    (50, "cityscapes", "", 79.34, 80, "20200607_133029-2bfa2293"),
+    (50, "cityscapes", "_40k", 78.74, 40, "20200605_191324-c0dbfa5f"),
+    (50, "cityscapes", "_769", 79.27, 80, "20200607_132954-495689b4"),
+    (50, "cityscapes", "_769_40k", 78.88, 40, "20200530_025703-76681c60"),
+    (101, "cityscapes", "", 80.52, 40, "20200605_200831-c57a7157"),
+    (101, "cityscapes", "_80k", 80.41, 80, "20200607_132918-955e6350"),
+    (101, "cityscapes", "_769", 80.47, 80, "20200607_132918-f3a929e7"),
+    (101, "cityscapes", "_769_40k", 79.88, 40, "20200530_025717-dcb7fd4e"),
+    (50, "ade20k", "", 42.45, 160, "20200616_082340-9cb35dcd"),
+    (50, "ade20k", "_80k", 41.66, 80, "20200615_015125-edb18e08"),
+    (101, "ade20k", "", 44.17, 160, "20200616_082348-23bf12f9"),
+    (101, "ade20k", "_80k", 43.64, 80, "20200615_015126-d0357c73"),
+    (50, "voc2012", "", 76.37, 40, "20200613_235526-426e3a64"),
+    (50, "voc2012", "_20k", 74.45, 20, "20200618_070026-9e9e3ab3"),
+    (101, "voc2012", "", 76.51, 40, "20200613_223031-788e232a"),
+    (101, "voc2012", "_20k", 76.02, 20, "20200618_070026-d48d23b2"),
+)
+
+
+def _mmsegmentation(depth, dataset, suffix, mean_iou, steps, stamp):
+    """The name and the preset of a row of `MMSEGMENTATION`."""
+    crop = "769x769" if "_769" in suffix else CROPS[dataset]
+    theirs = {"voc2012": "voc12aug"}.get(dataset, dataset)
+    file = f"danet_r{depth}-d8_{crop}_{steps}k_{theirs}"
+    return f"danet_resnet{depth}_{dataset}{suffix}", {
+        "description": f"{TITLES[dataset]}, DANet-ResNet{depth}, "
+        f"{steps},000 steps of {crop} crops, MMSegmentation",
+        "dataset": dataset,
+        "mean_iou": mean_iou,
+        "license": "Apache-2.0",
+        # The tensors in float32; the site states no sizes.
+        "size_mb": {50: 200, 101: 276}[depth],
+        "source": f"{OPENMMLAB}/mmsegmentation/v0.5/danet/{file}/"
+        f"{file}_{stamp}.pth",
+        "sha256": stamp.rpartition("-")[2],
+        "arguments": {
+            "num_classes": NUM_CLASSES[dataset],
+            "backbone": f"resnet{depth}",
+            "auxiliary": True,
+            "align_corners": crop == "769x769",
+            "multi_grid": None,
+            "stem_filters": V1C_STEM,
+        },
+    }
+
+
+def _torchvision(depth, top1, size_mb, revision="main", sha256=None):
+    """torchvision's ImageNet weights (V1), in timm's copy on the Hub."""
+    return {
+        "description": f"ImageNet, ResNet-{depth}, torchvision's weights V1 in "
+        "timm's copy",
+        "dataset": "imagenet",
+        "top1": top1,
+        "license": "BSD-3-Clause",
+        "size_mb": size_mb,
+        "source": f"{HUB}/timm/resnet{depth}.tv_in1k/resolve/{revision}/"
+        "model.safetensors",
+        "sha256": sha256,
+        "arguments": {"depth": depth, "stem_filters": None},
+    }
+
+
+def _v1c(depth, size_mb, digits):
+    """ImageNet weights of the deep stem that MMSegmentation starts from."""
+    return {
+        "description": f"ImageNet, ResNet-{depth}-v1c (deep stem), which "
+        "MMSegmentation's DANet starts from",
+        "dataset": "imagenet",
+        "top1": None,
+        "license": "not stated",
+        "size_mb": size_mb,
+        "source": f"{OPENMMLAB}/pretrain/third_party/"
+        f"resnet{depth}_v1c-{digits}.pth",
+        "sha256": digits,
+        "arguments": {"depth": depth, "stem_filters": V1C_STEM},
+    }
+
+
+DANET = dict(_mmsegmentation(*row) for row in MMSEGMENTATION)
+BACKBONES = {
+    "resnet18_imagenet": _torchvision(
+        18,
+        69.76,
+        47,
+        "bbd144b3e5565108aad885f145491d11bc6ce807",
+        "694f673df6520a3158624e8a89af086f59923ee4cd7436fe5bc3bc71d295ad81",
+    ),
+    "resnet34_imagenet": _torchvision(
+        34,
+        73.31,
+        87,
+        "1b7b21cca82ff974d341713f777bf740c2db38c4",
+        "0bb82595a564991a9d424708b33f5d843f5aaed7f6c0886ff10849ff97022235",
+    ),
+    "resnet50_imagenet": _torchvision(
+        50,
+        76.13,
+        102,
+        "78f3ecfdb38e06d9b8397f662e7ab8fee96026fa",
+        "5d061a3c593d795bfe682d9b152bafbcf550579873492def3515b46db1189888",
+    ),
+    "resnet101_imagenet": _torchvision(101, 77.37, 178),
+    "resnet152_imagenet": _torchvision(152, 78.31, 241),
+    "resnet50_v1c_imagenet": _v1c(50, 103, "2cccc1ad"),
+    "resnet101_v1c_imagenet": _v1c(101, 178, "e67eebb6"),
+}
+
+
+def _own_class(cls):
+    """Ours, of a class that a user derived from it."""
+    return next(
+        c for c in cls.__mro__ if c.__module__.startswith("keras_danet")
+    )
+
+
+def find(preset, cls, load_weights=True):
+    """A preset's arguments, and the folder that holds its weights.
+
+    Args:
+        preset: a name in `cls.presets`, a `"hf://user/repo"` or a path.
+        cls: class that it is to make.
+        load_weights: boolean; without them no preset by name is fetched.
+
+    Returns:
+        `(config, folder, held)`, see `read_config`; the folder is complete
+        and verified, and `held` is how many numbers its weights have. Both
+        are `None` for a preset by name without weights.
+    """
+    preset = os.fspath(preset)
+    if preset in cls.presets:
+        row = cls.presets[preset]
+        facts = _dataset_facts(row)
+        if not load_weights:
+            return {**row["arguments"], **facts}, None, None
+        folder = _converted(preset, _own_class(cls), row)
+        config, folder, held = _looked_through(folder, cls)
+        return {**config, **facts}, folder, held
+    elif preset.startswith("hf://"):
+        folder = _fetch_folder(preset)
+        try:
+            return _looked_through(folder, cls)
+        except ValueError:
+            _forget(folder)
+            raise
+    else:
+        folder = pathlib.Path(preset)
+    if not folder.is_dir():
+        raise ValueError(_no_preset(preset, cls, folder.is_file()))
+    return _looked_through(folder, cls)
+
+
+def split_frozen(config):
+    """The constructor's arguments, and what `models.freezing` added."""
+    config = dict(config)
+    trainable = config.pop("trainable", True)
+    frozen = config.pop("frozen_layers", ())
+    return config, (trainable, frozen, config.pop("adapters", {}))
+
+
+def _dataset_facts(row):
+    """What a DANet by name is told of its data set."""
+    dataset = DATASETS.get(row.get("dataset"))
+    # A backbone's, ImageNet, is none that is segmented.
+    if dataset is None:
+        return {}
+    return {
+        "class_names": dataset.class_names,
+        "palette": dataset.palette,
+        "test_size": TEST_SIZES.get(dataset.name),
+    }
+
+
+def _looked_through(folder, cls):
+    """What `find` returns of a folder."""
+    config = read_config(folder, cls)
+    # Before a network is made for them.
+    held = files.check_h5(_plain_file(folder, WEIGHTS_FILE))
+    return config, folder, held
+
+
+def _forget(folder):
+    """Deletes what was fetched from the Hub and proved to be no use."""
+    if downloads.cache_folder() / "hf" in pathlib.Path(folder).parents:
+        for file in (CONFIG_FILE, WEIGHTS_FILE):
+            downloads.forget(folder / file)
+
+
+def _no_preset(preset, cls, is_file):
+    """What to say of a name that is none."""
+    if is_file:
+        return (
+            f"{preset} is a file. A preset is a folder; a checkpoint's file "
+            f"is read by {cls.__name__}.from_checkpoint."
+        )
+    if preset in DANET:
+        return f"{preset!r} is a whole DANet: DANet.from_preset({preset!r})."
+    if preset in BACKBONES:
+        return (
+            f"{preset!r} is a backbone: DANet(num_classes=19, "
+            f"backbone={preset!r}), or DilatedResNet.from_preset({preset!r})."
+        )
+    return (
+        f"There is no preset {preset!r}.{did_you_mean(preset, cls.presets)} "
+        f"Expected one of {list(cls.presets)}, a folder that save_to_preset "
+        "wrote, or 'hf://user/repo'."
+    )
+
+
+def _converted(name, cls, row):
+    """The folder of a preset by name, made from its checkpoint once."""
+    home = downloads.cache_folder() / name
+    # Another file, or another way to convert it, is another folder.
+    made_of = f"{row['source']} {row['sha256']} {CONVERSION}"
+    key = hashlib.sha256(made_of.encode()).hexdigest()[:8]
+    folder = home / f"preset-{key}"
+    home.mkdir(parents=True, exist_ok=True)
+    with downloads.locked(folder):
+        if folder.is_dir():
+            return folder
+        path = home / row["source"].rpartition("/")[2]
+        downloads.fetch(row["source"], path, row["sha256"])
+        told = {
+            # For a checkpoint, None asks what it says itself.
+            key: () if row["arguments"][key] is None else row["arguments"][key]
+            for key in ("multi_grid", "align_corners")
+            if key in row["arguments"]
+        }
+        # Variables are kept in full, whatever the policy of today.
+        try:
+            model = cls.from_checkpoint(path, dtype="float32", **told)
+            _check_row(name, row, model)
+        except ValueError:
+            if row["sha256"] is None:
+                downloads.forget(path)
+            raise
+        save(model, folder, dtype=None)
+    return folder
+
+
+def _check_row(name, row, model):
+    """Holds what was read off the tensors to what the table says."""
+    found = model.get_config()
+    for key, expected in row["arguments"].items():
+        if found[key] != expected:
+            raise ValueError(
+                f"The file of preset {name!r} has {key}={found[key]!r} and "
+                f"the table {expected!r}."
+            )
+
+
+def _fetch_folder(handle):
+    """The folder of a preset on the Hugging Face Hub."""
+    match = re.fullmatch(
+        r"hf://([\w.-]+)/([\w.-]+?)(?:@([\w.-]+))?", handle, re.ASCII
+    )
+    if match is None or {".", ".."} & set(match.groups()):
+        raise ValueError(
+            "Expected 'hf://user/repo', or 'hf://user/repo@revision'. "
+            f"Received: {handle!r}"
+        )
+    user, repo, revision = match.groups()
+    revision = revision or "main"
+    hub = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+    host = re.sub(r"[^\w.-]", "_", hub.partition("://")[2])
+    folder = downloads.cache_folder() / "hf" / host / user / repo / revision
+    base = f"{hub}/{user}/{repo}/resolve/{revision}"
+    for file, most in (
+        (CONFIG_FILE, MAX_CONFIG_BYTES),
+        (WEIGHTS_FILE, files.MAX_FILE_BYTES),
+    ):
+        downloads.fetch(f"{base}/{file}", folder / file, max_bytes=most)
+    return folder
+
+
+def save(model, folder, **changes):
+    """Writes `config.json` and `model.weights.h5`, both or neither.
+
+    Args:
+        model: `DANet` or `DilatedResNet`.
+        folder: path of the folder to make. An older preset there is replaced,
+            anything else is left alone.
+        **changes: entries of the configuration to set otherwise.
+
+    Raises:
+        FileExistsError: if `folder` holds something else than a preset.
+        ValueError: if the model's backbone is of another class.
+    """
+    folder = pathlib.Path(os.path.abspath(folder))
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise FileExistsError(f"{folder} is there, and is no folder.")
+    others = set(os.listdir(folder)) if folder.exists() else set()
+    if others - {CONFIG_FILE, WEIGHTS_FILE}:
+        raise FileExistsError(
+            f"{folder} holds {sorted(others)[0]!r}: it is no preset to be "
+            "replaced. Choose a new folder."
+        )
+    if folder.exists() and folder.samefile(os.getcwd()):
+        raise FileExistsError(
+            f"{folder} is the working directory, which cannot be replaced. "
+            "Choose another folder."
+        )
+    text = json.dumps(_describe(model, changes), indent=2) + "\n"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f".{folder.name}-", dir=folder.parent
+    ) as workplace:
+        new = pathlib.Path(workplace, "new")
+        new.mkdir()
+        model.save_weights(new / WEIGHTS_FILE)
+        (new / CONFIG_FILE).write_text(text, encoding="utf-8")
+        files.check_h5(new / WEIGHTS_FILE)
+        old = pathlib.Path(workplace, "old")
+        if folder.exists():
+            os.rename(folder, old)
+        try:
+            os.rename(new, folder)
+        except OSError:
+            if old.exists():
+                os.rename(old, folder)
+            raise
+
+
+def _describe(model, changes=types.MappingProxyType({})):
+    """A model as `read_config` understands it."""
+    config = _plain({**model.get_config(), **changes}, changes)
+    backbone = config.get("backbone")
+    if isinstance(backbone, dict):
+        if backbone["registered_name"] != "keras_danet>DilatedResNet":
+            raise ValueError(
+                "A preset keeps a DilatedResNet as backbone; this one is a "
+                f"{backbone['class_name']}. Save the whole model instead: "
+                "model.save('danet.keras')."
+            )
+        config["backbone"] = {
+            **{k: backbone[k] for k in ("module", "class_name")},
+            "config": _plain(backbone["config"], changes),
+            "registered_name": backbone["registered_name"],
+        }
+    own = _own_class(type(model))
+    # With a module and a registered name Keras loads the folder, too.
+    return {
+        "module": own.__module__,
+        "class_name": own.__name__,
+        "config": config,
+        "registered_name": keras.saving.get_registered_name(own),
+    }
+
+
+def _plain(config, changes):
+    """A configuration without what belongs to a training, policies by name."""
+    config = _untrained(config)
+    if "dtype" in changes:
+        config["dtype"] = changes["dtype"]
+    if config["dtype"] not in DTYPES:
+        raise ValueError(
+            f"A preset keeps one of the policies {DTYPES}. Received: "
+            f"dtype={config['dtype']!r}. Save the whole model instead: "
+            "model.save('danet.keras')."
+        )
+    return config
+
+
+def _untrained(config):
+    """What Keras keeps of a model, as the arguments that a preset keeps."""
+    config, _ = split_frozen(config)
+    dtype = config.get("dtype")
+    if isinstance(dtype, dict) and isinstance(dtype.get("config"), dict):
+        config["dtype"] = dtype["config"].get("name")
+    return config
+
+
+def read_config(folder, cls):
+    """The constructor's arguments from `config.json`, as far as is safe.
+
+    Args:
+        folder: path of a preset folder.
+        cls: class that is wanted.
+
+    Returns:
+        Dict; a `backbone` that is no name is as it stands in the file.
+
+    Raises:
+        ValueError: for a configuration that no `save_to_preset` wrote.
+    """
+    path = _plain_file(folder, CONFIG_FILE)
+    size = path.stat().st_size
+    if size > MAX_CONFIG_BYTES:
+        raise ValueError(
+            f"{path} has {size} bytes. Expected at most {MAX_CONFIG_BYTES}."
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is no JSON: {error}. Expected what save_to_preset writes."
+        ) from None
+    return checked_arguments(path, content, cls)
+
+
+def checked_arguments(path, content, cls):
+    """`content["config"]` if it holds arguments of `cls`, and nothing else."""
+    cls = _own_class(cls)
+    class_name = cls.__name__
+    if (
+        not isinstance(content, dict)
+        or content.get("class_name") != class_name
+        or not isinstance(content.get("config"), dict)
+    ):
+        found = content.get("class_name") if isinstance(content, dict) else None
+        raise ValueError(
+            f"{path} describes {found!r}. Expected a {class_name!r} and its "
+            "'config', as save_to_preset writes them."
+            + (
+                " A DANet's backbone is a layer of it: DANet.from_preset("
+                f"{str(pathlib.Path(path).parent)!r}).get_layer('resnet50')."
+                if (class_name, found) == ("DilatedResNet", "DANet")
+                else ""
+            )
+        )
+    # A folder that Keras wrote has what belongs to a training as well.
+    config = _untrained(content["config"])
+    known = list(inspect.signature(cls.__init__).parameters)[1:]
+    unknown = sorted(set(config) - set(known))
+    if unknown:
+        raise ValueError(
+            f"{path} sets {unknown}. Expected arguments of {class_name}: "
+            f"{known}."
+        )
+    _check_widths(path, config)
+    if config.get("dtype") not in DTYPES:
+        raise ValueError(
+            f"{path} sets dtype={config['dtype']!r}. Expected one of {DTYPES}."
+        )
+    return config
+
+
+def _check_widths(path, config):
+    """Refuses widths that would take memory before any weight is read."""
+    for key, most in (
+        ("filters", MAX_WIDTH),
+        ("stem_filters", MAX_WIDTH),
+        ("multi_grid", MAX_RATE),
+    ):
+        value = config.get(key)
+        values = value if isinstance(value, list) else [value]
+        for width in values:
+            if isinstance(width, int | float) and width > most:
+                raise ValueError(
+                    f"{path} sets {key}={value}. Expected at most {most}."
+                )
+
+
+def check_size(cls, shapes_of, folder, held):
+    """Refuses a network larger than the weights that are there for it.
+
+    Args:
+        cls: class that is to be made.
+        shapes_of: function that returns the shapes of its variables, by their
+            paths, or raises what the constructor would.
+        folder: path of the preset, `None` for one by name.
+        held: integer, how many numbers its weights have.
+    """
+    if folder is None:
+        return
+    try:
+        with _explained(cls, folder):
+            needed = sum(map(math.prod, shapes_of().values()))
+        if needed > held:
+            raise ValueError(
+                f"{pathlib.Path(folder, WEIGHTS_FILE)} does not fit the "
+                f"{CONFIG_FILE} beside it: it holds {held} numbers, and such "
+                f"a network has {needed}."
+            )
+    except ValueError:
+        _forget(folder)
+        raise
+
+
+def make(cls, arguments, folder):
+    """The model of a preset's arguments."""
+    with _explained(cls, folder):
+        return cls(**arguments)
+
+
+@contextlib.contextmanager
+def _explained(cls, folder):
+    """Says which preset it was, whatever is wrong with its arguments."""
+    try:
+        yield
+    except (TypeError, ValueError, OverflowError) as error:
+        if str(folder) in str(error):
+            raise
+        raise ValueError(
+            f"No {cls.__name__} can be made of what the preset {folder} and "
+            f"the call say: {error}"
+        ) from error
+
+
+def load_weights(model, folder):
+    """Reads a preset's weights into the model they were saved from."""
+    path = pathlib.Path(folder, WEIGHTS_FILE)
+    try:
+        with warnings.catch_warnings():
+            # Keras only warns of layers that it leaves as they were.
+            warnings.simplefilter("error", UserWarning)
+            model.load_weights(path)
+    except (ValueError, KeyError, OSError, UserWarning) as error:
+        _forget(path.parent)
+        raise ValueError(
+            f"{path} does not fit the {CONFIG_FILE} beside it: {error}"
+        ) from error
+
+
+def transfer(source, target, anew=()):
+    """Copies every weight by its name, except those of the layers `anew`."""
+    values = {variable.path: variable for variable in source.weights}
+    wanted = [
+        variable
+        for variable in target.weights
+        if variable.path.partition("/")[0] not in anew
+    ]
+    missing = [v.path for v in wanted if v.path not in values]
+    if missing:
+        raise ValueError(
+            f"The preset has no weights for {', '.join(missing[:4])}. Leave "
+            "out the override that adds them."
+        )
+    for variable in wanted:
+        # Its own array: on JAX either gives it away as it predicts.
+        variable.assign(keras.ops.copy(values[variable.path]))
+
+
+def _plain_file(folder, name):
+    path = pathlib.Path(folder, name)
+    if path.is_symlink():
+        raise ValueError(
+            f"{path} is a symbolic link, which may lead anywhere. Put the "
+            "file itself there."
+        )
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no {path}. Expected a folder that save_to_preset wrote, "
+            f"with {CONFIG_FILE} and {WEIGHTS_FILE}."
+        )
+    return path
