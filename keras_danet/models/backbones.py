@@ -1,0 +1,66 @@
+"""Backbones by name, and what any other has to be."""
+
+from keras_danet.arguments import did_you_mean
+from keras_danet.models.resnet import STAGE_BLOCKS
+from keras_danet.models.resnet import DilatedResNet
+
+# Untrained; `DilatedResNet.presets` are backbones with weights.
+NAMED_BACKBONES = {f"resnet{depth}": depth for depth in STAGE_BLOCKS}
+
+
+def with_pretrained(arguments):
+    """Arguments to build from, and to keep, of a backbone with weights.
+
+    The model keeps the weights from then on: made again from its
+    configuration, it must fetch nothing.
+    """
+    name = arguments["backbone"]
+    if not isinstance(name, str) or name not in DilatedResNet.presets:
+        return arguments, arguments
+    if arguments["stem_filters"] is not None:
+        raise ValueError(
+            f"`stem_filters` are those of the preset's weights. Received: "
+            f"stem_filters={arguments['stem_filters']!r}, backbone={name!r}"
+        )
+    row = DilatedResNet.presets[name]["arguments"]
+    options = {
+        key: arguments[key]
+        for key in ("output_stride", "multi_grid")
+        if arguments[key] is not None
+    }
+    backbone = DilatedResNet.from_preset(name, **options)
+    without = dict.fromkeys(("output_stride", "multi_grid", "stem_filters"))
+    return {**arguments, **without, "backbone": backbone}, {
+        **arguments,
+        "backbone": f"resnet{row['depth']}",
+        "stem_filters": row["stem_filters"],
+    }
+
+
+def make_backbone(backbone, **options):
+    options = {k: v for k, v in options.items() if v is not None}
+    if isinstance(backbone, str):
+        if backbone not in NAMED_BACKBONES:
+            known = [*NAMED_BACKBONES, *DilatedResNet.presets]
+            raise ValueError(
+                f"`backbone` must be one of {list(NAMED_BACKBONES)}, "
+                f"{list(DilatedResNet.presets)}, or a model."
+                f"{did_you_mean(backbone, known)} "
+                f"Received: backbone={backbone!r}"
+            )
+        return DilatedResNet(NAMED_BACKBONES[backbone], **options)
+    if options:
+        raise ValueError(
+            f"{', '.join(f'`{name}`' for name in options)} shape a backbone "
+            "given by name; set them where you make the backbone. "
+            f"Received: backbone={backbone!r}"
+        )
+    output = getattr(backbone, "output", None)
+    if not isinstance(output, dict) or "stage4" not in output:
+        raise ValueError(
+            "`backbone` must be a name or a functional model whose output is "
+            "a dict with 'stage4', such as keras_danet.DilatedResNet, or any "
+            "other Keras backbone after keras_danet.dilate(backbone). "
+            f"Received: backbone={backbone!r}"
+        )
+    return backbone

@@ -1,0 +1,550 @@
+"""Several outputs, one label map: how such a model is compiled and trained."""
+
+import contextlib
+import functools
+import inspect
+import sys
+
+import keras
+
+from keras_danet import arguments
+from keras_danet.distribution.keras_distributions import on_devices
+from keras_danet.distribution.replicas import part_of
+from keras_danet.distribution.replicas import share_value
+from keras_danet.distribution.tensorflow_strategies import check_replicas
+from keras_danet.distribution.tensorflow_strategies import on_replicas
+from keras_danet.distribution.tensorflow_strategies import refuse_on_replicas
+from keras_danet.distribution.tensorflow_strategies import share_batch
+from keras_danet.distribution.tensorflow_strategies import strategy_scope
+from keras_danet.losses import PixelCrossentropy
+from keras_danet.losses import SumOfLosses
+from keras_danet.losses.pixels import of_known_shape
+from keras_danet.metrics import SegmentationMetrics
+from keras_danet.models import fit_checks
+from keras_danet.models.functional import FunctionalModel
+from keras_danet.models.functional import compilable
+from keras_danet.optimizers import SGD
+from keras_danet.optimizers import PolySchedule
+
+# Weights of the outputs' losses: the authors' 1, 1, 1 and MMSegmentation's 0.4.
+LOSS_WEIGHTS = {
+    "fusion": 1.0,
+    "position": 1.0,
+    "channel": 1.0,
+    "auxiliary": 0.4,
+}
+
+
+class DeepSupervision(FunctionalModel):
+    """A functional model of several outputs that learn from one label map.
+
+    Called in training it gives the dict of its outputs, otherwise `fusion`
+    alone. Subclasses set `num_classes` and `inference_model`, a functional
+    model over the same layers with that one output.
+    """
+
+    def __call__(self, inputs, *args, **kwargs):
+        # As a layer of another model, which has one loss of one prediction.
+        if any(map(_is_symbolic, keras.tree.flatten(inputs))):
+            return self.inference_model(inputs, *args, **kwargs)
+        return super().__call__(inputs, *args, **kwargs)
+
+    def call(self, inputs, training=None, mask=None):
+        nested = self._get_call_context().entry_layer is not self
+        try:
+            if training and not nested:
+                return super().call(inputs, training=True, mask=mask)
+            return self.inference_model(inputs, training=bool(training))
+        finally:
+            # One that was opened here.
+            self._maybe_reset_call_context()
+
+    def compute_output_spec(self, inputs, training=None, mask=None):
+        return self.inference_model.compute_output_spec(inputs)
+
+    def compute_output_shape(self, input_shape):
+        return self.inference_model.compute_output_shape(input_shape)
+
+    def compile(
+        self,
+        optimizer="auto",
+        loss="auto",
+        loss_weights=None,
+        metrics="auto",
+        weighted_metrics=None,
+        total_steps=None,
+        **kwargs,
+    ):
+        """Configures training; the defaults are the paper's.
+
+        Args:
+            optimizer: a Keras optimizer or its name, or `"auto"`: `SGD` with
+                momentum 0.9, coupled weight decay 1e-4 and learning rate
+                0.01, which falls to 0 over `total_steps` with power 0.9 and
+                stays constant without `total_steps`. Defaults to `"auto"`.
+            loss: `"auto"` for `PixelCrossentropy`; one loss for every
+                output; or a dict, or list in the order of `loss_weights`, of
+                one loss per output (`None` leaves an output untrained).
+                Each is given the labels of the batch and one output's
+                logits; Keras's crossentropies by name, such as
+                `"sparse_categorical_crossentropy"`, are told so. In validation
+                only the loss of `fusion` is computed.
+                Defaults to `"auto"`.
+            loss_weights: dict of output name to float, or list in the order
+                fusion, position, channel, auxiliary. Defaults to `None`: 1,
+                and 0.4 for `auxiliary`.
+            metrics: metrics of the fused logits; `"auto"` for mean IoU and
+                pixel accuracy over the pixels that the losses do not ignore.
+                Defaults to `"auto"`.
+            weighted_metrics: metrics of the fused logits that are given the
+                sample weights. Defaults to `None`.
+            total_steps: integer, the steps of the whole training, for the
+                schedule of the `"auto"` optimizer. Defaults to `None`.
+            **kwargs: the rest of `keras.Model.compile`.
+
+        Raises:
+            ValueError: for outputs that the model does not have,
+                `total_steps` beside an optimizer of your own, losses that
+                ignore different labels, a loss with reduction `"none"` or
+                `from_logits=False`, or `jit_compile=True` on torch or under
+                a strategy of several replicas.
+        """
+        _refuse_other_outputs("metrics", metrics)
+        _refuse_other_outputs("weighted_metrics", weighted_metrics)
+        names = [name for name in LOSS_WEIGHTS if name in self.output]
+        given = PixelCrossentropy() if loss == "auto" else loss
+        losses = _per_output("loss", given, names)
+        weights = _per_output(
+            "loss_weights",
+            {name: LOSS_WEIGHTS[name] for name in names}
+            if loss_weights is None
+            else loss_weights,
+            names,
+        )
+        kinds = dict, list, tuple, type(None)
+        if not isinstance(loss_weights, kinds) or not all(
+            map(arguments.is_number, weights.values())
+        ):
+            raise ValueError(
+                "`loss_weights` must be a dict or a list of floats, one per "
+                f"output {names}. Received: loss_weights={loss_weights!r}"
+            )
+        idle = [name for name in weights if losses.get(name) is None]
+        if idle and isinstance(loss_weights, dict):
+            raise ValueError(
+                f"`loss_weights` names outputs without a loss: {idle}. Give "
+                f"them one, or leave them out. Received: loss={loss!r}"
+            )
+        if optimizer != "auto" and total_steps is not None:
+            raise ValueError(
+                "`total_steps` sets the schedule of optimizer='auto'; give "
+                "your own optimizer a learning-rate schedule instead. "
+                f"Received: optimizer={optimizer!r}"
+            )
+        wide = self.inference_model.output.dtype
+        losses = {
+            name: _as_loss(losses[name], wide)
+            for name in names
+            if losses.get(name) is not None
+        }
+        kwargs = arguments.plain_values(kwargs)
+        refuse_on_replicas(self, kwargs)
+        _refuse_lost_exclusions(optimizer)
+        ignored = fit_checks.ignored_by_all(losses.values())
+        # What is made here belongs to the replicas of the model.
+        with strategy_scope(self):
+            if optimizer == "auto":
+                optimizer = default_optimizer(total_steps)
+            if metrics == "auto":
+                # Of this name callbacks know that more is better.
+                metrics = [
+                    SegmentationMetrics(
+                        self.num_classes,
+                        255 if ignored is None else ignored,
+                        name="mean_iou",
+                    )
+                ]
+            metrics, weighted_metrics = keras.tree.map_structure(
+                _of_logits, (metrics, weighted_metrics)
+            )
+            judged = fit_checks.ignored_labels(
+                [
+                    *losses.values(),
+                    *keras.tree.flatten((metrics, weighted_metrics)),
+                ]
+            )
+            # The losses are not handed on: Keras would look for one label per
+            # output in every batch, and for every output in validation.
+            super().compile(
+                optimizer=optimizer,
+                metrics=metrics,
+                weighted_metrics=weighted_metrics,
+                **kwargs,
+            )
+            # Keras's own would add up in `floatx`, perhaps a half precision.
+            # Kept from Keras's tracking: it would count the one twice, and the
+            # other is neither logged nor saved.
+            self.__dict__["_loss_tracker"] = keras.metrics.Mean(
+                name="loss", dtype=wide
+            )
+            self.__dict__["extremes"] = fit_checks.Extremes(
+                self.num_classes, set.intersection(*judged) if judged else None
+            )
+            self.__dict__["told_of_rate"] = False
+            self.__dict__["num_weighted"] = sum(
+                metric is not None
+                for metric in keras.tree.flatten(weighted_metrics)
+            )
+        check_replicas(self, keras.tree.flatten((metrics, weighted_metrics)))
+        self.loss = given
+        self._loss_weights = loss_weights
+        self._output_losses = {
+            name: (weights.get(name, 1.0), loss)
+            for name, loss in losses.items()
+        }
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        outputs = y_pred if isinstance(y_pred, dict) else {"fusion": y_pred}
+        if isinstance(y, (dict, list, tuple)):
+            raise ValueError(
+                "A DANet has one label map for all outputs: a tensor (batch, "
+                f"height, width). Received: a {type(y).__name__} of labels. "
+                "Give batches of (image, label)."
+            )
+        y, sample_weight = of_known_shape(y, outputs["fusion"], sample_weight)
+        total = None
+        for name, (weight, loss) in self._output_losses.items():
+            if name in outputs:
+                value = weight * part_of(loss, y, outputs[name], sample_weight)
+                total = value if total is None else total + value
+        if total is None or self.losses:
+            # What `add_loss` and regularizers ask for, and Keras's error if
+            # there is nothing at all.
+            added = super().compute_loss(
+                x, y, y_pred, sample_weight, training=training
+            )
+            total = added if total is None else total + added
+        return share_value(total)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        if isinstance(y_pred, dict):
+            y_pred = y_pred["fusion"]
+        self.extremes.update_state(x, y)
+        y, sample_weight = of_known_shape(y, y_pred, sample_weight)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    @property
+    def metrics(self):
+        extremes = self.__dict__.get("extremes")
+        return [*super().metrics, *([extremes] if extremes else [])]
+
+    def get_metrics_result(self):
+        found = []
+        for metric in self.metrics:
+            if metric is self.extremes:
+                continue
+            results = [(metric.name, metric.result())]
+            weighted = 0
+            if metric is self._compile_metrics:
+                results = list(results[0][1].items())
+                weighted = self.num_weighted
+            found += [
+                (place >= len(results) - weighted, isinstance(value, dict))
+                + (name, value)
+                for place, (name, value) in enumerate(results)
+            ]
+        # Keras would let one metric's scores overwrite another's. What two
+        # would be called goes to the one without weights, and to the scalar.
+        logs = {}
+        for weighted, several, name, value in sorted(found, key=_precedence):
+            scores = value if several else {name: value}
+            if any(key in logs for key in scores):
+                prefix = "weighted" if weighted and not several else name
+                scores = {f"{prefix}_{key}": scores[key] for key in scores}
+            logs.update(scores)
+        self.__dict__["log_names"] = tuple(logs)
+        return logs
+
+    def _flatten_metrics_in_order(self, logs):
+        # Keras would list twice what two metrics are called.
+        known = self.__dict__.get("log_names", ())
+        names = dict.fromkeys((*known, *sorted(logs)))
+        values = [logs[name] for name in names if name in logs]
+        return values[0] if len(values) == 1 else values
+
+    def reset_metrics(self):
+        # Before a validation begins: what training has met is not lost.
+        self.check_extremes("Training")
+        super().reset_metrics()
+
+    def check_extremes(self, where):
+        """Raises for labels, and warns of images, that cannot be meant."""
+        extremes = self.__dict__.get("extremes")
+        if extremes is None:
+            return
+        strategy = getattr(self, "distribute_strategy", None)
+        labels, pixels = extremes.found(strategy)
+        fit_checks.warn_of_pixels(self, pixels)
+        if labels:
+            extremes.reset_state()
+            fit_checks.check_labels(
+                labels, self.num_classes, extremes.ignored, where
+            )
+
+    def fit(self, *args, **kwargs):
+        given = _given(super().fit, args, kwargs)
+        _refuse_class_weight(given)
+        checks = fit_checks.FitChecks(given.get("initial_epoch", 0))
+        callbacks = given.get("callbacks") or []
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            checks.set_model(self)
+            checks.set_params(callbacks.params)
+            callbacks.append(checks)
+        else:
+            callbacks = [checks, *keras.tree.flatten(callbacks)]
+        self._forget_extremes()
+        with self._in_order():
+            self.build_optimizer()
+            return super().fit(**{**given, "callbacks": callbacks})
+
+    def train_on_batch(
+        self,
+        x,
+        y=None,
+        sample_weight=None,
+        class_weight=None,
+        return_dict=False,
+    ):
+        _refuse_class_weight({"class_weight": class_weight})
+        with self._in_order():
+            self.build_optimizer()
+            batch = share_batch(self, (x, y, sample_weight))
+            logs = super().train_on_batch(*batch, return_dict=True)
+            logs = self._logs_of_batch(logs, return_dict)
+        fit_checks.warn_of_rate(self, 0)
+        self.check_extremes("Training")
+        return logs
+
+    def evaluate(self, *args, **kwargs):
+        given = _given(super().evaluate, args, kwargs)
+        in_fit = given.get("_use_cached_eval_dataset")
+        if not in_fit:
+            self._forget_extremes()
+        with self._in_order():
+            result = super().evaluate(**given)
+        self.check_extremes("Validation" if in_fit else "Evaluation")
+        return result
+
+    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
+        with self._in_order():
+            batch = share_batch(self, (x, y, sample_weight))
+            logs = super().test_on_batch(*batch, return_dict=True)
+            logs = self._logs_of_batch(logs, return_dict)
+        self.check_extremes("Evaluation")
+        return logs
+
+    def _logs_of_batch(self, logs, return_dict):
+        if getattr(self, "_distribute_strategy", None) is not None:
+            # Keras gives the mean of what the replicas have measured.
+            logs = self.get_metrics_result()
+            logs = {name: float(value) for name, value in logs.items()}
+        return logs if return_dict else self._flatten_metrics_in_order(logs)
+
+    def predict(self, *args, **kwargs):
+        given = _given(super().predict, args, kwargs)
+        fit_checks.warn_of_pixels(self, fit_checks.pixels_of(given["x"]))
+        with self._in_order():
+            return super().predict(**given)
+
+    def predict_on_batch(self, x):
+        fit_checks.warn_of_pixels(self, fit_checks.pixels_of(x))
+        with self._in_order():
+            return super().predict_on_batch(x)
+
+    @contextlib.contextmanager
+    def _in_order(self):
+        """Puts Keras's trainer in order for the devices of this model."""
+        with fit_checks.explained(self), on_replicas(self), on_devices(self):
+            yield
+
+    def _forget_extremes(self):
+        """What an interrupted `fit` has left is not the next one's."""
+        if extremes := self.__dict__.get("extremes"):
+            extremes.reset_state()
+
+    def build_optimizer(self):
+        """Makes the optimizer's variables before the first step.
+
+        Inside it TensorFlow would trace the whole step a second time. `fit`
+        does it; a checkpoint's need them to be there.
+        """
+        check_replicas(self)
+        optimizer = getattr(self, "optimizer", None)
+        if optimizer is None or optimizer.built:
+            return
+        with strategy_scope(self):
+            optimizer.build(self.trainable_variables)
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        if config:
+            for key, value in (
+                ("loss", self.loss),
+                ("loss_weights", self._loss_weights),
+            ):
+                config[key] = keras.saving.serialize_keras_object(value)
+        return config
+
+    def compile_from_config(self, config):
+        config = keras.saving.deserialize_keras_object(compilable(config))
+        self.compile(**config)
+        self.optimizer.build(self.trainable_variables)
+
+
+def _is_symbolic(x):
+    """Whether another model is being built or, on JAX, trained.
+
+    There a model in training calls its layers as if each came first. What
+    trains a DANet itself is `stateless_call`, which comes by `call` alone.
+    """
+    if isinstance(x, keras.KerasTensor):
+        return True
+    return keras.backend.backend() == "jax" and isinstance(
+        x, sys.modules["jax"].core.Tracer
+    )
+
+
+def default_optimizer(total_steps=None):
+    """The optimizer of `DANet.compile`; see there."""
+    learning_rate = 0.01
+    if total_steps is not None:
+        learning_rate = PolySchedule(learning_rate, total_steps)
+    return SGD(learning_rate, momentum=0.9, weight_decay=1e-4)
+
+
+def _per_output(argument, value, names):
+    """A dict by output name from a dict, a list or one value for all."""
+    if isinstance(value, dict):
+        unknown = sorted(set(value) - set(names))
+        if unknown:
+            raise ValueError(
+                f"`{argument}` names {unknown}, but the outputs of this model "
+                f"are {names}."
+            )
+        return dict(value)
+    if isinstance(value, (list, tuple)):
+        if len(value) != len(names):
+            raise ValueError(
+                f"`{argument}` must have one entry per output, {names}. "
+                f"Received: {argument}={value!r}"
+            )
+        return dict(zip(names, value, strict=True))
+    return dict.fromkeys(names, value)
+
+
+def _as_loss(loss, dtype):
+    loss = keras.losses.get(loss)
+    if isinstance(loss, SumOfLosses):
+        for _, part in loss.losses:
+            _as_loss(part, dtype)
+    if getattr(loss, "from_logits", None) is False:
+        raise ValueError(
+            "The outputs of DANet are logits, not probabilities. Received: "
+            f"{loss.name} with from_logits=False. Make it with "
+            "from_logits=True, or take loss='auto'."
+        )
+    if not isinstance(loss, keras.losses.Loss):
+        name = getattr(loss, "__name__", "loss").strip("<>")
+        if _is_keras_crossentropy(loss):
+            # Left alone it would take the logits for probabilities.
+            loss = functools.partial(loss, from_logits=True)
+        return _FunctionLoss(loss, name, dtype)
+    if loss.reduction in (None, "none"):
+        raise ValueError(
+            "A loss to train with must give one number. Received: "
+            f"{loss.name} with reduction={loss.reduction!r}. Take "
+            "'sum_over_batch_size', 'sum' or 'mean_with_sample_weight'."
+        )
+    return loss
+
+
+def _of_logits(metric):
+    """A metric as `compile` was given it, told that there are logits."""
+    by_name = ("crossentropy", "ce", "sparse_categorical_crossentropy")
+    if metric in by_name or _is_keras_crossentropy(metric):
+        name = metric if isinstance(metric, str) else metric.__name__
+        return keras.metrics.SparseCategoricalCrossentropy(
+            name, from_logits=True
+        )
+    given = getattr(metric, "_fn_kwargs", {})
+    if given.get("from_logits") is False:
+        raise ValueError(
+            "The outputs of DANet are logits, not probabilities. Received: "
+            f"{metric.name} with from_logits=False. Make it with "
+            "from_logits=True."
+        )
+    return metric
+
+
+def _is_keras_crossentropy(function):
+    module = getattr(function, "__module__", None) or ""
+    return (
+        inspect.isfunction(function)
+        and module.startswith("keras.")
+        and "from_logits" in inspect.signature(function).parameters
+    )
+
+
+class _FunctionLoss(keras.losses.Loss):
+    """A loss given as a function of (labels, logits)."""
+
+    def __init__(self, function, name, dtype):
+        super().__init__(name=name, dtype=dtype)
+        self.function = function
+
+    def call(self, y_true, y_pred):
+        return self.function(y_true, y_pred)
+
+
+def _refuse_other_outputs(argument, metrics):
+    others = sorted(
+        set(metrics) - {"fusion"} if isinstance(metrics, dict) else ()
+    )
+    if others:
+        raise ValueError(
+            f"`{argument}` are computed on the fused output only, 'fusion'. "
+            f"Received: metrics for {others}"
+        )
+
+
+def _precedence(found):
+    return found[:2]
+
+
+def _given(method, args, kwargs):
+    """Arguments by name, however they were given, and numbers as Python's."""
+    given = inspect.signature(method).bind(*args, **kwargs).arguments
+    more = given.pop("kwargs", {})
+    return arguments.plain_values({**given, **more})
+
+
+def _refuse_lost_exclusions(optimizer):
+    # Keras 3.15 hands them to no optimizer inside another.
+    if hasattr(optimizer, "inner_optimizer") and hasattr(
+        optimizer, "_exclude_from_weight_decay"
+    ):
+        raise ValueError(
+            "`exclude_from_weight_decay` of a LossScaleOptimizer has no "
+            "effect. Call it on the optimizer inside, before it is wrapped."
+        )
+
+
+def _refuse_class_weight(given):
+    if given.get("class_weight") is not None:
+        raise ValueError(
+            "`class_weight` weights whole images, not pixels, in Keras. Give "
+            "batches of (image, label, sample_weight) with one weight per "
+            "pixel instead, or a weighted loss to `compile()`."
+        )
