@@ -218,7 +218,7 @@ def dilate(backbone, output_stride=8):
 
     The backbone gets what `pixel_mean` and `pixel_std` make of RGB pixels in
     0-255; state what it was trained with, or 0 and 1 if it normalises
-    itself. The README has a table.
+    itself. docs/backbones.md has a table.
 
     Reference:
         - [Multi-Scale Context Aggregation by Dilated Convolutions](
