@@ -1,4 +1,4 @@
-"""The house's table of who may import whom (docs/architecture.md), held by `ast`."""
+"""The house's table of who may import whom, held by `ast`."""
 
 import ast
 import os

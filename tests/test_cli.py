@@ -349,7 +349,7 @@ def test_sigterm_while_keras_is_imported():
     program = (
         "import os, signal, threading\n"
         "from keras_danet import backends, cli\n"
-        "from keras_danet.verbs import evaluate\n"
+        "from keras_danet.cli import evaluate\n"
         "def run(arguments):\n"
         "    with backends._nested():\n"
         "        try:\n"

@@ -223,7 +223,11 @@ COMMANDS = [
     if line.partition("#")[0].strip()
 ]
 # What a document leaves open, and what its reader might put there.
-OPEN = {"RECIPE": "scenes", "RECIPE.py": "scenes_danet_resnet18.py"}
+OPEN = {
+    "RECIPE": "scenes",
+    "RECIPE.py": "scenes_danet_resnet18.py",
+    "my_recipe.py": "scenes_danet_resnet18.py",
+}
 
 
 def is_keras_danet(words):

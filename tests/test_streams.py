@@ -217,7 +217,7 @@ def run(arguments):
     return 0
 
 evaluate.run = run
-code = cli.main(["evaluate", "run"])
+code = commands.main(["evaluate", "run"])
 print(code, os.environ.get("TF_CPP_MIN_LOG_LEVEL"))
 """
 
