@@ -30,10 +30,9 @@ from keras_danet.data.plan import draw_plan
 
 tf = pytest.importorskip("tensorflow")
 
-from keras_danet.data.pipeline import evaluation_dataset  # noqa: E402
-from keras_danet.data.pipeline import training_dataset  # noqa: E402
-
 from keras_danet.data import augment  # noqa: E402
+from keras_danet.data.tensorflow_batches import evaluation_dataset  # noqa: E402
+from keras_danet.data.tensorflow_batches import training_dataset  # noqa: E402
 
 pytestmark = one_backend
 
@@ -86,7 +85,7 @@ import numpy as np
 from keras_danet.data.bad_files import BadFiles
 from keras_danet.data.datasets import CAMVID
 from keras_danet.data.files import Pair
-from keras_danet.data.loader import EvaluationBatches, TrainingBatches
+from keras_danet.data.numpy_batches import EvaluationBatches, TrainingBatches
 from keras_danet.data.plan import Augmentation
 
 class Seen(keras.Model):

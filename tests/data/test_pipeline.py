@@ -30,9 +30,9 @@ from keras_danet.data.plan import steps_per_epoch
 
 tf = pytest.importorskip("tensorflow")
 
-from keras_danet.data.pipeline import evaluation_dataset  # noqa: E402
-from keras_danet.data.pipeline import readable_errors  # noqa: E402
-from keras_danet.data.pipeline import training_dataset  # noqa: E402
+from keras_danet.data.tensorflow_batches import evaluation_dataset  # noqa: E402
+from keras_danet.data.tensorflow_batches import readable_errors  # noqa: E402
+from keras_danet.data.tensorflow_batches import training_dataset  # noqa: E402
 
 pytestmark = one_backend
 
