@@ -358,7 +358,7 @@ HOLDER = """
 import os, signal, subprocess, sys
 from keras_danet.trainer import run_folder
 
-with run_folders.open_run_folder(sys.argv[1], None):
+with run_folder.open_run_folder(sys.argv[1], None):
     # A child that outlives it.
     command = [sys.executable, "-c", "input()"]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL)

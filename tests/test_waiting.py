@@ -36,8 +36,8 @@ class Parser:
         import argparse
         return argparse.Namespace(run_verb=verb, traceback=False)
 
-cli._parser = Parser
-sys.exit(cli.main([]))
+commands._parser = Parser
+sys.exit(commands.main([]))
 """
 
 

@@ -328,10 +328,10 @@ import sys, time
 import test_pipeline
 from keras_danet.data import tensorflow_batches
 
-check = pipeline.check_file
-pipeline.check_file = lambda path: (time.sleep(0.03), check(path))
+check = tensorflow_batches.check_file
+tensorflow_batches.check_file = lambda path: (time.sleep(0.03), check(path))
 pairs = [test_pipeline.Pair(*line.split("|")) for line in sys.argv[1:]]
-batches = iter(pipeline.training_dataset(
+batches = iter(tensorflow_batches.training_dataset(
     pairs, test_pipeline.CAMVID, **test_pipeline.OPTIONS
 ))
 next(batches)
