@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tiny
 from conftest import one_backend
 
 import keras_danet
@@ -316,3 +317,17 @@ def test_the_nearest_word_is_offered(asked, meant):
 
 def recipe(dataset="camvid", **fields):
     return keras_danet.TrainConfig(dataset, 1, 1, (64, 64), **fields)
+
+
+@pytest.mark.parametrize(
+    "palette",
+    [
+        {(0, 0, 0), (200, 1, 1), (2, 99, 2)},
+        {(0, 0, 0): 1, (200, 1, 1): 2, (2, 99, 2): 3},
+        [{1, 2, 3}, {9, 200, 7}, {5, 6, 8}],
+        [b"abc", b"def", b"xyz"],
+    ],
+)
+def test_colors_have_an_order(palette):
+    with pytest.raises(ValueError, match="`palette` must be 3 colors"):
+        tiny.danet(palette=palette)

@@ -20,6 +20,7 @@ from keras_danet import optimize_for_inference
 from keras_danet.data import decoding
 from keras_danet.data.resampling import resize_image
 from keras_danet.data.resampling import resize_logits
+from keras_danet.distribution.keras_distributions import turn_of
 from keras_danet.inference import predictor as inference
 from keras_danet.inference.predictor import attention_maps
 from keras_danet.models import memory
@@ -264,6 +265,28 @@ def test_threads_share_a_predictor(model):
         list(pool.map(use, range(24)))
     # The model is as whole as before.
     assert np.isfinite(model.predict_on_batch(images[0][None])).all()
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="JAX takes the weights away"
+)
+def test_a_model_that_is_trained_meanwhile_is_told(model, monkeypatch):
+    monkeypatch.setattr(inference, "PATIENCE", 0.1)
+    begun, release = threading.Event(), threading.Event()
+
+    def train():
+        with turn_of(model):
+            begun.set()
+            release.wait(60)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    begun.wait(60)
+    with pytest.raises(RuntimeError, match="at work in another thread"):
+        Predictor(model)(photo(16, 16))
+    release.set()
+    thread.join()
+    assert Predictor(model)(photo(16, 16)).shape == (16, 16)
 
 
 def test_weights_that_change_are_seen(model):

@@ -143,8 +143,9 @@ def _send_again(lost):
     """
     if isinstance(lost.exc_value, KeyboardInterrupt):
         number = signal.SIGINT
-    elif isinstance(lost.exc_value, SystemExit):
-        number = signal.SIGTERM
+    elif getattr(lost.exc_value, "code", None) in (130, 143):
+        # By the codes of this command line: 128 and the signal's number.
+        number = lost.exc_value.code - 128
     else:
         sys.__unraisablehook__(lost)
         return

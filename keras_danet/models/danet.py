@@ -13,6 +13,7 @@ from keras_danet.layers import PositionAttention
 from keras_danet.layers.numerics import wide_dtype
 from keras_danet.models.backbones import make_backbone
 from keras_danet.models.backbones import with_pretrained
+from keras_danet.models.danet_arguments import FACTS
 from keras_danet.models.danet_arguments import MAX_PIXEL
 from keras_danet.models.danet_arguments import checked_names
 from keras_danet.models.danet_arguments import checked_num_classes
@@ -35,9 +36,6 @@ from keras_danet.weights.presets import split_frozen
 # ImageNet's statistics, RGB, in the 0-255 units of images.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
-
-# What a model is told of its data set, and only keeps.
-FACTS = ("class_names", "palette", "test_size")
 
 ATTENTION = {"position": PositionAttention, "channel": ChannelAttention}
 

@@ -6,6 +6,9 @@ from keras_danet import arguments
 
 ATTENTIONS = ("position", "channel")
 
+# What a model is told of its data set, and only keeps.
+FACTS = ("class_names", "palette", "test_size")
+
 # What can be squared in float32; pixels have 0-255.
 MAX_PIXEL = 1e18
 

@@ -7,6 +7,7 @@ from keras import layers
 from keras_danet.layers import BatchNormalization
 from keras_danet.layers import Conv2D
 from keras_danet.layers import WinogradConv2D
+from keras_danet.models.danet_arguments import FACTS
 from keras_danet.models.freezing import copy_weights
 from keras_danet.models.functional import FunctionalModel
 
@@ -80,7 +81,7 @@ def optimize_for_inference(model, winograd=False):
     copy = walk.copy_model(model)
     walk.set_weights()
     # What a `Predictor` of the copy asks for.
-    for fact in ("class_names", "palette", "test_size"):
+    for fact in FACTS:
         copy.__dict__[fact] = getattr(given, fact, None)
     return copy
 

@@ -104,7 +104,7 @@ def test_a_pipeline_of_numpy_functions_trains():
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 40, 3))
     labels = np.random.default_rng(1).integers(0, 3, (4, 32, 40))
 
-    def train(pipeline, by_pixel):
+    def train(pipeline, by_pixel, **compiled):
         model = tiny.danet(3, ("position", "channel"))
         weights = np.array([0.5, 2.0, 0.0, 1.0], "float32")
         if by_pixel:
@@ -117,10 +117,20 @@ def test_a_pipeline_of_numpy_functions_trains():
             data = data.map(
                 lambda *batch: tf.numpy_function(lambda *x: x, batch, types)
             ).map(lambda x, *rest: (tf.ensure_shape(x, (2, 32, 40, 3)), *rest))
-        model.compile(SGD(0.01), metrics=None, jit_compile=False)
+        compiled = compiled or {"metrics": None}
+        model.compile(SGD(0.01), **compiled, jit_compile=False)
         logs = model.fit(data, shuffle=False, verbose=0).history
-        return logs["loss"][0]
+        return [logs[name][0] for name in sorted(logs)]
 
     expected = train(False, False)
     assert train(True, False) == pytest.approx(expected, rel=1e-5)
     assert train(True, True) == pytest.approx(expected, rel=1e-5)
+    # Keras's own ask for a rank.
+    of_keras = {
+        "loss": "sparse_categorical_crossentropy",
+        "metrics": ["accuracy"],
+        "weighted_metrics": ["sparse_categorical_crossentropy"],
+    }
+    expected = train(False, True, **of_keras)
+    assert len(expected) == 3
+    assert train(True, True, **of_keras) == pytest.approx(expected, rel=1e-5)
