@@ -38,9 +38,8 @@ NETWORKS = {
         (128, 128),
         {
             "batch_size": 4,
-            "crop_size": (96, 96),
-            "depth": 18,
-            "filters": 32,
+            "augmentation": {"crop_size": (96, 96)},
+            "model": {"depth": 18, "filters": 32},
         },
     ),
     "resnet50": (
@@ -48,8 +47,8 @@ NETWORKS = {
         (1024, 2048),
         {
             "batch_size": 8,
-            "crop_size": (768, 768),
-            "depth": 50,
+            "augmentation": {"crop_size": (768, 768)},
+            "model": {"depth": 50},
             "dtype": "mixed_bfloat16",
         },
     ),

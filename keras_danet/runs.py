@@ -111,7 +111,7 @@ def read_run_config(run):
         content = _read_json(path)
         if not isinstance(content.get("sessions", []), list):
             raise TypeError("its sessions are no list")
-        return TrainConfig(**content["config"])
+        return TrainConfig.from_keys(content["config"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} does not describe a run ({error}). Expected the file "
@@ -192,7 +192,7 @@ def find_data_for(model, name, root):
     Raises:
         ValueError: if it has other classes than the model.
     """
-    config = TrainConfig(name, 1, 1, (64, 64), data_root=root)
+    config = TrainConfig(name, 1, 1, {"crop_size": (64, 64)}, data_root=root)
     dataset, root = find_data(config, None)
     names, _ = classes_of(model)
     known = getattr(model, "class_names", None)

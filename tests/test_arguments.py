@@ -1,5 +1,6 @@
 """NumPy's scalars are taken as Python's; not all that iterates is numbers."""
 
+import dataclasses
 import json
 
 import keras
@@ -126,19 +127,22 @@ def test_recipes_hold_plain_python():
         "camvid",
         epochs=INT(3),
         batch_size=np.uint8(4),
-        crop_size=np.array([64, 96]),
-        scale_range=(FLOAT(0.5), INT(2)),
-        flip=INT(1),
-        long_side=INT(320),
-        multi_grid=[INT(2), INT(4)],
-        auxiliary=TRUE,
-        class_weights=np.arange(1.0, 12.0, dtype="float32"),
+        augmentation={
+            "crop_size": np.array([64, 96]),
+            "scale_range": (FLOAT(0.5), INT(2)),
+            "flip": INT(1),
+            "long_side": INT(320),
+        },
+        model={"multi_grid": [INT(2), INT(4)], "auxiliary": TRUE},
+        objective={"class_weights": np.arange(1.0, 12.0, dtype="float32")},
         jit_compile=np.bool_(False),
     )
-    assert config.class_weights == tuple(float(n) for n in range(1, 12))
-    text = json.dumps(vars(config))
-    assert json.loads(text)["crop_size"] == [64, 96]
-    assert type(config.flip) is float and config.jit_compile is False
+    weights = config.objective.class_weights
+    assert weights == tuple(float(n) for n in range(1, 12))
+    text = json.dumps(dataclasses.asdict(config))
+    assert json.loads(text)["augmentation"]["crop_size"] == [64, 96]
+    assert type(config.augmentation.flip) is float
+    assert config.jit_compile is False
     with pytest.raises(ValueError, match="`epochs` must be int"):
         config.replace({"epochs": TRUE})
 
@@ -316,7 +320,8 @@ def test_the_nearest_word_is_offered(asked, meant):
 
 
 def recipe(dataset="camvid", **fields):
-    return keras_danet.TrainConfig(dataset, 1, 1, (64, 64), **fields)
+    crop = {"crop_size": (64, 64)}
+    return keras_danet.TrainConfig(dataset, 1, 1, crop).replace(fields)
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,8 @@ def tiny(**settings):
         dataset="scenes",
         epochs=1,
         batch_size=2,
-        crop_size=(32, 32),
-        depth=18,
-        filters=8,
-        dropout=0.0,
+        model={"depth": 18, "filters": 8, "dropout": 0.0},
+        augmentation={"crop_size": (32, 32)},
         jit_compile=keras.backend.backend() == "jax",
     ).replace(settings)
 

@@ -27,9 +27,8 @@ config = TrainConfig(
     dataset="scenes",
     epochs=1,
     batch_size=4,
-    crop_size=(48, 64),
-    depth=18,
-    filters=8,
+    model={"depth": 18, "filters": 8},
+    augmentation={"crop_size": (48, 64)},
     jit_compile=False,
 )
 """

@@ -205,8 +205,13 @@ RECIPE = """
 from keras_danet import TrainConfig
 
 config = TrainConfig(
-    dataset="scenes", epochs=2, batch_size=4, crop_size=(32, 48), depth=18,
-    filters=8, dropout=0.0, loader=LOADER, jit_compile=JIT,
+    dataset="scenes",
+    epochs=2,
+    batch_size=4,
+    model={"depth": 18, "filters": 8, "dropout": 0.0},
+    augmentation={"crop_size": (32, 48)},
+    loader=LOADER,
+    jit_compile=JIT,
 )
 """
 

@@ -25,10 +25,8 @@ def train(root, run):
         data_root=str(root / "scenes"),
         epochs=1,
         batch_size=4,
-        crop_size=(32, 48),
-        depth=18,
-        filters=8,
-        dropout=0.0,
+        model={"depth": 18, "filters": 8, "dropout": 0.0},
+        augmentation={"crop_size": (32, 48)},
         jit_compile=keras.backend.backend() == "jax",
     )
     return loop.train(config, run, verbose=0)

@@ -279,9 +279,8 @@ def config(tmp_path):
         data_root=str(tmp_path / "data"),
         epochs=2,
         batch_size=4,
-        crop_size=(32, 32),
-        depth=18,
-        filters=8,
+        model={"depth": 18, "filters": 8},
+        augmentation={"crop_size": (32, 32)},
         jit_compile=False,
     )
 

@@ -13,40 +13,121 @@ from PIL import Image
 
 from keras_danet import DANet
 from keras_danet import DilatedResNet
-from keras_danet import recipe
 from keras_danet.cli import main
 from keras_danet.data.datasets import get_dataset
+from keras_danet.data.plan import Augmentation
 from keras_danet.data.plan import steps_per_epoch
+from keras_danet.recipe import ModelConfig
 from keras_danet.recipe import TrainConfig
+from keras_danet.recipe import find_recipe
 from keras_danet.recipe import load_recipe
+from keras_danet.recipe.config import describe_keys
 
 pytestmark = one_backend
 
 TRAINING = ROOT / "training"
 RECIPES = sorted(TRAINING.glob("*_danet_*.py"))
-CONFIG = TrainConfig(
-    dataset="scenes", epochs=2, batch_size=4, crop_size=(32, 48)
-)
+CROP = {"crop_size": (32, 48)}
+CONFIG = TrainConfig("scenes", epochs=2, batch_size=4, augmentation=CROP)
 
 
 def test_settings_replace_and_lists_become_tuples():
     config = CONFIG.replace({"crop_size": [64, 64], "learning_rate": 1})
-    assert config.crop_size == (64, 64)
+    assert config.augmentation.crop_size == (64, 64)
     # What compares equal is written alike, for checkpoints' digests.
     config = config.replace({"scale_range": [1, 2], "class_weights": (1, 3)})
-    assert repr(config.scale_range) == "(1.0, 2.0)"
-    assert repr(config.class_weights) == "(1.0, 3.0)"
-    assert repr(config.crop_size) == "(64, 64)"
-    assert config.learning_rate == 1
-    assert CONFIG.replace({"attention": "channel"}).attention == "channel"
+    assert repr(config.augmentation.scale_range) == "(1.0, 2.0)"
+    assert repr(config.objective.class_weights) == "(1.0, 3.0)"
+    assert repr(config.augmentation.crop_size) == "(64, 64)"
+    assert config.optimization.learning_rate == 1
+    channel = CONFIG.replace({"model.attention": "channel"})
+    assert channel.model.attention == "channel"
     assert CONFIG.replace({"jit_compile": False}).jit_compile is False
-    assert CONFIG.crop_size == (32, 48)
+    assert CONFIG.augmentation.crop_size == (32, 48)
+
+
+OLD_KEYS = {
+    "dataset": "scenes",
+    "epochs": 2,
+    "batch_size": 4,
+    "crop_size": [32, 48],
+    "scale_range": [0.5, 1.5],
+    "hue": 10,
+    "patience": 3,
+    "depth": 18,
+    "attention": ["channel"],
+    "learning_rate": 0.02,
+    "loss": "focal",
+    "dice_weight": 1,
+    "seed": 3,
+}
+
+
+def test_keys_of_runs_from_before_there_were_groups_are_read():
+    config = TrainConfig.from_keys(OLD_KEYS)
+    assert config == TrainConfig(
+        "scenes",
+        epochs=2,
+        batch_size=4,
+        augmentation=Augmentation((32, 48), (0.5, 1.5), hue=10),
+        patience=3,
+        model={"depth": 18, "attention": ("channel",)},
+        optimization={"learning_rate": 0.02},
+        objective={"loss": "focal", "dice_weight": 1.0},
+        seed=3,
+    )
+    # What a run writes is read as well.
+    written = json.loads(json.dumps(dataclasses.asdict(config)))
+    assert TrainConfig.from_keys(written) == config
+    # A checkpoint of theirs holds a digest of this text, in this order.
+    assert json.dumps(config.changes()) == json.dumps(
+        {**OLD_KEYS, "hue": 10.0, "dice_weight": 1.0}
+    )
+
+
+def test_a_key_may_stand_with_its_group_or_alone():
+    alone = CONFIG.replace({"depth": 18, "hue": 3})
+    assert alone.model.depth == 18 and alone.augmentation.hue == 3.0
+    assert CONFIG.replace({"model.depth": 18, "augmentation.hue": 3}) == alone
+    grouped = {"model": {"depth": 18}, "augmentation": {"hue": 3}}
+    assert CONFIG.replace(grouped) == alone
+    # A group that is given whole has its own defaults.
+    with_whole = alone.replace({"model": ModelConfig(filters=8)})
+    assert with_whole.model == ModelConfig(filters=8)
+    assert with_whole.augmentation == alone.augmentation
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"model.dpth": 3}, "no key 'model.dpth'. Did you mean 'model.depth'"),
+        ({"dpth": 3}, "no key 'dpth'. Did you mean 'depth'"),
+        ({"objective.depth": 3}, "no key 'objective.depth'. Did you mean"),
+        ({"model": {"hue": 3}}, "no key 'model.hue'"),
+        ({"model": 3}, "`model` must be a dict of its keys. Received: model=3"),
+        ({"model": {3: 3}}, "no key 'model.3'"),
+        ({3: 3}, "no key '3'"),
+    ],
+)
+def test_keys_in_the_wrong_place_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        CONFIG.replace(settings)
+
+
+def test_a_recipe_needs_a_crop_size():
+    with pytest.raises(ValueError, match="`augmentation` must have a `crop_s"):
+        TrainConfig("scenes", 1, 1, augmentation={"hue": 1})
+    with pytest.raises(ValueError, match="no key 'augmentation.dept'"):
+        TrainConfig("scenes", 1, 1, augmentation={"dept": 1})
+    with pytest.raises(ValueError, match="`augmentation` must be Augmentat"):
+        TrainConfig("scenes", 1, 1, (32, 32))
 
 
 def test_whole_numbers_become_floats():
     """Keras takes `momentum=0.0` but not 0."""
     config = CONFIG.replace({"momentum": 0, "clip_norm": 5, "epochs": 3})
-    given = (config.momentum, config.clip_norm, config.epochs)
+    optimization = config.optimization
+    given = (optimization.momentum, optimization.clip_norm, config.epochs)
     assert list(map(repr, given)) == ["0.0", "5.0", "3"]
 
 
@@ -116,7 +197,9 @@ each_recipe = pytest.mark.parametrize(
 @each_recipe
 def test_recipes_load_from_any_folder(path, tmp_path, monkeypatch):
     config = load_recipe(path)
-    assert path.stem.startswith(f"{config.dataset}_danet_resnet{config.depth}")
+    assert path.stem.startswith(
+        f"{config.dataset}_danet_resnet{config.model.depth}"
+    )
     # Alone, with nothing beside it.
     alone = tmp_path / path.name
     alone.write_bytes(path.read_bytes())
@@ -146,10 +229,10 @@ def test_recipes_name_what_exists(path):
         assert made_by in path.read_text()
     if path.stem in OURS:
         return
-    preset = DilatedResNet.presets[config.backbone_weights]["arguments"]
+    preset = DilatedResNet.presets[config.model.backbone_weights]["arguments"]
     assert preset == {
-        "depth": config.depth,
-        "stem_filters": config.stem_filters,
+        "depth": config.model.depth,
+        "stem_filters": config.model.stem_filters,
     }
 
 
@@ -235,7 +318,7 @@ def test_epochs_are_the_published_iterations(name, iterations):
 def differences(first, second):
     """The settings in which two recipes differ, as those of the second."""
     before, after = (
-        dataclasses.asdict(load_recipe(TRAINING / f"{name}.py"))
+        load_recipe(TRAINING / f"{name}.py").values()
         for name in (first, second)
     )
     return {k: value for k, value in after.items() if before[k] != value}
@@ -243,9 +326,9 @@ def differences(first, second):
 
 def test_an_ablation_changes_what_it_is_about():
     base = "cityscapes_danet_resnet101"
-    assert differences(base, f"{base}_scales") == {"multi_grid": None}
+    assert differences(base, f"{base}_scales") == {"model.multi_grid": None}
     assert differences(f"{base}_scales", f"{base}_pam_cam") == {
-        "scale_range": (1.0, 1.0),
+        "augmentation.scale_range": (1.0, 1.0),
         "epochs": 180,
     }
     for kind, attention in (
@@ -254,9 +337,9 @@ def test_an_ablation_changes_what_it_is_about():
         ("cam", ("channel",)),
     ):
         assert differences(f"{base}_pam_cam", f"{base}_{kind}") == {
-            "attention": attention,
+            "model.attention": attention,
             # The authors: one loss, a larger rate.
-            "learning_rate": 0.01,
+            "optimization.learning_rate": 0.01,
         }
 
 
@@ -271,7 +354,7 @@ def test_an_ablation_changes_what_it_is_about():
 )
 def test_depths_differ_in_the_backbone_alone(name):
     changed = differences(name, name.replace("resnet50", "resnet101"))
-    assert set(changed) == {"depth", "backbone_weights"}
+    assert set(changed) == {"model.depth", "model.backbone_weights"}
 
 
 def test_bad_recipes_are_refused(tmp_path):
@@ -291,6 +374,12 @@ def test_bad_recipes_are_refused(tmp_path):
         load_recipe(path)
     path.write_text("raise SystemExit(0)")
     with pytest.raises(ValueError, match="zero.py.*SystemExit"):
+        load_recipe(path)
+    path.write_text(
+        "from keras_danet import TrainConfig\n"
+        "config = TrainConfig('scenes', 1, 1, {'crop_size': (8, 8)}, depth=34)"
+    )
+    with pytest.raises(ValueError, match=r"'depth'.*: model={'depth': ...}"):
         load_recipe(path)
     path = tmp_path / "broken.py"
     path.write_text("config = (")
@@ -327,7 +416,13 @@ Measured: 7.25 %; it was late
 from keras_danet import TrainConfig
 
 print("while it is loaded")
-config = TrainConfig("camvid", 3, 16, (64, 96), backbone_weights="mine.npz")
+config = TrainConfig(
+    "camvid",
+    epochs=3,
+    batch_size=16,
+    augmentation={"crop_size": (64, 96)},
+    model={"backbone_weights": "mine.npz"},
+)
 """
 
 
@@ -335,13 +430,15 @@ def test_recipes_are_listed(tmp_path, capsys):
     (tmp_path / "b.py").write_text(GOOD)
     (tmp_path / "a.py").write_text(
         "import keras_danet as k\n"
-        "config: object = k.TrainConfig('scenes', 1, 2, (8, 8), depth=34)"
+        "config: object = k.TrainConfig('scenes', 1, 2,\n"
+        "    {'crop_size': (8, 8)}, model={'depth': 34})\n"
     )
     (tmp_path / "c.py").write_text(
         "from keras_danet import TrainConfig\n"
         "try:\n"
         "    if True:\n"
-        "        config = TrainConfig('ade20k', 1, 2, (8, 8), depth=34)\n"
+        "        config = TrainConfig('ade20k', 1, 2,\n"
+        "            {'crop_size': (8, 8)}, model={'depth': 34})\n"
         "finally:\n"
         "    pass\n"
     )
@@ -386,7 +483,7 @@ def test_recipes_are_listed(tmp_path, capsys):
         (b"import siblings\nconfig = 1", "broken.py cannot be run: Module"),
         (
             b"import keras_danet as k\n"
-            b"config = k.TrainConfig('nonsense', 1, 2, (8, 8))",
+            b"config = k.TrainConfig('nonsense', 1, 2, {'crop_size': (8, 8)})",
             "broken.py cannot be run: ValueError: Unknown data set",
         ),
         (b"config = 3", "broken.py must define `config"),
@@ -425,18 +522,18 @@ def test_recipes_of_the_package_have_names(tmp_path, monkeypatch, capsys):
         ("cityscapes_danet_resnet50.py", "cityscapes_danet_resnet50"),
         ("coco_stuff164k", "coco_stuff164k_danet_resnet50_mmseg"),
     ):
-        found = recipe.find_recipe(name)
+        found = find_recipe(name)
         assert found.stem == stem
         assert found.is_file()
     with pytest.raises(ValueError, match=r"begin with 'voc2012'.*resnet101_mm"):
-        recipe.find_recipe("voc2012")
+        find_recipe("voc2012")
     with pytest.raises(FileNotFoundError, match="Did you mean 'scenes'"):
-        recipe.find_recipe("scene")
+        find_recipe("scene")
     # A file of that name comes first.
     (tmp_path / "scenes").write_text("")
-    assert recipe.find_recipe("scenes") == pathlib.Path("scenes")
+    assert find_recipe("scenes") == pathlib.Path("scenes")
     for path in ("folder/none.py", "./scenes_danet_resnet18"):
-        assert recipe.find_recipe(path) == pathlib.Path(path)
+        assert find_recipe(path) == pathlib.Path(path)
     assert main(["train", "nothing_such"]) == 2
     assert "neither a file nor one of" in capsys.readouterr().err
     code, output, errors = listed(capsys)
@@ -450,13 +547,12 @@ def test_help_lists_every_key(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     text = capsys.readouterr().out
-    fields = dataclasses.fields(TrainConfig)
-    for field in fields:
-        assert re.search(rf"^  {field.name} \(.*;", text, re.MULTILINE)
+    for name in CONFIG.values():
+        assert re.search(rf"^  {name} \(.*;", text, re.MULTILINE)
     assert "batch_size (int; the recipe says)" in text
-    assert "momentum (float; default: 0.9)" in text
-    assert "long_side (int or None; default: None)" in text
-    assert all(meaning for *_, meaning in recipe.describe_fields())
+    assert "optimization.momentum (float; default: 0.9)" in text
+    assert "augmentation.long_side (int or None; default: None)" in text
+    assert all(meaning for *_, meaning in describe_keys())
 
 
 @pytest.mark.parametrize("splits", [("train", "val"), ("",)])
@@ -492,10 +588,10 @@ def test_init_writes_a_recipe(tmp_path, capsys, splits):
         ("train", "val") if len(splits) == 2 else ("all", "all")
     )
     # 1,280 of 2,000 pixels are left, and of 100 64.
-    assert config.long_side == 1280
-    assert config.crop_size == (64, 512)
+    assert config.augmentation.long_side == 1280
+    assert config.augmentation.crop_size == (64, 512)
     assert (config.batch_size, config.epochs) == (8, 400)
-    assert config.learning_rate == 0.01
+    assert config.optimization.learning_rate == 0.01
 
 
 def test_init_crops_what_photos_both_upright_and_not_have(tmp_path, capsys):
@@ -510,7 +606,8 @@ def test_init_crops_what_photos_both_upright_and_not_have(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "Data: 8 pairs in 'all'; images of 200 x 300 to 300 x 200" in text
     (tmp_path / "mine.py").write_text(text)
-    assert load_recipe(tmp_path / "mine.py").crop_size == (192, 192)
+    config = load_recipe(tmp_path / "mine.py")
+    assert config.augmentation.crop_size == (192, 192)
 
 
 def test_init_tells_what_a_folder_lacks(tmp_path, capsys):
@@ -542,11 +639,11 @@ def test_init_tells_what_a_folder_lacks(tmp_path, capsys):
     ],
 )
 def test_the_test_size_is_that_of_training_unless_it_is_said(settings, sides):
-    config = TrainConfig("scenes", 1, 1, (32, 32), **settings)
+    config = TrainConfig("scenes", 1, 1, CROP).replace(settings)
     assert config.test_sides == sides
 
 
 @pytest.mark.parametrize("size", [0, "own", (1, 2, 3), True, 2.5])
 def test_what_is_no_test_size(size):
     with pytest.raises(ValueError, match="`test_size`"):
-        TrainConfig("scenes", 1, 1, (32, 32), test_size=size)
+        TrainConfig("scenes", 1, 1, CROP, test_size=size)

@@ -26,7 +26,7 @@ SETTINGS = {
     "batch_size": 2,
     "crop_size": [32, 32],
 }
-CONFIG = TrainConfig(**SETTINGS)
+CONFIG = TrainConfig.from_keys(SETTINGS)
 CONFIG_TEXT = json.dumps({"config": SETTINGS})
 
 

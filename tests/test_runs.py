@@ -38,9 +38,8 @@ config = TrainConfig(
     dataset="scenes",
     epochs=1,
     batch_size=2,
-    crop_size=(32, 32),
-    depth=18,
-    filters=8,
+    model={"depth": 18, "filters": 8},
+    augmentation={"crop_size": (32, 32)},
     loader="numpy",
 )
 """

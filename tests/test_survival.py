@@ -26,10 +26,9 @@ config = TrainConfig(
     dataset="scenes",
     epochs=8,
     batch_size=2,
-    crop_size=(32, 32),
-    depth=18,
-    filters=8,
-    jit_compile={jit},
+    model={"depth": 18, "filters": 8},
+    augmentation={"crop_size": (32, 32)},
+    jit_compile=JIT,
 )
 """
 
@@ -39,7 +38,7 @@ def workshop(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workshop")
     write_scenes(folder / "data", {"train": 30, "val": 3}, size=(32, 48))
     jit = keras.backend.backend() == "jax"
-    (folder / "tiny.py").write_text(RECIPE.format(jit=jit))
+    (folder / "tiny.py").write_text(RECIPE.replace("JIT", str(jit)))
     finish(train(folder, "unbroken"))
     return folder
 

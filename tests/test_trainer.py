@@ -65,9 +65,8 @@ def tiny(root, **settings):
         data_root=str(root),
         epochs=2,
         batch_size=4,
-        crop_size=(32, 48),
-        depth=18,
-        filters=8,
+        model={"depth": 18, "filters": 8},
+        augmentation={"crop_size": (32, 48)},
         # Compiling takes longer than these trainings, but on JAX, where
         # without it every operation is compiled by itself.
         jit_compile=keras.backend.backend() == "jax",

@@ -24,27 +24,33 @@ config = TrainConfig(
     # 160,000 iterations.
     epochs=math.ceil(160_000 * 16 / 20_210),
     batch_size=16,
-    crop_size=(512, 512),
-    # As large as fits into 2048x512, times 0.5 to 2.
-    long_side=2048,
-    short_side=512,
-    scale_range=(0.5, 2.0),
-    # configs/_base_/schedules: SGD, poly of power 0.9 to 1e-4, no warm-up.
-    learning_rate=0.01,
-    end_learning_rate=1e-4,
-    weight_decay=5e-4,
-    # Its photometric distortion; 18 of OpenCV's hues are 36 degrees.
-    max_class_share=0.75,
-    brightness=32.0,
-    contrast=0.5,
-    saturation=0.5,
-    hue=36.0,
-    # configs/_base_/models/danet_r50-d8.py.
-    depth=101,
-    stem_filters=(32, 32, 64),
-    backbone_weights="resnet101_v1c_imagenet",
-    auxiliary=True,
-    align_corners=False,
+    model={
+        # configs/_base_/models/danet_r50-d8.py.
+        "depth": 101,
+        "stem_filters": (32, 32, 64),
+        "backbone_weights": "resnet101_v1c_imagenet",
+        "auxiliary": True,
+        "align_corners": False,
+    },
+    augmentation={
+        "crop_size": (512, 512),
+        # As large as fits into 2048x512, times 0.5 to 2.
+        "long_side": 2048,
+        "short_side": 512,
+        "scale_range": (0.5, 2.0),
+        # Its photometric distortion; 18 of OpenCV's hues are 36 degrees.
+        "max_class_share": 0.75,
+        "brightness": 32.0,
+        "contrast": 0.5,
+        "saturation": 0.5,
+        "hue": 36.0,
+    },
+    optimization={
+        # configs/_base_/schedules: SGD, poly of power 0.9 to 1e-4, no warm-up.
+        "learning_rate": 0.01,
+        "end_learning_rate": 1e-4,
+        "weight_decay": 5e-4,
+    },
     # Ours.
     val_every=13,
 )

@@ -16,14 +16,20 @@ config = TrainConfig(
     epochs=45,
     # Many small steps serve a network without pretraining best.
     batch_size=4,
-    crop_size=(224, 224),
-    scale_range=(0.5, 1.5),
+    model={
+        "depth": 18,
+        # Half of the usual width and twice the usual output stride: what two
+        # cores can train in some 40 minutes.
+        "filters": 32,
+        "output_stride": 16,
+    },
+    augmentation={
+        "crop_size": (224, 224),
+        "scale_range": (0.5, 1.5),
+    },
+    optimization={
+        "learning_rate": 0.02,
+        "weight_decay": 5e-4,
+    },
     val_every=5,
-    depth=18,
-    # Half of the usual width and twice the usual output stride: what two
-    # cores can train in some 40 minutes.
-    filters=32,
-    output_stride=16,
-    learning_rate=0.02,
-    weight_decay=5e-4,
 )

@@ -15,10 +15,12 @@ config = TrainConfig(
     dataset="camvid",
     epochs=160,
     batch_size=8,
-    crop_size=(352, 480),
+    model={"depth": 50},
+    augmentation={"crop_size": (352, 480)},
+    optimization={
+        "learning_rate": 0.02,
+        "weight_decay": 5e-4,
+    },
     val_every=20,
-    depth=50,
-    learning_rate=0.02,
-    weight_decay=5e-4,
     dtype="mixed_bfloat16",
 )

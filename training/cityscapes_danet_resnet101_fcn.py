@@ -19,22 +19,28 @@ from keras_danet import TrainConfig
 
 config = TrainConfig(
     dataset="cityscapes",
-    attention=(),
     # The authors in issue 27, of the baseline with ResNet-101.
     epochs=180,
     batch_size=8,
-    crop_size=(768, 768),
-    # One loss: 0.01 (the authors, issue 30).
-    learning_rate=0.01,
-    # No scale augmentation.
-    scale_range=(1.0, 1.0),
-    # danet/option.py and train.py; momentum, power of the schedule and chance
-    # of mirroring are the defaults of TrainConfig.
-    weight_decay=1e-4,
-    head_multiplier=10.0,
-    depth=101,
-    # ImageNet: torchvision's weights in place of PyTorch-Encoding's.
-    backbone_weights="resnet101_imagenet",
+    model={
+        "depth": 101,
+        "attention": (),
+        # ImageNet: torchvision's weights in place of PyTorch-Encoding's.
+        "backbone_weights": "resnet101_imagenet",
+    },
+    augmentation={
+        "crop_size": (768, 768),
+        # No scale augmentation.
+        "scale_range": (1.0, 1.0),
+    },
+    optimization={
+        # One loss: 0.01 (the authors, issue 30).
+        "learning_rate": 0.01,
+        # danet/option.py and train.py; momentum, power of the schedule and
+        # chance of mirroring are the defaults of TrainConfig.
+        "weight_decay": 1e-4,
+        "head_multiplier": 10.0,
+    },
     # Ours.
     val_every=20,
 )

@@ -23,18 +23,24 @@ config = TrainConfig(
     # The authors' command, less its multi-grid.
     epochs=240,
     batch_size=8,
-    crop_size=(768, 768),
-    learning_rate=0.003,
-    # The short side gets 0.75 to 2 times the command's base size, 1024, which
-    # it has already.
-    scale_range=(0.75, 2.0),
-    # danet/option.py and train.py; momentum, power of the schedule and chance
-    # of mirroring are the defaults of TrainConfig.
-    weight_decay=1e-4,
-    head_multiplier=10.0,
-    depth=101,
-    # ImageNet: torchvision's weights in place of PyTorch-Encoding's.
-    backbone_weights="resnet101_imagenet",
+    model={
+        "depth": 101,
+        # ImageNet: torchvision's weights in place of PyTorch-Encoding's.
+        "backbone_weights": "resnet101_imagenet",
+    },
+    augmentation={
+        "crop_size": (768, 768),
+        # The short side gets 0.75 to 2 times the command's base size, 1024,
+        # which it has already.
+        "scale_range": (0.75, 2.0),
+    },
+    optimization={
+        "learning_rate": 0.003,
+        # danet/option.py and train.py; momentum, power of the schedule and
+        # chance of mirroring are the defaults of TrainConfig.
+        "weight_decay": 1e-4,
+        "head_multiplier": 10.0,
+    },
     # Ours.
     val_every=20,
 )

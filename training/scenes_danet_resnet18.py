@@ -14,11 +14,17 @@ config = TrainConfig(
     dataset="scenes",
     epochs=5,
     batch_size=4,
-    crop_size=(96, 128),
-    scale_range=(1.0, 1.0),
-    depth=18,
-    filters=16,
-    dropout=0.0,
-    learning_rate=0.1,
-    weight_decay=1e-4,
+    model={
+        "depth": 18,
+        "filters": 16,
+        "dropout": 0.0,
+    },
+    augmentation={
+        "crop_size": (96, 128),
+        "scale_range": (1.0, 1.0),
+    },
+    optimization={
+        "learning_rate": 0.1,
+        "weight_decay": 1e-4,
+    },
 )

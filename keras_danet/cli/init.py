@@ -41,14 +41,19 @@ config = TrainConfig(
 {note}    val_split={val!r},
     epochs={epochs},
     batch_size={batch_size},
-    # Height and width in pixels, of the part of an image that is learned
-    # from at a time.
-    crop_size={crop_size},
-{long_side}    val_every={val_every},
-    depth=18,
-    # ImageNet's weights learn from far fewer images. They are fetched once:
-    # backbone_weights="resnet18_imagenet",
-    learning_rate={learning_rate},
+    val_every={val_every},
+    augmentation={{
+        # Height and width in pixels, of the part of an image that is learned
+        # from at a time.
+        "crop_size": {crop_size},
+{long_side}    }},
+    model={{
+        "depth": 18,
+        # A network with ImageNet's weights needs far fewer images. They are
+        # downloaded once:
+        # "backbone_weights": "resnet18_imagenet",
+    }},
+    optimization={{"learning_rate": {learning_rate}}},
 )
 '''
 UNMEASURED = (
@@ -118,7 +123,7 @@ def write_recipe(dataset, folder):
     if is_large:
         values["long_side"] = LARGEST_SIDE
     # Told here rather than by the recipe.
-    TrainConfig("folder", depth=18, **values)
+    TrainConfig.from_keys({"dataset": "folder", "depth": 18, **values})
     return RECIPE.format(
         title="your own folder",
         counts=", ".join(f"{n} pairs in {s!r}" for s, n in counts.items()),
@@ -131,8 +136,8 @@ def write_recipe(dataset, folder):
         train=train,
         val=val,
         note=UNMEASURED if train == val else "",
-        long_side=f"    # The longer side at scale 1.\n    long_side="
-        f"{LARGEST_SIDE},\n"
+        long_side="        # The longer side at scale 1.\n"
+        f'        "long_side": {LARGEST_SIDE},\n'
         if is_large
         else "",
         **{

@@ -95,10 +95,10 @@ def _describe(path):
     return {
         "recipe": path.name,
         "dataset": config.dataset,
-        "backbone": config.start_from
-        or config.backbone_weights
-        or f"resnet{config.depth}",
-        "crop_size": config.crop_size,
+        "backbone": config.model.start_from
+        or config.model.backbone_weights
+        or f"resnet{config.model.depth}",
+        "crop_size": config.augmentation.crop_size,
         "batch_size": config.batch_size,
         "epochs": config.epochs,
         **_figures(ast.get_docstring(tree) or ""),

@@ -30,8 +30,8 @@ def add(verbs):
         default=[],
         metavar="KEY=VALUE",
         dest="settings",
-        help="change a key of the recipe, of those below; may be given "
-        "several times",
+        help="change a key of the recipe, of those below, such as "
+        "model.depth=101; may be given several times",
     )
     verb.add_argument(
         "--data", metavar="FOLDER", help="root folder of the data set"
@@ -108,11 +108,11 @@ def add(verbs):
 
 def _keys():
     """What `--set` takes, a paragraph a key."""
-    from keras_danet.recipe import describe_fields
+    from keras_danet.recipe.config import describe_keys
 
     width = shutil.get_terminal_size().columns - 2
     lines = ["keys of a recipe, for --set KEY=VALUE:"]
-    for name, kind, default, meaning in describe_fields():
+    for name, kind, default, meaning in describe_keys():
         given = "the recipe says" if default is None else f"default: {default}"
         lines.append(f"  {name} ({kind}; {given})")
         lines += textwrap.wrap(

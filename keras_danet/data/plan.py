@@ -298,7 +298,7 @@ def check_integer(name, value, least):
 
 def _checked_number(name, value, most):
     must = f"must be a number from 0 to {most}"
-    return arguments.number(name, value, must, least=0, most=most)
+    return float(arguments.number(name, value, must, least=0, most=most))
 
 
 def _checked_crop_size(crop_size):
@@ -322,4 +322,4 @@ def _checked_scale_range(scale_range):
     )
     if low > high:
         raise arguments.refusal("scale_range", must, scale_range)
-    return low, high
+    return float(low), float(high)

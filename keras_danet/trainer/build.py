@@ -1,5 +1,6 @@
 """From a recipe to a model that can learn: network, loss, optimizer."""
 
+import dataclasses
 import os
 
 import keras
@@ -35,63 +36,66 @@ def build_model(config, num_classes, like=None):
             the backend does not compute in its dtype.
     """
     check_dtype(config.dtype)
+    network = config.model
     if like and os.path.exists(like):
         # A recipe does not tell all of a network that it starts from.
-        config = config.replace(
-            {
+        gone = gone_sources(network)
+        network = dataclasses.replace(
+            network,
+            **{
                 name: str(like) if name == "start_from" else None
-                for name in gone_sources(config)
-            }
+                for name in gone
+            },
         )
     options = {
-        "auxiliary": config.auxiliary,
-        "dropout": config.dropout,
-        "align_corners": config.align_corners,
+        "auxiliary": network.auxiliary,
+        "dropout": network.dropout,
+        "align_corners": network.align_corners,
         "dtype": config.dtype,
     }
-    if config.start_from:
+    if network.start_from:
         model = DANet.from_model(
-            config.start_from, num_classes=num_classes, **options
+            network.start_from, num_classes=num_classes, **options
         )
+        _check_network(network, "start_from", _network_of(model, network))
     else:
         model = DANet(
             num_classes=num_classes,
-            backbone=build_backbone(config),
-            attention=config.attention,
+            backbone=build_backbone(network, config.dtype),
+            attention=network.attention,
             **options,
         )
-    if config.start_from:
-        _check_network(config, "start_from", _network_of(model, config))
-    return model if config.freeze == "nothing" else freeze(model, config.freeze)
+    part = network.freeze
+    return model if part == "nothing" else freeze(model, part)
 
 
-def gone_sources(config):
-    """The fields of `config` that name weights, and none that are there."""
+def gone_sources(network):
+    """The fields of a `ModelConfig` that name weights which are not there."""
     return [
         name
         for name, presets in (
             ("start_from", DANet.presets),
             ("backbone_weights", DilatedResNet.presets),
         )
-        if (source := getattr(config, name))
+        if (source := getattr(network, name))
         and source not in presets
         and not source.startswith("hf://")
         and not os.path.exists(source)
     ]
 
 
-def build_backbone(config):
-    """The backbone that `config` describes, with its weights if it has any."""
+def build_backbone(network, dtype):
+    """The backbone of a `ModelConfig`, with its weights if it names any."""
     shape = {
-        "output_stride": config.output_stride,
-        "multi_grid": config.multi_grid,
-        "dtype": config.dtype,
+        "output_stride": network.output_stride,
+        "multi_grid": network.multi_grid,
+        "dtype": dtype,
     }
-    source = config.backbone_weights
+    source = network.backbone_weights
     drawn = {
-        "depth": config.depth,
-        "filters": config.filters,
-        "stem_filters": config.stem_filters,
+        "depth": network.depth,
+        "filters": network.filters,
+        "stem_filters": network.stem_filters,
     }
     if not source:
         return DilatedResNet(**drawn, **shape)
@@ -101,14 +105,14 @@ def build_backbone(config):
         backbone = DilatedResNet.from_preset(source, **shape)
     found = backbone.get_config()
     _check_network(
-        config, "backbone_weights", {name: found[name] for name in drawn}
+        network, "backbone_weights", {name: found[name] for name in drawn}
     )
     return backbone
 
 
-def _network_of(model, config):
-    """The fields of a recipe that a model's weights have decided."""
-    asked = config.attention
+def _network_of(model, network):
+    """The fields of a `ModelConfig` that a model's weights have decided."""
+    asked = network.attention
     asked = {asked} if isinstance(asked, str) else set(asked)
     # Their order decides nothing.
     same = asked == set(model.attention)
@@ -117,47 +121,47 @@ def _network_of(model, config):
         backbone.get_config()
         if isinstance(backbone, DilatedResNet)
         # No recipe describes another backbone: its fields stay unset.
-        else vars(type(config))
+        else vars(type(network))
     )
     names = ("depth", "filters", "output_stride", "multi_grid", "stem_filters")
     return {
-        "attention": config.attention if same else model.attention,
+        "attention": network.attention if same else model.attention,
         **{name: known[name] for name in names},
     }
 
 
-def _check_network(config, argument, found):
+def _check_network(network, argument, found):
     """What weights decide is said by the recipe, which is recorded, too."""
     other = [
-        f"{name}={value!r} (received {getattr(config, name)!r})"
+        f"{name}={value!r} (received {getattr(network, name)!r})"
         for name, value in found.items()
-        if getattr(config, name) != value
+        if getattr(network, name) != value
     ]
     if other:
         raise ValueError(
-            f"The weights of {argument}={getattr(config, argument)!r} are of a "
-            f"network with {', '.join(other)}. Expected the recipe to say the "
-            "same: set it so, or take other weights."
+            f"The weights of {argument}={getattr(network, argument)!r} are of "
+            f"a network with {', '.join(other)}. Expected the recipe to say "
+            "the same: set it so, or take other weights."
         )
 
 
-def build_loss(config):
-    """The loss of `config`, for every output."""
-    given = {"class_weights": config.class_weights}
-    if config.loss == "ohem":
+def build_loss(objective):
+    """The loss of an `ObjectiveConfig`, for every output."""
+    given = {"class_weights": objective.class_weights}
+    if objective.loss == "ohem":
         loss = OhemCrossentropy(
-            config.ohem_threshold, config.ohem_min_kept, **given
+            objective.ohem_threshold, objective.ohem_min_kept, **given
         )
-    elif config.loss == "focal":
+    elif objective.loss == "focal":
         loss = FocalLoss(**given)
     else:
         loss = PixelCrossentropy(
-            label_smoothing=config.label_smoothing, **given
+            label_smoothing=objective.label_smoothing, **given
         )
     beside = [
-        (config.dice_weight, DiceLoss()),
+        (objective.dice_weight, DiceLoss()),
         # Of a batch as one image every device would sort all of it.
-        (config.lovasz_weight, LovaszSoftmax(per_image=True)),
+        (objective.lovasz_weight, LovaszSoftmax(per_image=True)),
     ]
     beside = [pair for pair in beside if pair[0]]
     return SumOfLosses([(1.0, loss), *beside]) if beside else loss
@@ -169,37 +173,38 @@ def build_optimizer(model, config, total_steps):
     Raises:
         ValueError: if they are too few for an update, or for the warm-up.
     """
-    updates = total_steps // config.accumulation_steps
-    if updates < max(config.warmup_steps, 1):
+    given = config.optimization
+    updates = total_steps // given.accumulation_steps
+    if updates < max(given.warmup_steps, 1):
         raise ValueError(
             f"This training is {updates} updates long: epochs * steps of an "
             f"epoch, {total_steps}, / accumulation_steps, "
-            f"{config.accumulation_steps}. Expected at least one, and "
+            f"{given.accumulation_steps}. Expected at least one, and "
             f"`warmup_steps` to be no more. Received: warmup_steps="
-            f"{config.warmup_steps}. Lower what is too large, or train for "
+            f"{given.warmup_steps}. Lower what is too large, or train for "
             "more epochs."
         )
     schedule = PolySchedule(
-        config.learning_rate,
+        given.learning_rate,
         updates,
-        power=config.power,
-        end_learning_rate=config.end_learning_rate,
-        warmup_steps=config.warmup_steps,
+        power=given.power,
+        end_learning_rate=given.end_learning_rate,
+        warmup_steps=given.warmup_steps,
     )
-    averages = config.ema_momentum is not None
+    averages = given.ema_momentum is not None
     optimizer = SGD(
         schedule,
-        config.momentum,
-        config.weight_decay,
-        multipliers=model.head_multipliers(config.head_multiplier)
-        if config.head_multiplier != 1
+        given.momentum,
+        given.weight_decay,
+        multipliers=model.head_multipliers(given.head_multiplier)
+        if given.head_multiplier != 1
         else None,
-        global_clipnorm=config.clip_norm,
-        gradient_accumulation_steps=config.accumulation_steps
-        if config.accumulation_steps > 1
+        global_clipnorm=given.clip_norm,
+        gradient_accumulation_steps=given.accumulation_steps
+        if given.accumulation_steps > 1
         else None,
         use_ema=averages,
-        ema_momentum=config.ema_momentum if averages else 0.99,
+        ema_momentum=given.ema_momentum if averages else 0.99,
     )
     if "float16" in config.dtype and "bfloat16" not in config.dtype:
         # Small gradients would be 0.
@@ -211,6 +216,6 @@ def compile_model(model, config, total_steps):
     """Compiles `model` with the optimizer and loss of `config`."""
     model.compile(
         build_optimizer(model, config, total_steps),
-        loss=build_loss(config),
+        loss=build_loss(config.objective),
         jit_compile=config.jit_compile,
     )

@@ -1,7 +1,6 @@
 """Training: the one loop of compile and fit, from a recipe to a run folder."""
 
 import contextlib
-import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -212,10 +211,10 @@ def find_checkpoint(run, config):
             "it and choose another --output, or begin anew in its place with "
             "--overwrite."
         )
-    for name in gone_sources(config):
+    for name in gone_sources(config.model):
         raise FileNotFoundError(
-            f"There is no {getattr(config, name)} to start from. Expected "
-            f"what `{name}` names, as {run} has no checkpoint yet."
+            f"There is no {getattr(config.model, name)} to start from. "
+            f"Expected what `{name}` names, as {run} has no checkpoint yet."
         )
     return None
 
@@ -284,7 +283,7 @@ class _Training:
         check_memory(
             self.model,
             self.config.batch_size,
-            *self.config.crop_size,
+            *self.config.augmentation.crop_size,
             training=True,
             num_devices=self.placement.num_replicas,
         )
@@ -305,7 +304,7 @@ class _Training:
 
         Keras's trainer of TensorFlow makes them within the first step.
         """
-        size = self.config.batch_size, *self.config.crop_size
+        size = self.config.batch_size, *self.config.augmentation.crop_size
         self.model._symbolic_build(
             data_batch=(
                 keras.KerasTensor((*size, 3), "float32"),
@@ -334,13 +333,10 @@ class _Training:
 
     def digest(self):
         """What tells this training from others of the same model."""
-        settings = {
-            field.name: value
-            for field in dataclasses.fields(self.config)
-            # A setting that is new in a later version changes nothing.
-            if (value := getattr(self.config, field.name)) != field.default
-            and field.name != "data_root"
-        }
+        # A setting that is new in a later version changes nothing.
+        settings = self.config.changes()
+        # Data may move.
+        settings.pop("data_root", None)
         text = json.dumps([settings, self.data_digest()])
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -348,7 +344,7 @@ class _Training:
         """The images of a batch."""
         config = self.config
         pairs = self.train_files.pairs
-        plan = draw_plan(config.seed, epoch, len(pairs), config.augmentation())
+        plan = draw_plan(config.seed, epoch, len(pairs), config.augmentation)
         used = plan.order[places(len(pairs), config.batch_size)[step]]
         return [pairs[index].image for index in used]
 
@@ -411,7 +407,7 @@ class _Training:
     def _crops(self, epoch, step):
         """Training crops from a place in the plan, by tf.data or without."""
         config, files = self.config, self.train_files
-        data = files.pairs, files.dataset, config.augmentation()
+        data = files.pairs, files.dataset, config.augmentation
         options = {
             "batch_size": config.batch_size,
             "seed": config.seed,
@@ -453,7 +449,7 @@ class _Training:
             self.stop,
             self.placement,
             sum(map(self._num_pixels, self.val_sizes))
-            / math.prod(config.crop_size),
+            / math.prod(config.augmentation.crop_size),
         )
         history = HistoryFile(self.run / "history.csv")
         checkpoints.parts = {

@@ -16,8 +16,9 @@ from keras_danet.trainer.checkpoints import save_checkpoint
 STOPPING = b"\nstopping after this step; Ctrl-C again stops at once\n"
 # Against losses and weights that are no numbers.
 REMEDY = (
-    "The learning rate is the usual cause: lower `learning_rate` (--set "
-    "learning_rate=...) or warm up (--set warmup_steps=...), or use "
+    "The learning rate is the usual cause: lower it (--set "
+    "optimization.learning_rate=...), warm up (--set "
+    "optimization.warmup_steps=...), or use "
     "dtype='float32' if it is a half precision. With another recipe it is "
     "another training, for another --output."
 )
@@ -306,8 +307,8 @@ class Checkpoints(keras.callbacks.Callback):
         )
         run = self.folder.parent
         start = (
-            f" --set start_from={run} begins it with the best epoch of this "
-            "one."
+            f" --set model.start_from={run} begins it with the best epoch of "
+            "this one."
             if (run / "model.keras").exists()
             else ""
         )

@@ -1,7 +1,6 @@
 """Run folders: opened by one training at a time, replaced and removed."""
 
 import contextlib
-import dataclasses
 import logging
 import os
 import pathlib
@@ -266,8 +265,7 @@ def _remove_new(run, before):
 
 def _check_same(run, config):
     """A run is resumed as it was begun, or not at all."""
-    before = dataclasses.asdict(read_run_config(run))
-    now = dataclasses.asdict(config)
+    before, now = read_run_config(run).values(), config.values()
     # Data may move; whether it is the same is told by its digest.
     changes = [
         f"{name} was {before[name]!r} and is {value!r}"

@@ -1,7 +1,6 @@
 """Where a training's figures and pictures go: TensorBoard, W&B, MLflow."""
 
 import contextlib
-import dataclasses
 import importlib
 import io
 import json
@@ -48,7 +47,7 @@ def tracking(names, run, config, predictor, pairs, dataset, steps):
     """
     for name in names:
         _check_tracker(name)
-    settings = dataclasses.asdict(config)
+    settings = config.values()
     with contextlib.ExitStack() as stack:
         callbacks = []
         if "tensorboard" in names:

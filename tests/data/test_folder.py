@@ -364,8 +364,9 @@ def workshop(tmp_path_factory):
     (root / "tiny.py").write_text(
         "from keras_danet import TrainConfig\n"
         "config = TrainConfig(dataset='folder', epochs=1, batch_size=2,\n"
-        "    crop_size=(32, 32), depth=18, filters=8, jit_compile=False,\n"
-        "    loader='numpy', learning_rate=0.01)\n"
+        "    augmentation={'crop_size': (32, 32)},\n"
+        "    model={'depth': 18, 'filters': 8},\n"
+        "    loader='numpy', jit_compile=False)\n"
     )
     return root
 
@@ -414,7 +415,9 @@ def test_a_run_is_held_to_its_classes(workshop, tmp_path):
     touch(root, "images/a.png", "masks/a.png")
     write_classes(run, TWO)
     write_classes(root, TWO)
-    config = TrainConfig("folder", 1, 1, (32, 32), data_root=str(root))
+    config = TrainConfig(
+        "folder", 1, 1, {"crop_size": (32, 32)}, data_root=str(root)
+    )
     assert runs.find_data(config, run)[0].class_names == ("ground", "road")
     write_classes(root, {"classes": TWO["classes"][::-1]})
     message = r"data/classes\.json has other classes .* ground, road\. Received"

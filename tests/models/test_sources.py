@@ -259,10 +259,8 @@ def test_a_recipe_starts_from_every_form(saved):
             dataset="scenes",
             epochs=1,
             batch_size=1,
-            crop_size=(32, 32),
-            depth=18,
-            filters=4,
-            start_from=str(saved / form),
+            model={"depth": 18, "filters": 4, "start_from": str(saved / form)},
+            augmentation={"crop_size": (32, 32)},
         )
         model = build_model(config, 8)
         expected = keras_danet.DANet.from_preset(saved / form)
@@ -273,7 +271,7 @@ def test_a_recipe_starts_from_every_form(saved):
             {"start_from": None, "backbone_weights": str(saved / form)}
         )
         if form != "new_preset":
-            backbone = build_backbone(config)
+            backbone = build_backbone(config.model, config.dtype)
             np.testing.assert_array_equal(
                 backbone.get_weights()[0],
                 expected.get_layer("resnet18").get_weights()[0],

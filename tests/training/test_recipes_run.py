@@ -36,11 +36,11 @@ def without_download(path):
 
 
 def expected_outputs(config):
-    both = len(config.attention) == 2
+    both = len(config.model.attention) == 2
     return {
         "fusion",
-        *(config.attention if both else ()),
-        *(["auxiliary"] if config.auxiliary else []),
+        *(config.model.attention if both else ()),
+        *(["auxiliary"] if config.model.auxiliary else []),
     }
 
 
@@ -53,13 +53,13 @@ def test_a_narrow_network_is_built(path):
     assert set(model.output) == expected_outputs(config)
     last = [
         layer.dilation_rate[0]
-        for layer in model.get_layer(f"resnet{config.depth}").layers
+        for layer in model.get_layer(f"resnet{config.model.depth}").layers
         if layer.name.startswith("stage4_block")
         and getattr(layer, "kernel_size", None) == (3, 3)
     ]
-    if config.depth > 34:
+    if config.model.depth > 34:
         # The first block of a dilated stage has half of its rate.
-        assert last == list(config.multi_grid or (2, 4, 4))
+        assert last == list(config.model.multi_grid or (2, 4, 4))
 
 
 @pytest.mark.slow
@@ -73,14 +73,16 @@ def test_the_whole_network_has_as_many_parameters_as_published(path):
     num_classes = get_dataset(config.dataset).num_classes
     model = build.build_model(config, num_classes)
     counted = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
-    if len(config.attention) < 2:
+    if len(config.model.attention) < 2:
         # Nobody published a count; the branch that is left out is gone.
-        assert counted < OFFICIAL[config.depth] - 512 * 2048 * 9
+        assert counted < OFFICIAL[config.model.depth] - 512 * 2048 * 9
         return
     counts, per_class = OFFICIAL, 3 * PER_CLASS
-    if config.auxiliary:
+    if config.model.auxiliary:
         counts, per_class = MMSEGMENTATION, per_class + PER_CLASS_OF_AUXILIARY
-    assert counted == counts[config.depth] + per_class * (num_classes - 19)
+    assert counted == counts[config.model.depth] + per_class * (
+        num_classes - 19
+    )
 
 
 def fabricate(root, config):

@@ -1,0 +1,444 @@
+"""`TrainConfig`: everything that decides a training."""
+
+import collections.abc
+import dataclasses
+import math
+import typing
+
+from keras_danet.arguments import did_you_mean
+from keras_danet.data.datasets import get_dataset
+from keras_danet.data.folder import FOLDER
+from keras_danet.data.plan import Augmentation
+from keras_danet.data.resampling import standardize_sides
+from keras_danet.recipe.typed_fields import check_fields
+from keras_danet.recipe.typed_fields import describe_fields
+
+# The largest power of ten that float32 holds; more epochs, and wider stems,
+# than anybody has.
+LARGEST = 1e38
+MOST_EPOCHS = 10**6
+MOST_STEM_FILTERS = 1024
+
+# At least the first, below the second.
+RANGES = {
+    "epochs": (1, MOST_EPOCHS),
+    "batch_size": (1, math.inf),
+    "val_every": (1, math.inf),
+    "filters": (4, 1025),
+    "dropout": (0, 1),
+    "learning_rate": (0, LARGEST),
+    "end_learning_rate": (0, LARGEST),
+    "power": (0, LARGEST),
+    "warmup_steps": (0, math.inf),
+    "head_multiplier": (0, LARGEST),
+    "momentum": (0, 1),
+    "weight_decay": (0, LARGEST),
+    "clip_norm": (0, LARGEST),
+    "accumulation_steps": (1, math.inf),
+    "ema_momentum": (0, 1),
+    "ohem_threshold": (0, 1),
+    "ohem_min_kept": (0, math.inf),
+    "dice_weight": (0, LARGEST),
+    "lovasz_weight": (0, LARGEST),
+    "label_smoothing": (0, 1),
+    "patience": (1, math.inf),
+    "seed": (0, 2**32),
+}
+# Fields that only one `loss` has.
+FIELDS_OF_LOSS = {
+    "label_smoothing": "crossentropy",
+    "ohem_threshold": "ohem",
+    "ohem_min_kept": "ohem",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network and where its weights come from.
+
+    Args:
+        depth: integer, layers of the ResNet: 18, 34, 50, 101 or 152.
+        filters: integer, width of its first stage.
+        output_stride: integer, pixels of the image per feature: 8, 16 or 32.
+        multi_grid: integers, dilation rates of the last stage's blocks; None
+            has one rate for all of them.
+        stem_filters: three integers, widths of a deep stem of 3x3
+            convolutions; None has one of 7x7.
+        attention: the modules, of "position" and "channel"; () has none.
+        auxiliary: boolean, whether a head learns from the third stage.
+        dropout: float, rate before the classifiers.
+        align_corners: boolean, whether upsampling aligns corner pixels.
+        backbone_weights: a backbone's preset, or a path that
+            `DilatedResNet.from_checkpoint` reads; None draws them.
+        start_from: a DANet to fine-tune, with the classes of this data set:
+            a preset, a run folder or a `.keras` file. `attention` and the
+            backbone's fields must say what it is.
+        freeze: what stays as it starts: "nothing" or a part of `freeze`.
+    """
+
+    depth: int = 50
+    filters: int = 64
+    output_stride: int = 8
+    multi_grid: tuple[int, ...] | None = None
+    stem_filters: tuple[int, int, int] | None = None
+    attention: tuple[str, ...] | str = ("position", "channel")
+    auxiliary: bool = False
+    dropout: float = 0.1
+    align_corners: bool = True
+    backbone_weights: str | None = None
+    start_from: str | None = None
+    freeze: typing.Literal[
+        "nothing", "backbone", "batch_norm", "backbone_batch_norm"
+    ] = "nothing"
+
+    def __post_init__(self):
+        check_fields(self, RANGES)
+        stem = self.stem_filters or (1,)
+        if not all(1 <= filters <= MOST_STEM_FILTERS for filters in stem):
+            raise ValueError(
+                "`stem_filters` must be three integers of 1 to "
+                f"{MOST_STEM_FILTERS}. Received: stem_filters={stem!r}"
+            )
+        if self.backbone_weights and self.start_from:
+            raise ValueError(
+                "`start_from` brings a backbone with it. Received: both it "
+                f"({self.start_from!r}) and `backbone_weights` "
+                f"({self.backbone_weights!r})."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizationConfig:
+    """The optimizer, `SGD`, and its schedule.
+
+    Args:
+        learning_rate: float at the first step.
+        end_learning_rate: float, to which it falls at the last.
+        power: float, exponent of the poly schedule.
+        warmup_steps: integer, updates in which it rises to the schedule.
+        head_multiplier: float, how many times larger it is outside of the
+            backbone.
+        momentum: float, of `SGD`.
+        weight_decay: float, of `SGD`, coupled.
+        clip_norm: float above 0, the most that the gradients' common norm may
+            be; None clips nothing.
+        accumulation_steps: integer, batches whose mean gradient makes one
+            update; those that are left over at the very end make none.
+        ema_momentum: float, of the moving average of weights that is measured
+            and kept; None keeps the weights themselves.
+    """
+
+    learning_rate: float = 0.01
+    end_learning_rate: float = 0.0
+    power: float = 0.9
+    warmup_steps: int = 0
+    head_multiplier: float = 1.0
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    clip_norm: float | None = None
+    accumulation_steps: int = 1
+    ema_momentum: float | None = None
+
+    def __post_init__(self):
+        check_fields(self, RANGES)
+        if self.end_learning_rate > self.learning_rate:
+            raise ValueError(
+                "`end_learning_rate` must be at most `learning_rate`, from "
+                "which it falls. Received: end_learning_rate="
+                f"{self.end_learning_rate}, learning_rate={self.learning_rate}"
+            )
+        _check_above_zero(self, "clip_norm")
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is minimised, for every output.
+
+    Args:
+        loss: "crossentropy", "ohem" or "focal".
+        dice_weight: float, of a Dice loss beside it, over the whole batch.
+        lovasz_weight: float, of a Lovász-Softmax loss beside it, image by
+            image, so that it is the same on any number of devices.
+        class_weights: one float per class for the loss, such as
+            `keras-danet class-weights` prints.
+        label_smoothing: float in [0, 1), of "crossentropy".
+        ohem_threshold: float, of "ohem": pixels with a lower probability
+            count (0.7, as in MMSegmentation).
+        ohem_min_kept: integer, of "ohem": so many pixels of each crop count
+            at least (100,000, as in MMSegmentation; fewer than a crop has).
+    """
+
+    loss: typing.Literal["crossentropy", "ohem", "focal"] = "crossentropy"
+    dice_weight: float = 0.0
+    lovasz_weight: float = 0.0
+    class_weights: tuple[float, ...] | None = None
+    label_smoothing: float = 0.0
+    ohem_threshold: float = 0.7
+    ohem_min_kept: int = 100_000
+
+    def __post_init__(self):
+        check_fields(self, RANGES)
+        _check_above_zero(self, "ohem_threshold")
+        weights = self.class_weights
+        if weights is not None and not (
+            all(0 <= weight < LARGEST for weight in weights) and any(weights)
+        ):
+            raise ValueError(
+                "`class_weights` must be numbers, 0 or more, and not all 0. "
+                f"Received: class_weights={weights!r}"
+            )
+        for name, loss in FIELDS_OF_LOSS.items():
+            value = getattr(self, name)
+            if self.loss != loss and value != getattr(ObjectiveConfig, name):
+                raise ValueError(
+                    f"`{name}` is of loss={loss!r}. Received: {name}={value!r} "
+                    f"with loss={self.loss!r}. Leave one of them out."
+                )
+
+
+def _check_above_zero(record, name):
+    if getattr(record, name) == 0:
+        raise ValueError(f"`{name}` must be above 0. Received: 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a training, and nothing about the machine.
+
+    What belongs together is a group: `augmentation`, `model`, `optimization`
+    and `objective`. Each is a dict of its keys, or the record itself.
+
+    Args:
+        dataset: name of a data set, a key of `data.datasets.DATASETS`; or
+            "folder", images and masks of your own (see `data.folder`).
+        epochs: integer, passes over the training split.
+        batch_size: integer, over all devices together.
+        augmentation: `data.plan.Augmentation` or a dict of its keys, of which
+            `crop_size` has no default.
+        test_size: the size of images where the model is measured and used,
+            labels staying as they are: "training", what crops are taken of at
+            scale 1 (`long_side` and `short_side`); "image", the image's own;
+            or the `size` of a `Predictor`: the pixels of the longer side, or
+            (long, short).
+        on_bad_file: "error" ends the training at a file that cannot be used;
+            "skip" names it, counts it in the history and goes on.
+        loader: "tf.data"; "numpy", which needs no TensorFlow; or "auto", the
+            first where TensorFlow is installed.
+        data_root: folder of the data set. None takes the environment
+            variable `KERAS_DANET_{DATASET}`, and for the drawn scenes a
+            folder in the run, where they are drawn.
+        train_split: name of the split to train on.
+        val_split: name of the split to measure on.
+        val_every: integer, epochs from one validation to the next.
+        patience: integer, validations without a better mean IoU after which
+            the training ends early; None never ends it so.
+        model: `ModelConfig` or a dict of its keys.
+        optimization: `OptimizationConfig` or a dict of its keys.
+        objective: `ObjectiveConfig` or a dict of its keys.
+        dtype: dtype policy, such as "float32" or "mixed_bfloat16".
+        jit_compile: boolean, or "auto" for Keras's choice.
+        seed: integer, of weights and augmentation.
+
+    Raises:
+        ValueError: if a key is not known, or its value cannot be used.
+
+    Example:
+
+    >>> config = TrainConfig(
+    ...     dataset="scenes",
+    ...     epochs=2,
+    ...     batch_size=4,
+    ...     augmentation={"crop_size": (96, 128)},
+    ...     model={"depth": 18},
+    ... )
+    >>> config.replace({"optimization.learning_rate": 0.02}).model.depth
+    18
+    """
+
+    dataset: str
+    epochs: int
+    batch_size: int
+    augmentation: Augmentation
+    test_size: (
+        int
+        | tuple[int | None, int | None]
+        | typing.Literal["training", "image"]
+    ) = "training"
+    on_bad_file: typing.Literal["error", "skip"] = "error"
+    loader: typing.Literal["auto", "tf.data", "numpy"] = "auto"
+    data_root: str | None = None
+    train_split: str = "train"
+    val_split: str = "val"
+    val_every: int = 1
+    patience: int | None = None
+    model: ModelConfig = ModelConfig()
+    optimization: OptimizationConfig = OptimizationConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    dtype: typing.Literal[
+        "float32",
+        "mixed_float16",
+        "mixed_bfloat16",
+        "bfloat16",
+        "float16",
+        "float64",
+    ] = "float32"
+    jit_compile: bool | typing.Literal["auto"] = "auto"
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in GROUPS:
+            value = getattr(self, name)
+            if isinstance(value, collections.abc.Mapping):
+                object.__setattr__(self, name, _group(name, value))
+        check_fields(self, RANGES)
+        if self.dataset != FOLDER:
+            get_dataset(self.dataset)
+        try:
+            self.test_sides  # noqa: B018
+        except ValueError as error:
+            raise ValueError(f"`test_size`: {error}") from error
+        self._check_kept_pixels()
+
+    def _check_kept_pixels(self):
+        crop_size = self.augmentation.crop_size
+        pixels = math.prod(crop_size)
+        kept = self.objective.ohem_min_kept
+        if self.objective.loss == "ohem" and kept >= pixels:
+            raise ValueError(
+                "`ohem_min_kept` must be less than the pixels of a crop: "
+                f"loss='ohem' would keep all {pixels}, as 'crossentropy' does. "
+                f"Received: ohem_min_kept={kept} with crop_size={crop_size}. "
+                f"Lower it, to a fifth for example: {pixels // 5}."
+            )
+
+    @classmethod
+    def from_keys(cls, keys):
+        """A config from a dict of its keys.
+
+        Args:
+            keys: dict. A key of a group stands in a dict of its own, as in a
+                run's `config.json`; or behind the group's name, as
+                "model.depth"; or alone, as "depth", which is how they were
+                written before there were groups.
+
+        Raises:
+            ValueError: if a key is not known, or its value cannot be used.
+        """
+        return cls(**_grouped(keys))
+
+    def replace(self, settings):
+        """A copy with `settings`, a dict of keys as `from_keys` takes them."""
+        settings = _grouped(settings)
+        for name in GROUPS:
+            if isinstance(settings.get(name), dict):
+                settings[name] = _group(
+                    name, {**vars(getattr(self, name)), **settings[name]}
+                )
+        return dataclasses.replace(self, **settings)
+
+    def values(self):
+        """Every key with its value: "epochs", "model.depth" and so on."""
+        return {
+            f"{group}.{name}" if group else name: getattr(
+                getattr(self, group) if group else self, name
+            )
+            for name, group in GROUP_OF.items()
+        }
+
+    def changes(self):
+        """The keys whose values are not the defaults, without their groups."""
+        return {
+            field.name: value
+            for field, value in zip(FIELDS, self.values().values(), strict=True)
+            if value != field.default
+        }
+
+    @property
+    def test_sides(self):
+        """(long, short) side, the `size` of the `Predictor` of a run."""
+        if self.test_size == "training":
+            return self.augmentation.long_side, self.augmentation.short_side
+        return standardize_sides(
+            None if self.test_size == "image" else self.test_size
+        )
+
+
+GROUPS = {
+    "augmentation": Augmentation,
+    "model": ModelConfig,
+    "optimization": OptimizationConfig,
+    "objective": ObjectiveConfig,
+}
+# Every field, and the name of each with its group's, "" for no group.
+_PLACES = [
+    (inner, group)
+    for field in dataclasses.fields(TrainConfig)
+    for group in [field.name if field.name in GROUPS else ""]
+    for inner in (dataclasses.fields(GROUPS[group]) if group else [field])
+]
+FIELDS = [field for field, _ in _PLACES]
+GROUP_OF = {field.name: group for field, group in _PLACES}
+
+
+def _grouped(keys):
+    """Keys of any spelling, as fields of a `TrainConfig`."""
+    found = {}
+    for key, value in keys.items():
+        group, _, name = str(key).rpartition(".")
+        if key in GROUPS:
+            if isinstance(value, GROUPS[key]):
+                value = vars(value)
+            if not isinstance(value, collections.abc.Mapping):
+                raise ValueError(
+                    f"`{key}` must be a dict of its keys. Received: "
+                    f"{key}={value!r}"
+                )
+            found.setdefault(key, {}).update(value)
+        elif name in GROUP_OF and group in ("", GROUP_OF[name]):
+            group = GROUP_OF[name]
+            place = found.setdefault(group, {}) if group else found
+            place[name] = value
+        else:
+            _refuse_key(key)
+    return found
+
+
+def _group(name, values):
+    """The record of a group, from a dict of its keys."""
+    for key in values:
+        if GROUP_OF.get(key) != name:
+            _refuse_key(f"{name}.{key}")
+    if name == "augmentation" and "crop_size" not in values:
+        raise ValueError(
+            "`augmentation` must have a `crop_size`, (height, width) in "
+            f"pixels. Received: augmentation={values!r}"
+        )
+    return GROUPS[name](**values)
+
+
+def _refuse_key(key):
+    key = str(key)
+    known = [
+        f"{group}.{name}" if group else name for name, group in GROUP_OF.items()
+    ]
+    near = did_you_mean(key, known) or did_you_mean(
+        key.rpartition(".")[2], GROUP_OF
+    )
+    raise ValueError(
+        f"A recipe has no key {key!r}.{near} Expected one of: "
+        f"{', '.join(known)}."
+    )
+
+
+def describe_keys():
+    """The keys of a recipe, as (name, type, default, meaning)."""
+    rows = []
+    for row in describe_fields(TrainConfig):
+        if kind := GROUPS.get(row[0]):
+            rows += [
+                (f"{row[0]}.{name}", *rest)
+                for name, *rest in describe_fields(kind)
+            ]
+        else:
+            rows.append(row)
+    return rows
