@@ -25,10 +25,10 @@ from keras_danet import DilatedResNet
 from keras_danet import TrainConfig
 from keras_danet.data.scenes import write_scenes
 from keras_danet.distribution.engines import Placement
+from keras_danet.trainer.callbacks.checkpoints import Checkpoints
+from keras_danet.trainer.callbacks.checkpoints import training_state
 from keras_danet.trainer.checkpoints import save_checkpoint
 from keras_danet.trainer.loop import _Training
-from keras_danet.trainer.resuming import Checkpoints
-from keras_danet.trainer.resuming import training_state
 
 WARM_STEPS = 3
 # Name -> how many images of which size are drawn, and the recipe.

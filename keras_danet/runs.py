@@ -50,24 +50,11 @@ def write_run_config(
         devices: integer.
         recipe: string, path of the recipe, or `None`.
         data_digest: string, which tells the data from others.
-
-    Raises:
-        ValueError: if the run was begun on other data or another backend.
     """
     path = run / "config.json"
     sessions = []
     if path.is_file():
-        old = _read_json(path)
-        sessions = old.get("sessions", [])
-        for what, before, now in (
-            ("backend", old.get("backend"), keras.backend.backend()),
-            ("list of files or classes", old.get("data_digest"), data_digest),
-        ):
-            if before != now:
-                raise ValueError(
-                    f"{run} was begun on another {what}: {before}. Received: "
-                    f"{now}. Resume with the same, or choose another --output."
-                )
+        sessions = read_run_file(run).get("sessions", [])
     # An absolute root, so that the folder is found from anywhere; the drawn
     # scenes move with the run.
     inside = pathlib.Path(root).parent == run
@@ -108,7 +95,7 @@ def read_run_config(run):
             "folder that `keras-danet train` made."
         )
     try:
-        content = _read_json(path)
+        content = read_run_file(run)
         if not isinstance(content.get("sessions", []), list):
             raise TypeError("its sessions are no list")
         return TrainConfig.from_keys(content["config"])
@@ -119,7 +106,9 @@ def read_run_config(run):
         ) from error
 
 
-def _read_json(path):
+def read_run_file(run):
+    """What a run's `config.json` holds, as it is."""
+    path = pathlib.Path(run) / "config.json"
     return json.loads(path.read_text("utf-8"))
 
 

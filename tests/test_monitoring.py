@@ -20,11 +20,17 @@ from keras_danet.data.scenes import write_scenes
 from keras_danet.distribution.engines import Placement
 from keras_danet.optimizers import SGD
 from keras_danet.recipe import TrainConfig
-from keras_danet.trainer import callbacks
 from keras_danet.trainer import loop
-from keras_danet.trainer.resuming import Checkpoints
-from keras_danet.trainer.tracking import TensorBoard
-from keras_danet.trainer.tracking import tracking
+from keras_danet.trainer.callbacks import figures
+from keras_danet.trainer.callbacks.checkpoints import Checkpoints
+from keras_danet.trainer.callbacks.divergence import StopAtDivergence
+from keras_danet.trainer.callbacks.figures import HistoryFile
+from keras_danet.trainer.callbacks.figures import Throughput
+from keras_danet.trainer.callbacks.progress import Progress
+from keras_danet.trainer.callbacks.tracking import TensorBoard
+from keras_danet.trainer.callbacks.tracking import tracking
+from keras_danet.trainer.callbacks.validation import Validation
+from keras_danet.trainer.callbacks.validation import averaged_weights
 
 pytestmark = one_backend
 
@@ -45,7 +51,7 @@ class Place:
 def watch(losses, first=0):
     """Tells the losses of steps as `fit` does: as means of the epoch."""
     place = Place()
-    stop = callbacks.StopAtDivergence(place)
+    stop = StopAtDivergence(place)
     stop.on_epoch_begin(0)
     for number, mean in enumerate(
         np.cumsum(losses) / np.arange(1, 1 + len(losses))
@@ -85,7 +91,7 @@ def test_a_loss_that_does_not_come_back_ends_a_training():
 def test_a_training_that_is_gone_on_with_knows_its_first_loss():
     stop = watch([2.0, 3.0])
     assert stop.get_state() == {"first": 2.0, "high": 0}
-    other = callbacks.StopAtDivergence(Place())
+    other = StopAtDivergence(Place())
     other.set_state({"first": 2.0, "high": 9})
     other.on_epoch_begin(0)
     other.place.step = 50
@@ -98,10 +104,10 @@ def test_a_training_that_is_gone_on_with_knows_its_first_loss():
 
 
 def test_history_is_a_table_whatever_epochs_tell(tmp_path):
-    history = callbacks.HistoryFile(tmp_path / "history.csv")
+    history = HistoryFile(tmp_path / "history.csv")
     history.on_epoch_end(0, {"loss": 2.0})
     history.on_epoch_end(1, {"loss": 1.5, "val_mean_iou": math.nan})
-    other = callbacks.HistoryFile(tmp_path / "history.csv")
+    other = HistoryFile(tmp_path / "history.csv")
     other.set_state(history.get_state())
     other.on_epoch_end(2, {"loss": 1.0, "val_mean_iou": 0.25})
     with open(tmp_path / "history.csv") as file:
@@ -117,10 +123,10 @@ def test_history_is_a_table_whatever_epochs_tell(tmp_path):
 
 def progress(monkeypatch, redraw):
     clock = iter(range(0, 1000, 20))
-    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: next(clock))
-    throughput = callbacks.Throughput(8)
+    monkeypatch.setattr(figures.time, "perf_counter", lambda: next(clock))
+    throughput = Throughput(8)
     place = Place()
-    shown = callbacks.Progress(throughput, place, epochs=3, redraw=redraw)
+    shown = Progress(throughput, place, epochs=3, redraw=redraw)
     for callback in (throughput, shown):
         callback.on_epoch_begin(0)
     for step in range(6):
@@ -133,8 +139,8 @@ def progress(monkeypatch, redraw):
 
 def test_the_step_that_compiles_does_not_slow_the_rate(monkeypatch):
     clock = iter([0, 90, 92, 94, 100, 104])
-    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: next(clock))
-    throughput = callbacks.Throughput(8)
+    monkeypatch.setattr(figures.time, "perf_counter", lambda: next(clock))
+    throughput = Throughput(8)
     found = []
     for epoch in range(2):
         throughput.on_epoch_begin(epoch)
@@ -163,21 +169,19 @@ def test_progress_in_a_log_file(monkeypatch, capsys):
     assert first[2:6] == [
         "loss 1.2500",
         "mean IoU 50.00%",
-        "0.2 images/s",
         "3:18:40 left",
+        "0.2 images/s",
     ]
     assert "GiB" in first[6]
-    assert "validation 40.00%" in lines[-1]
+    assert "val 40.00%" in lines[-1]
 
 
 def test_validations_are_in_the_time_left():
-    validation = callbacks.Validation(
+    validation = Validation(
         *(None, [], None, "val", [2, 4, 5], None), num_crops=60
     )
     place = Place()
-    shown = callbacks.Progress(
-        callbacks.Throughput(8), place, 5, False, validation
-    )
+    shown = Progress(Throughput(8), place, 5, False, validation)
     # 10 crops/s forward and backward, 30/s forward alone.
     shown.throughput.rate = 10
     assert shown._validation_seconds(False) == pytest.approx(3 * 2)
@@ -195,13 +199,11 @@ def test_validations_are_in_the_time_left():
 
 
 def test_a_resumed_run_may_begin_with_a_validation(capsys):
-    shown = callbacks.Progress(callbacks.Throughput(8), Place(), 5, True)
+    shown = Progress(Throughput(8), Place(), 5, True)
     shown.shown = -1e9
     shown.show_validation(1, 4)
     assert "validation 1/4 images" in capsys.readouterr().out
-    callbacks.Progress(
-        callbacks.Throughput(8), Place(), 5, False
-    ).show_validation(1, 4)
+    Progress(Throughput(8), Place(), 5, False).show_validation(1, 4)
 
 
 def test_a_broken_pipe_is_no_wish_above_others(monkeypatch):
@@ -212,7 +214,7 @@ def test_a_broken_pipe_is_no_wish_above_others(monkeypatch):
     for before, after in ((0, 141), (143, 143), (130, 130)):
         place = Place()
         place.stop = types.SimpleNamespace(requested=before)
-        shown = callbacks.Progress(callbacks.Throughput(1), place, 1, False)
+        shown = Progress(Throughput(1), place, 1, False)
         shown.on_epoch_end(0)
         assert place.stop.requested == after
 
@@ -222,6 +224,9 @@ def test_progress_on_a_terminal(monkeypatch, capsys):
     text = capsys.readouterr().out
     assert text.count("\n") == 1 and text.endswith("\n")
     assert text.count("\r\033[K") == 7
+    # Longer lines would scroll.
+    lines = text.replace("\n", "").split("\r\033[K")[1:]
+    assert max(map(len, lines)) < 80 and all("left" in x for x in lines[1:])
 
 
 FAKES = {
@@ -253,7 +258,7 @@ FAKES = {
 def test_the_fullest_accelerator_counts(monkeypatch, backend):
     monkeypatch.setattr(keras.backend, "backend", lambda: backend)
     monkeypatch.setitem(sys.modules, backend, FAKES[backend])
-    assert callbacks.peak_device_memory() == 7
+    assert figures.peak_device_memory() == 7
 
 
 def test_a_cpu_is_no_accelerator(monkeypatch):
@@ -261,13 +266,13 @@ def test_a_cpu_is_no_accelerator(monkeypatch):
     fake = types.SimpleNamespace(local_devices=lambda: [cpu])
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     monkeypatch.setitem(sys.modules, "jax", fake)
-    assert callbacks.peak_device_memory() == 0
+    assert figures.peak_device_memory() == 0
 
 
 def test_peak_memory_is_of_the_right_order():
-    before = callbacks.peak_memory()
+    before = figures.peak_memory()
     block = np.ones(2**26, "uint8")
-    after = callbacks.peak_memory()
+    after = figures.peak_memory()
     assert 2**24 < before <= after < 2**40 and block.nbytes == 2**26
 
 
@@ -420,14 +425,16 @@ def test_a_tracker_that_cannot_begin_is_told(
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow", "tensorboard"])
 def test_a_missing_package_is_named(config, tmp_path, monkeypatch, name):
-    monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match=f"{name}.*: pip install {name}$"):
+    package = "tensorboardX" if name == "tensorboard" else name
+    monkeypatch.setitem(sys.modules, package, None)
+    message = f"{name}.*: pip install {package}$"
+    with pytest.raises(ImportError, match=message):
         loop.train(config, tmp_path / "run", track=[name], verbose=0)
     assert not (tmp_path / "run").exists()
 
 
 def test_pictures_are_of_the_averages_that_are_measured(tmp_path):
-    pytest.importorskip("tensorboard")
+    pytest.importorskip("tensorboardX")
     model = DANet(3, DilatedResNet(18, filters=4))
     model.compile(SGD(0.1, use_ema=True, ema_momentum=0.5), jit_compile=False)
     rng = np.random.default_rng(0)
@@ -448,7 +455,7 @@ def test_pictures_are_of_the_averages_that_are_measured(tmp_path):
     board.on_epoch_end(0, {"val_mean_iou": 0.5})
     board.close()
     raw = keras.ops.convert_to_numpy(kernel)
-    with callbacks.averaged_weights(model):
+    with averaged_weights(model):
         averages = np.copy(keras.ops.convert_to_numpy(kernel))
     np.testing.assert_array_equal(seen[0], averages)
     assert not np.array_equal(seen[0], raw)

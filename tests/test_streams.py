@@ -14,7 +14,7 @@ from keras_danet.cli import evaluate
 from keras_danet.cli import main
 from keras_danet.cli import streams
 from keras_danet.trainer import loop
-from keras_danet.trainer import resuming
+from keras_danet.trainer.stopping import StopSignal
 from keras_danet.waiting import Countdown
 
 pytestmark = one_backend
@@ -124,7 +124,7 @@ def test_in_a_thread(monkeypatch, capsys):
 
     def work():
         codes.append(main(arguments))
-        with resuming.StopSignal().listening() as stop:
+        with StopSignal().listening() as stop:
             codes.append(stop.requested)
 
     thread = threading.Thread(target=work)

@@ -34,13 +34,14 @@ from keras_danet.inference.evaluation import evaluate
 from keras_danet.inference.predictor import Predictor
 from keras_danet.optimizers import SGD
 from keras_danet.recipe import TrainConfig
-from keras_danet.trainer import callbacks
 from keras_danet.trainer import loop
+from keras_danet.trainer.callbacks import progress
+from keras_danet.trainer.callbacks import validation
+from keras_danet.trainer.callbacks.checkpoints import Checkpoints
+from keras_danet.trainer.callbacks.checkpoints import training_state
 from keras_danet.trainer.checkpoints import checkpoints
 from keras_danet.trainer.checkpoints import load_checkpoint
 from keras_danet.trainer.checkpoints import read_header
-from keras_danet.trainer.resuming import Checkpoints
-from keras_danet.trainer.resuming import training_state
 from keras_danet.trainer.run_folder import open_run_folder
 
 needs_tensorflow = pytest.mark.skipif(
@@ -193,11 +194,12 @@ def test_an_existing_run_is_kept(root, tmp_path):
     with pytest.raises(ValueError, match="batch_size"):
         loop.train(tiny(root, batch_size=13), run, overwrite=True, verbose=0)
     assert [p.name for p in tmp_path.rglob("*")] == ["run", "config.json"]
-    with open_run_folder(run, tiny(root), overwrite=True) as new:
+    with open_run_folder(run, overwrite=True) as new:
         assert new == run
         assert list(run.iterdir()) == []
         (run / "model.keras").write_bytes(b"new")
-    assert [p.name for p in tmp_path.rglob("*")] == ["run", "model.keras"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "run.old-1"]
+    assert (tmp_path / "run.old-1" / "config.json").read_text() == "{}"
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.txt").write_text("")
@@ -309,9 +311,9 @@ def slow(*moment):
         slow(Checkpoints, "on_train_batch_end", 3),
         slow(Checkpoints, "on_train_batch_end", 5),
         # In a validation, before and after the best model is kept.
-        (callbacks, "evaluate", 1),
-        slow(callbacks, "evaluate", 2),
-        slow(callbacks, "save_model", 2),
+        (validation, "evaluate", 1),
+        slow(validation, "evaluate", 2),
+        slow(validation, "save_model", 2),
         # After the last checkpoint.
         slow(Checkpoints, "on_epoch_end", 2),
     ],
@@ -345,7 +347,7 @@ def test_averages_survive_as_well(root, tmp_path, monkeypatch):
     # The last epoch is the best.
     scores = iter(range(100))
     monkeypatch.setattr(
-        callbacks,
+        validation,
         "evaluate",
         lambda *_, **__: types.SimpleNamespace(
             mean_iou=next(scores), pixel_accuracy=0.5
@@ -373,7 +375,7 @@ def test_averages_survive_as_well(root, tmp_path, monkeypatch):
     )
     kernel = training.model.get_layer("fusion_classifier").kernel
     kept = trained_model(tmp_path / "a").get_layer("fusion_classifier")
-    with callbacks.averaged_weights(training.model):
+    with validation.averaged_weights(training.model):
         averaged = keras.ops.convert_to_numpy(kernel)
     raw = keras.ops.convert_to_numpy(kernel)
     best = keras.ops.convert_to_numpy(kept.kernel)
@@ -397,7 +399,7 @@ def test_output_that_nobody_reads_ends_it_with_a_checkpoint(
     config, run, history = unbroken
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", Unread())
-        patch.setattr(callbacks, "SECONDS_PER_LINE", 0)
+        patch.setattr(progress, "SECONDS_PER_LINE", 0)
         with pytest.raises(SystemExit) as caught:
             loop.train(config, tmp_path / "run", verbose=2)
     assert caught.value.code == 141
@@ -437,7 +439,7 @@ def test_a_full_disk_below_the_log_does_not_end_a_training(
 
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", Full())
-        patch.setattr(callbacks, "SECONDS_PER_LINE", 0)
+        patch.setattr(progress, "SECONDS_PER_LINE", 0)
         found = loop.train(config, tmp_path / "run", verbose=2)
     assert found["loss"] == history["loss"]
     assert same_weights(run, tmp_path / "run")
@@ -501,7 +503,7 @@ def test_a_best_model_that_is_missing_is_told(
     (there / "model.keras").unlink()
     # The epoch that is left is worse, and still the best there is.
     worse = types.SimpleNamespace(mean_iou=0.0, pixel_accuracy=0.0)
-    monkeypatch.setattr(callbacks, "evaluate", lambda *_, **__: worse)
+    monkeypatch.setattr(validation, "evaluate", lambda *_, **__: worse)
     loop.train(config, there, resume=True, verbose=0)
     assert (there / "model.keras").exists()
     assert any("the best of the epochs" in text for text in caplog.messages)
@@ -543,7 +545,7 @@ def test_what_a_training_began_with_need_not_stay(
 def test_sigterm_saves_and_says_143(unbroken, tmp_path, monkeypatch):
     config, run, history = unbroken
     for number, (owner, name) in enumerate(
-        [(Checkpoints, "on_train_batch_end"), (callbacks, "evaluate")]
+        [(Checkpoints, "on_train_batch_end"), (validation, "evaluate")]
     ):
         original = getattr(owner, name)
 
@@ -706,10 +708,48 @@ def test_what_is_no_run_is_not_gone_on_with(root, tmp_path):
     assert not (bare / ".partial-config.json").exists()
 
 
+class Counter(keras.callbacks.Callback):
+    """Counts epochs, over a resumption as well, and ends a training."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.last = last
+        self.seen = []
+
+    def get_state(self):
+        return self.seen
+
+    def set_state(self, state):
+        self.seen = state
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen = [*self.seen, logs["val_mean_iou"]]
+        if len(self.seen) == self.last:
+            self.model.stop_training = True
+
+
+def test_callbacks_of_your_own(root, tmp_path):
+    config = tiny(root, epochs=4)
+    with pytest.raises(ValueError, match="`callbacks` must be instances of"):
+        loop.train(config, tmp_path / "run", callbacks=[Counter], verbose=0)
+    run, counter = tmp_path / "run", Counter(last=2)
+    history = loop.train(config, run, callbacks=[counter], verbose=0)
+    # It is asked once an epoch and ends the training,
+    assert counter.seen == history["val_mean_iou"] and len(counter.seen) == 2
+    # is kept in checkpoints,
+    again = Counter(last=3)
+    history = loop.train(config, run, callbacks=[again], resume=True, verbose=0)
+    assert again.seen == history["val_mean_iou"] and len(again.seen) == 3
+    # and may be another one the next time.
+    other = keras.callbacks.LambdaCallback()
+    history = loop.train(config, run, callbacks=[other], resume=True, verbose=0)
+    assert len(history["val_mean_iou"]) == 4
+
+
 def test_patience_ends_a_training(root, tmp_path, monkeypatch):
     scores = iter([0.2, 0.3, 0.3, 0.1, 0.9, 0.9, 0.9, 0.9, 0.9])
     monkeypatch.setattr(
-        callbacks,
+        validation,
         "evaluate",
         lambda *_, **__: types.SimpleNamespace(
             mean_iou=next(scores), pixel_accuracy=0.5

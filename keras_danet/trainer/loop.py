@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import importlib.util
 import json
-import logging
 import math
 import os
 import pathlib
@@ -26,27 +25,22 @@ from keras_danet.data.plan import steps_per_epoch
 from keras_danet.distribution import engines as distribution
 from keras_danet.inference.predictor import Predictor
 from keras_danet.models.memory import check_memory
+from keras_danet.trainer import resuming
 from keras_danet.trainer.build import build_model
 from keras_danet.trainer.build import compile_model
-from keras_danet.trainer.build import gone_sources
-from keras_danet.trainer.callbacks import CountSkipped
-from keras_danet.trainer.callbacks import Gammas
-from keras_danet.trainer.callbacks import HistoryFile
-from keras_danet.trainer.callbacks import Progress
-from keras_danet.trainer.callbacks import StopAtDivergence
-from keras_danet.trainer.callbacks import Throughput
-from keras_danet.trainer.callbacks import Validation
-from keras_danet.trainer.callbacks import read_history
-from keras_danet.trainer.checkpoints import checkpoints as checkpoint_files
-from keras_danet.trainer.checkpoints import newest_checkpoint
+from keras_danet.trainer.callbacks.checkpoints import Checkpoints
+from keras_danet.trainer.callbacks.divergence import StopAtDivergence
+from keras_danet.trainer.callbacks.figures import CountSkipped
+from keras_danet.trainer.callbacks.figures import Gammas
+from keras_danet.trainer.callbacks.figures import HistoryFile
+from keras_danet.trainer.callbacks.figures import Throughput
+from keras_danet.trainer.callbacks.progress import Progress
+from keras_danet.trainer.callbacks.tracking import tracking
+from keras_danet.trainer.callbacks.validation import Validation
 from keras_danet.trainer.checkpoints import remove_leftovers
-from keras_danet.trainer.resuming import Checkpoints
-from keras_danet.trainer.resuming import StopSignal
 from keras_danet.trainer.run_folder import open_run_folder
-from keras_danet.trainer.tracking import tracking
+from keras_danet.trainer.stopping import StopSignal
 from keras_danet.waiting import is_terminal
-
-_LOGGER = logging.getLogger("keras_danet")
 
 
 def validation_epochs(config):
@@ -69,6 +63,7 @@ def train(
     track=(),
     verbose="auto",
     model_devices=2,
+    callbacks=(),
 ):
     """Trains a model and leaves it in a run folder that explains itself.
 
@@ -100,6 +95,12 @@ def train(
         verbose: `0` for silence, `1` for a line that redraws itself, `2` for
             lines, or `"auto"` for what fits the output. Defaults to
             `"auto"`.
+        callbacks: `keras.callbacks.Callback`s of your own. They see the
+            figures of an epoch in its logs, `val_mean_iou` among them, and
+            may set `model.stop_training`. One that has `get_state`, which
+            gives what `json.dumps` takes, and `set_state` is kept in
+            checkpoints. `fit` may be called twice in a resumed epoch.
+            Defaults to `()`.
 
     Returns:
         The history: dict of lists, one value per epoch that has one.
@@ -124,17 +125,29 @@ def train(
         ("keep_checkpoints", keep_checkpoints),
     ):
         check_integer(name, value, least=1)
+    for callback in callbacks:
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise ValueError(
+                "`callbacks` must be instances of keras.callbacks.Callback. "
+                f"Received: {callback!r}"
+            )
     with (
         distribution.scope(distribute, num_devices, model_devices) as placement,
         StopSignal().listening() as stop,
-        _run_folder(run, config, overwrite, resume, placement) as folder,
+        _run_folder(run, overwrite, resume, placement) as folder,
     ):
         keras.utils.set_random_seed(config.seed)
         # The chief's folder, whoever this process is.
         run = pathlib.Path(run)
+        if resume:
+            resuming.check_recipe(run, config)
         like = run / "model.keras" if resume else None
         training = _Training(config, folder, placement, stop, like)
-        checkpoint = find_checkpoint(run, config) if resume else None
+        data_digest, digest = training.data_digest(), training.digest()
+        checkpoint = None
+        if resume:
+            checkpoint = resuming.find_checkpoint(run, config, digest)
+            resuming.check_data(run, data_digest)
         # Drawing the scenes takes a while.
         stop.check()
         runs.write_run_config(
@@ -144,7 +157,7 @@ def train(
             placement.engine,
             placement.num_devices,
             recipe,
-            training.data_digest(),
+            data_digest,
         )
         checkpoints = Checkpoints(
             folder / "checkpoints",
@@ -153,7 +166,7 @@ def train(
             keep=keep_checkpoints,
             stop=stop,
             background=background,
-            run=training.digest(),
+            run=digest,
             files=training.files,
             writes=placement.is_chief,
         )
@@ -161,81 +174,29 @@ def train(
             track, verbose = (), 0
         with training.tracking(track) as trackers:
             watchers = training.watchers(
-                checkpoints, trackers, _verbosity(verbose)
+                checkpoints, [*trackers, *callbacks], _verbosity(verbose)
             )
             if checkpoint:
                 training.build_metrics()
                 checkpoints.restore(*checkpoint)
-                _check_best_model(checkpoints, run, config)
+                resuming.check_best_model(
+                    run, config, checkpoints, checkpoints.parts["validation"]
+                )
             return training.fit(checkpoints, watchers)
 
 
 @contextlib.contextmanager
-def _run_folder(run, config, overwrite, resume, placement):
+def _run_folder(run, overwrite, resume, placement):
     """The run folder; for processes but the chief one that is thrown away.
 
     They measure and end as the chief does, and nobody reads their files.
     """
     if placement.is_chief:
-        with open_run_folder(run, config, overwrite, resume) as run:
+        with open_run_folder(run, overwrite, resume) as run:
             yield run
     else:
         with tempfile.TemporaryDirectory(prefix="keras-danet-") as folder:
             yield pathlib.Path(folder)
-
-
-def find_checkpoint(run, config):
-    """(path, header) of the newest whole checkpoint, None for a new run.
-
-    Raises:
-        ValueError: if the run came further than its checkpoints tell.
-        FileNotFoundError: if a new run has no weights to start from.
-    """
-    folder = run / "checkpoints"
-    path, header = newest_checkpoint(folder, _LOGGER.warning)
-    if path:
-        return path, header
-    rows = read_history(run / "history.csv")
-    measured = [row["epoch"] for row in rows if row.get("val_mean_iou")]
-    # A process that is killed after its first validation may have a model and
-    # no checkpoint yet.
-    is_young = len(rows) < config.epochs and measured in (
-        [],
-        [row["epoch"] for row in rows[-1:]],
-    )
-    has_model = (run / "model.keras").exists()
-    if checkpoint_files(folder) or (has_model and not is_young):
-        raise ValueError(
-            f"{run} cannot be resumed: it reached epoch {len(rows)} of "
-            f"{config.epochs}, and {folder} has no intact checkpoint. Keep "
-            "it and choose another --output, or begin anew in its place with "
-            "--overwrite."
-        )
-    for name in gone_sources(config.model):
-        raise FileNotFoundError(
-            f"There is no {getattr(config.model, name)} to start from. "
-            f"Expected what `{name}` names, as {run} has no checkpoint yet."
-        )
-    return None
-
-
-def _check_best_model(checkpoints, run, config):
-    """Without its best model a run keeps the next one, or is at its end."""
-    validation = checkpoints.parts["validation"]
-    path = run / "model.keras"
-    if validation.best == -math.inf or path.exists():
-        return
-    if checkpoints.epoch >= config.epochs or validation.is_over:
-        raise ValueError(
-            f"{path} is missing, and the training has ended: nothing will "
-            "write it again. Put it back, or train anew with --overwrite."
-        )
-    _LOGGER.warning(
-        "%s, the model of the best epoch, is missing: the best of the epochs "
-        "that are left will be kept.",
-        path,
-    )
-    validation.best = -math.inf
 
 
 def _verbosity(verbose):
@@ -372,6 +333,9 @@ class _Training:
                     self._end_epoch(watchers, checkpoints)
                 else:
                     self._fit_on(watchers, checkpoints)
+                # By a callback of the user's.
+                if self.model.stop_training:
+                    break
         except SystemExit:
             checkpoints.save()
             raise
@@ -432,8 +396,14 @@ class _Training:
             return self.config.loader == "tf.data"
         return importlib.util.find_spec("tensorflow") is not None
 
-    def watchers(self, checkpoints, trackers, verbose):
-        """The callbacks of the training, of which `checkpoints` is the last."""
+    def watchers(self, checkpoints, guests, verbose):
+        """The callbacks of the training, of which `checkpoints` is the last.
+
+        Args:
+            checkpoints: `Checkpoints`.
+            guests: callbacks of trackers and the user's own.
+            verbose: integer, 0, 1 or 2.
+        """
         config = self.config
         checkpoints.set_model(self.model)
         throughput = Throughput(config.batch_size)
@@ -457,6 +427,12 @@ class _Training:
             "validation": validation,
             "history": history,
             "bad_files": CountSkipped(self.train_files),
+            **{
+                f"own/{number}": callback
+                for number, callback in enumerate(guests)
+                if hasattr(callback, "get_state")
+                and hasattr(callback, "set_state")
+            },
         }
         progress = Progress(
             throughput,
@@ -472,7 +448,7 @@ class _Training:
             Gammas(),
             validation,
             history,
-            *trackers,
+            *guests,
             *([progress] if verbose else []),
             checkpoints,
         ]

@@ -1,353 +1,124 @@
-"""How a training is stopped and resumed, from one step to the next."""
+"""Whether a run can be resumed, and from where: every refusal is here."""
 
-import contextlib
-import os
-import signal
-import threading
+import logging
+import math
 
 import keras
-import numpy as np
 
-from keras_danet.trainer.checkpoints import as_array
+from keras_danet import runs
+from keras_danet.trainer.build import gone_sources
+from keras_danet.trainer.callbacks.figures import read_history
 from keras_danet.trainer.checkpoints import checkpoints
-from keras_danet.trainer.checkpoints import load_checkpoint
-from keras_danet.trainer.checkpoints import save_checkpoint
+from keras_danet.trainer.checkpoints import newest_checkpoint
 
-STOPPING = b"\nstopping after this step; Ctrl-C again stops at once\n"
-# Against losses and weights that are no numbers.
-REMEDY = (
-    "The learning rate is the usual cause: lower it (--set "
-    "optimization.learning_rate=...), warm up (--set "
-    "optimization.warmup_steps=...), or use "
-    "dtype='float32' if it is a half precision. With another recipe it is "
-    "another training, for another --output."
-)
+_LOGGER = logging.getLogger("keras_danet")
 
 
-def training_state(model):
-    """All that the next step of a compiled model depends on.
-
-    Weights, the seeds of dropout, the optimizer's variables (its step, its
-    velocities, averages and gathered gradients) and the sums of the metrics.
-
-    Args:
-        model: a compiled `keras.Model` whose optimizer is built.
-
-    Returns:
-        Dict of string to `keras.Variable`, the same for the same model: names
-        that Keras counts up in a process are not in it.
-    """
-    if keras.backend.backend() == "jax":
-        # Within an epoch `fit` keeps them elsewhere.
-        model.jax_state_sync()
-    # What `fit` looks for in labels begins anew with it.
-    extremes = getattr(model, "extremes", None)
-    sums = [
-        variable
-        for metric in model.metrics
-        if metric is not extremes
-        for variable in metric.variables
+def check_recipe(run, config):
+    """A run is resumed as it was begun, or not at all."""
+    if not (run / "config.json").is_file():
+        return
+    before, now = runs.read_run_config(run).values(), config.values()
+    # Data may move; whether it is the same is told by its digest.
+    changes = [
+        f"{name} was {before[name]!r} and is {value!r}"
+        for name, value in now.items()
+        if before[name] != value and name != "data_root"
     ]
-    return {
-        f"{kind}/{number}": variable
-        for kind, variables in (
-            ("model", model.variables),
-            ("optimizer", model.optimizer.variables),
-            ("metrics", sums),
+    if changes:
+        raise ValueError(
+            f"{run} was begun with another recipe: {'; '.join(changes)}. "
+            "Expected the same, so that it ends as it would have; change it "
+            "back, or choose another --output."
         )
-        for number, variable in enumerate(variables)
-    }
 
 
-class StopSignal:
-    """Turns SIGTERM and Ctrl-C into a wish that is granted between two steps.
-
-    A second Ctrl-C ends the training at once.
-
-    Attributes:
-        requested: integer, the exit code that was asked for: 143 by SIGTERM,
-            130 by Ctrl-C, 141 by `Progress`, whose output nobody reads any
-            more; 0 before.
-    """
-
-    def __init__(self):
-        self.requested = 0
-        self._is_prompt = False
-
-    @contextlib.contextmanager
-    def listening(self):
-        """Listens to both; in the main thread only, as Python has it."""
-        if threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-        previous = {
-            number: signal.getsignal(number)
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
-
-        def request(number, _):
-            self.requested = 128 + number
-            signal.signal(signal.SIGINT, previous[signal.SIGINT])
-            if self._is_prompt:
-                raise SystemExit(self.requested)
-            # Not by `print`, which this may have interrupted.
-            with contextlib.suppress(OSError):
-                os.write(2, STOPPING)
-
-        for number, handler in previous.items():
-            # Shells let what runs behind them ignore Ctrl-C.
-            if handler != signal.SIG_IGN:
-                signal.signal(number, request)
-        try:
-            yield self
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-    @contextlib.contextmanager
-    def prompt(self):
-        """Grants a wish at once, where nothing is lost by it."""
-        self.check()
-        self._is_prompt = True
-        try:
-            yield
-        finally:
-            self._is_prompt = False
-
-    def check(self):
-        """Raises SystemExit if there is a wish."""
-        if self.requested:
-            raise SystemExit(self.requested)
+def check_data(run, data_digest):
+    """The backend and the data are those that the run was begun with."""
+    if not (run / "config.json").is_file():
+        return
+    old = runs.read_run_file(run)
+    for what, before, now in (
+        ("backend", old.get("backend"), keras.backend.backend()),
+        ("list of files or classes", old.get("data_digest"), data_digest),
+    ):
+        if before != now:
+            raise ValueError(
+                f"{run} was begun on another {what}: {before}. Received: "
+                f"{now}. Resume with the same, or choose another --output."
+            )
 
 
-class Checkpoints(keras.callbacks.Callback):
-    """Keeps where a training is, so that it can be gone on from there.
-
-    It belongs at the end of the callbacks, because it keeps what they did.
+def find_checkpoint(run, config, digest=None):
+    """(path, header) of the newest whole checkpoint, None for a new run.
 
     Args:
-        folder: `pathlib.Path`, where checkpoints lie.
-        steps: integer, steps of an epoch.
-        every: integer, steps from one checkpoint to the next. Defaults to
-            `1000`.
-        keep: integer, how many there may be. Defaults to `2`.
-        stop: a `StopSignal`, granted after a checkpoint was written.
-            Defaults to `None`.
-        background: boolean, whether to write while training goes on, from a
-            copy of the state. Defaults to `False`.
-        run: string, tells trainings from each other whose checkpoints must
-            not be mixed. Defaults to `None`.
-        files: function of (epoch, step), both from 0, to the names of the
-            batch's images, for messages. Defaults to `None`.
-        writes: boolean, whether anything is written; of several processes
-            one does, and all take part in reading. Defaults to `True`.
+        run: `pathlib.Path` of the run folder.
+        config: `TrainConfig`.
+        digest: string, which tells the training from others. Defaults to
+            `None`, any.
 
-    Attributes:
-        parts: dict of string to the callbacks whose state is kept as well.
-        newest: path of the newest checkpoint, `None` before the first.
-        epoch, step: integers from 0, the next step to do. A step equal to
-            `steps` is the end of an epoch, before its validation.
+    Raises:
+        ValueError: if the run came further than its checkpoints tell, or
+            the checkpoint is another training's.
+        FileNotFoundError: if a new run has no weights to start from.
     """
-
-    def __init__(
-        self,
-        folder,
-        steps,
-        every=1000,
-        keep=2,
-        stop=None,
-        background=False,
-        run=None,
-        files=None,
-        writes=True,
-    ):
-        super().__init__()
-        self.run = run
-        self.files = files or (lambda epoch, step: ["not known"])
-        self.writes = writes
-        self.folder = folder
-        self.steps = steps
-        self.parts = {}
-        self.every = every
-        self.keep = keep
-        self.stop = stop or StopSignal()
-        self.background = background
-        self.epoch = self.step = 0
-        self.logs = {}
-        self.newest = None
-        # What was newer than the resumed checkpoint counts for nothing.
-        self._damaged = set()
-        self._saved = None
-        self._sums = None
-        self._weights = None
-        self._writer = None
-
-    def restore(self, path, header):
-        """Puts a checkpoint into the model and the callbacks."""
-        if header.get("run", self.run) != self.run:
+    folder = run / "checkpoints"
+    path, header = newest_checkpoint(folder, _LOGGER.warning)
+    if path:
+        if header.get("run", digest) != digest:
             raise ValueError(
                 f"{path} is of a training with another recipe or other data. "
                 "Remove it, and --resume takes the one before."
             )
-        state = training_state(self.model)
-        sums = [name for name in state if name.startswith("metrics/")]
-        load_checkpoint(
-            path, {name: state[name] for name in state if name not in sums}
+        return path, header
+    rows = read_history(run / "history.csv")
+    measured = [row["epoch"] for row in rows if row.get("val_mean_iou")]
+    # A process that is killed after its first validation may have a model and
+    # no checkpoint yet.
+    is_young = len(rows) < config.epochs and measured in (
+        [],
+        [row["epoch"] for row in rows[-1:]],
+    )
+    has_model = (run / "model.keras").exists()
+    if checkpoints(folder) or (has_model and not is_young):
+        raise ValueError(
+            f"{run} cannot be resumed: it reached epoch {len(rows)} of "
+            f"{config.epochs}, and {folder} has no intact checkpoint. Keep "
+            "it and choose another --output, or begin anew in its place with "
+            "--overwrite."
         )
-        try:
-            for name, part in self.parts.items():
-                part.set_state(header["parts"][name])
-            self.epoch, self.step = int(header["epoch"]), int(header["step"])
-            self.logs = dict(header["logs"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} does not say where the training was ({error!r}). "
-                "Expected a file that `keras-danet train` wrote; remove it, "
-                "and --resume takes the one before."
-            ) from error
-        self.newest = path
-        # The folder may have been named in another way.
-        self._damaged = {
-            p for p in checkpoints(self.folder) if p.name > path.name
-        }
-        self._saved = self.epoch, self.step
-        # `fit` begins an epoch with empty metrics.
-        self._sums = path if 0 < self.step < self.steps else None
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch = epoch
-        if self._sums:
-            state = training_state(self.model)
-            load_checkpoint(
-                self._sums,
-                {
-                    name: variable
-                    for name, variable in state.items()
-                    if name.startswith("metrics/")
-                },
-            )
-            self._sums = None
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.step += 1
-        self.logs = dict(logs or {})
-        done = self.epoch * self.steps + self.step
-        if self.stop.requested or done % self.every == 0:
-            self.save()
-            self.stop.check()
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.epoch, self.step, self.logs = epoch + 1, 0, {}
-        # A validation costs more than what keeps its result; and where `fit`
-        # ends it may put averages in the weights' place.
-        ends = self.epoch == self.params["epochs"]
-        if ends:
-            self._weights = [
-                np.array(keras.ops.convert_to_numpy(variable))
-                for variable in self.model.trainable_variables
-            ]
-        if "val_mean_iou" in (logs or {}) or ends or self.stop.requested:
-            self.save()
-        self.stop.check()
-
-    def on_train_end(self, logs=None):
-        self.finish()
-
-    def put_weights_back(self):
-        """Undoes what `fit` ends with: averages in the weights' place."""
-        if self._weights is not None:
-            for variable, value in zip(
-                self.model.trainable_variables, self._weights, strict=True
-            ):
-                variable.assign(value)
-            self._weights = None
-
-    def save(self):
-        """Writes a checkpoint of now, unless there is one already."""
-        if self._saved == (self.epoch, self.step):
-            return
-        done = self.epoch * self.steps + self.step
-        path = self.folder / f"step-{done:09}.ckpt"
-        header = {
-            "run": self.run,
-            "epoch": self.epoch,
-            "step": self.step,
-            "logs": self.logs,
-            "parts": {
-                name: part.get_state() for name, part in self.parts.items()
-            },
-        }
-        self.finish()
-        state = {
-            name: as_array(variable)
-            for name, variable in training_state(self.model).items()
-        }
-        self._check_finite(state, done)
-        self._saved = self.epoch, self.step
-        if not self.writes:
-            return
-        if not self.background:
-            self._write(path, state, header)
-            return
-        # On a CPU arrays may be the variables' own memory.
-        state = {name: np.array(array) for name, array in state.items()}
-        self._error = None
-        self._writer = threading.Thread(
-            target=self._write_behind, args=(path, state, header)
+    for name in gone_sources(config.model):
+        raise FileNotFoundError(
+            f"There is no {getattr(config.model, name)} to start from. "
+            f"Expected what `{name}` names, as {run} has no checkpoint yet."
         )
-        self._writer.start()
+    return None
 
-    def trace(self, done):
-        """Where to look for what went wrong within `done` steps."""
-        epoch, last = divmod(done - 1, self.steps)
-        # The update before may have been the one that spoilt it.
-        files = "; ".join(
-            f"step {step + 1}: {', '.join(self.files(epoch, step))}"
-            for step in range(max(last - 1, 0), last + 1)
+
+def check_best_model(run, config, place, validation):
+    """Without its best model a run keeps the next one, or is at its end.
+
+    Args:
+        run: `pathlib.Path` of the run folder.
+        config: `TrainConfig`.
+        place: the run's `Checkpoints`, restored.
+        validation: the run's `Validation`, restored.
+
+    Raises:
+        ValueError: if the training has ended and nothing will write it again.
+    """
+    path = run / "model.keras"
+    if validation.best == -math.inf or path.exists():
+        return
+    if place.epoch >= config.epochs or validation.is_over:
+        raise ValueError(
+            f"{path} is missing, and the training has ended: nothing will "
+            "write it again. Put it back, or train anew with --overwrite."
         )
-        run = self.folder.parent
-        start = (
-            f" --set model.start_from={run} begins it with the best epoch of "
-            "this one."
-            if (run / "model.keras").exists()
-            else ""
-        )
-        return (
-            f"Last batches: {files}. The last good checkpoint: "
-            f"{self.newest or 'none yet'}. {REMEDY}{start}"
-        )
-
-    def _check_finite(self, state, done):
-        for name, array in state.items():
-            kind, number = name.split("/")
-            if kind == "model" and not np.isfinite(array).all():
-                path = self.model.variables[int(number)].path
-                epoch, last = divmod(done - 1, self.steps)
-                raise ValueError(
-                    f"The weight {path} became NaN or infinite after epoch "
-                    f"{epoch + 1}, step {last + 1} of {self.steps}. "
-                    f"{self.trace(done)}"
-                )
-
-    def finish(self):
-        """Waits for what is written in the background; raises its error."""
-        if self._writer:
-            self._writer.join()
-            self._writer = None
-            if self._error:
-                raise self._error
-
-    def _write_behind(self, *arguments):
-        try:
-            self._write(*arguments)
-        except Exception as error:
-            self._error = error
-
-    def _write(self, path, state, header):
-        self.folder.mkdir(exist_ok=True)
-        save_checkpoint(path, state, header)
-        self.newest = path
-        self._damaged.discard(path)
-        whole = [p for p in checkpoints(self.folder) if p not in self._damaged]
-        for old in whole[self.keep :]:
-            old.unlink()
+    _LOGGER.warning(
+        "%s, the model of the best epoch, is missing: the best of the epochs "
+        "that are left will be kept.",
+        path,
+    )
+    validation.best = -math.inf

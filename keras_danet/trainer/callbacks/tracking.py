@@ -2,20 +2,22 @@
 
 import contextlib
 import importlib
-import io
 import json
-import time
 
 import keras
-from PIL import Image
 
 from keras_danet.arguments import choice
 from keras_danet.data.decoding import read_pair
 from keras_danet.files import save_text
 from keras_danet.inference import visualization
-from keras_danet.trainer.callbacks import averaged_weights
+from keras_danet.trainer.callbacks.validation import averaged_weights
 
-TRACKERS = ("tensorboard", "wandb", "mlflow")
+# By name, with the package that each needs.
+TRACKERS = {
+    "tensorboard": "tensorboardX",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+}
 # In the run folder: what W&B and MLflow call the run.
 IDENTITIES = "tracking.json"
 # Validation images whose predictions are shown.
@@ -65,11 +67,11 @@ def tracking(names, run, config, predictor, pairs, dataset, steps):
 def _check_tracker(name):
     choice("track", name, TRACKERS)
     try:
-        importlib.import_module(name)
+        importlib.import_module(TRACKERS[name])
     except ImportError as error:
         raise ImportError(
             f"--track {name} needs a package that cannot be imported "
-            f"({error}): pip install {name}"
+            f"({error}): pip install {TRACKERS[name]}"
         ) from error
 
 
@@ -155,10 +157,8 @@ class TensorBoard(keras.callbacks.Callback):
     """Writes scalars after every epoch, and pictures after a validation.
 
     Where the optimizer averages weights, the pictures are of the averages, as
-    the validation is.
-
-    By the package `tensorboard` alone; Keras's own callback needs TensorFlow,
-    on every backend, and knows no pictures.
+    the validation is. Keras's own callback needs TensorFlow, on every
+    backend, and knows no pictures.
 
     Args:
         folder: `pathlib.Path`.
@@ -168,66 +168,39 @@ class TensorBoard(keras.callbacks.Callback):
 
     def __init__(self, folder, steps, pictures):
         super().__init__()
-        from tensorboard.summary.writer import event_file_writer
-
-        self.writer = event_file_writer.EventFileWriter(str(folder))
+        self.folder = folder
         self.steps = steps
         self.pictures = pictures
-        self.begun = False
+        self.writer = None
 
     def on_epoch_begin(self, epoch, logs=None):
         self._begin(epoch)
 
     def _begin(self, epoch):
-        """Has viewers drop what a killed process wrote of this epoch on."""
-        from tensorboard.compat.proto.event_pb2 import SessionLog
+        import tensorboardX
 
-        if not self.begun:
-            self.begun = True
-            start = SessionLog(status=SessionLog.START)
-            self._write(epoch * self.steps + 1, session_log=start)
+        if self.writer is None:
+            # Viewers drop what a killed process wrote of this epoch on.
+            self.writer = tensorboardX.SummaryWriter(
+                str(self.folder), purge_step=epoch * self.steps + 1
+            )
 
     def on_epoch_end(self, epoch, logs=None):
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
         # Where only the validation of an epoch was left.
         self._begin(epoch)
+        step = (epoch + 1) * self.steps
         rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
         scalars = {**(logs or {}), "learning_rate": float(rate)}
-        values = [
-            Summary.Value(tag=name, simple_value=value)
-            for name, value in scalars.items()
-        ]
+        for name, value in scalars.items():
+            self.writer.add_scalar(name, value, step)
         if "val_mean_iou" in scalars:
             with averaged_weights(self.model):
-                pictures = list(self.pictures.draw())
-            values += [
-                Summary.Value(
-                    tag=f"validation/{number}",
-                    image=Summary.Image(
-                        height=picture.shape[0],
-                        width=picture.shape[1],
-                        colorspace=3,
-                        encoded_image_string=_as_png(picture),
-                    ),
-                )
-                for number, picture in enumerate(pictures)
-            ]
-        self._write((epoch + 1) * self.steps, summary=Summary(value=values))
-
-    def _write(self, step, **content):
-        from tensorboard.compat.proto.event_pb2 import Event
-
-        self.writer.add_event(
-            Event(step=step, wall_time=time.time(), **content)
-        )
+                for number, picture in enumerate(self.pictures.draw()):
+                    self.writer.add_image(
+                        f"validation/{number}", picture, step, dataformats="HWC"
+                    )
         self.writer.flush()
 
     def close(self):
-        self.writer.close()
-
-
-def _as_png(picture):
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    return file.getvalue()
+        if self.writer is not None:
+            self.writer.close()

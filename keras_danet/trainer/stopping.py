@@ -1,0 +1,69 @@
+"""SIGTERM and Ctrl-C, answered between two steps."""
+
+import contextlib
+import os
+import signal
+import threading
+
+STOPPING = b"\nstopping after this step; Ctrl-C again stops at once\n"
+
+
+class StopSignal:
+    """Turns SIGTERM and Ctrl-C into a wish that is granted between two steps.
+
+    A second Ctrl-C ends the training at once.
+
+    Attributes:
+        requested: integer, the exit code that was asked for: 143 by SIGTERM,
+            130 by Ctrl-C, 141 by `Progress`, whose output nobody reads any
+            more; 0 before.
+    """
+
+    def __init__(self):
+        self.requested = 0
+        self._is_prompt = False
+
+    @contextlib.contextmanager
+    def listening(self):
+        """Listens to both; in the main thread only, as Python has it."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        previous = {
+            number: signal.getsignal(number)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+
+        def request(number, _):
+            self.requested = 128 + number
+            signal.signal(signal.SIGINT, previous[signal.SIGINT])
+            if self._is_prompt:
+                raise SystemExit(self.requested)
+            # Not by `print`, which this may have interrupted.
+            with contextlib.suppress(OSError):
+                os.write(2, STOPPING)
+
+        for number, handler in previous.items():
+            # Shells let what runs behind them ignore Ctrl-C.
+            if handler != signal.SIG_IGN:
+                signal.signal(number, request)
+        try:
+            yield self
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def prompt(self):
+        """Grants a wish at once, where nothing is lost by it."""
+        self.check()
+        self._is_prompt = True
+        try:
+            yield
+        finally:
+            self._is_prompt = False
+
+    def check(self):
+        """Raises SystemExit if there is a wish."""
+        if self.requested:
+            raise SystemExit(self.requested)
