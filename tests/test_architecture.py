@@ -157,8 +157,8 @@ def test_only_the_package_is_packaged(tmp_path):
         for path in (ROOT / "keras_danet").rglob("*.py")
     }
     recipes = {
-        f"keras_danet/recipes/{path.name}"
-        for path in (ROOT / "training").glob("*.py")
+        f"keras_danet/recipes/{path.relative_to(ROOT / 'training')}"
+        for path in (ROOT / "training").rglob("*.py")
     }
     info = f"keras_danet-{keras_danet.__version__}.dist-info/"
     assert modules | recipes | {"keras_danet/py.typed"} == {

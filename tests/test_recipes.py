@@ -26,7 +26,7 @@ from keras_danet.recipe.config import describe_keys
 pytestmark = one_backend
 
 TRAINING = ROOT / "training"
-RECIPES = sorted(TRAINING.glob("*_danet_*.py"))
+RECIPES = sorted(TRAINING.glob("*.py"))
 CROP = {"crop_size": (32, 48)}
 CONFIG = TrainConfig("scenes", epochs=2, batch_size=4, augmentation=CROP)
 
@@ -433,22 +433,10 @@ def test_recipes_are_listed(tmp_path, capsys):
         "config: object = k.TrainConfig('scenes', 1, 2,\n"
         "    {'crop_size': (8, 8)}, model={'depth': 34})\n"
     )
-    (tmp_path / "c.py").write_text(
-        "from keras_danet import TrainConfig\n"
-        "try:\n"
-        "    if True:\n"
-        "        config = TrainConfig('ade20k', 1, 2,\n"
-        "            {'crop_size': (8, 8)}, model={'depth': 34})\n"
-        "finally:\n"
-        "    pass\n"
-    )
-    # None of these is executed.
-    (tmp_path / "script.py").write_text(
-        "if __name__ == '__main__':\n    config = 3\n1 // 0"
-    )
-    (tmp_path / "function.py").write_text("def f():\n    config = 3\n1 // 0")
-    (tmp_path / "prepare.py").write_text("raise SystemExit(3)")
+    # Neither is a recipe, and neither is executed.
     (tmp_path / "notes.txt").write_text("config = 1 // 0")
+    (tmp_path / "prepare").mkdir()
+    (tmp_path / "prepare" / "labels.py").write_text("raise SystemExit(3)")
     code, output, errors = listed(capsys, tmp_path)
     assert code == 0
     assert errors == "while it is loaded\n"
@@ -456,7 +444,6 @@ def test_recipes_are_listed(tmp_path, capsys):
         "recipe data set backbone crop batch epochs expected measured".split(),
         ["a.py", "scenes", "resnet34", "8x8", "2", "1", "-", "-"],
         "b.py camvid mine.npz 64x96 16 3 8.5 % 7.25 %".split(),
-        ["c.py", "ade20k", "resnet34", "8x8", "2", "1", "-", "-"],
     ]
     code, output, _ = listed(capsys, tmp_path, "--json")
     assert code == 0
@@ -477,8 +464,10 @@ def test_recipes_are_listed(tmp_path, capsys):
 @pytest.mark.parametrize(
     "contents, message",
     [
-        (b"config = (", "broken.py cannot be read: SyntaxError"),
-        (b"config = '\xff'", "broken.py cannot be read: SyntaxError"),
+        (b"config = (", "broken.py cannot be run: SyntaxError"),
+        (b"config = '\xff'", "broken.py cannot be run: SyntaxError"),
+        (b"raise SystemExit(3)", "broken.py cannot be run: SystemExit: 3"),
+        (b"print('a script')", "broken.py must define `config"),
         (b"config = 1 // 0", "broken.py cannot be run: ZeroDivisionError"),
         (b"import siblings\nconfig = 1", "broken.py cannot be run: Module"),
         (

@@ -4,7 +4,7 @@ Paper: Fu et al., CVPR 2019, arXiv:1809.02983.
 Source: github.com/junfu1115/DANet at e4d8234: danet/option.py,
     danet/train.py, encoding/datasets/base.py. Their code does not read this
     data; its settings are those of PASCAL Context (the authors, issue 20).
-Data: COCO-Stuff 10k with labels by training/prepare_coco_stuff10k.py (9,000
+Data: COCO-Stuff 10k with labels by training/prepare/coco_stuff10k.py (9,000
     train, 1,000 test). It has no split for validation: the epoch that is kept
     is chosen by the figure that is reported. The last epoch's is in
     history.csv.

@@ -6,7 +6,7 @@ Paper: Fu et al., CVPR 2019, arXiv:1809.02983. The authors count the
 Source: github.com/junfu1115/DANet at e4d8234: danet/option.py,
     danet/train.py, encoding/datasets/base.py. No command for this data is
     published: what was taken from elsewhere says so below.
-Data: VOC 2010 with labels by training/prepare_pascal_context.py (4,998 train,
+Data: VOC 2010 with labels by training/prepare/pascal_context.py (4,998 train,
     5,105 val).
 Command: keras-danet train training/pascal_context60_danet_resnet50.py
     --data VOCdevkit

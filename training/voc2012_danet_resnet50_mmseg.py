@@ -4,7 +4,7 @@ Paper: Fu et al., CVPR 2019, arXiv:1809.02983.
 Source: MMSegmentation 1.2.2:
     configs/danet/danet_r50-d8_4xb4-40k_voc12aug-512x512.py. Iterations are
     turned into epochs: ceil(iterations * batch / images).
-Data: PASCAL VOC 2012 and SBD, joined by training/prepare_voc_aug.py (10,582
+Data: PASCAL VOC 2012 and SBD, joined by training/prepare/voc_aug.py (10,582
     trainaug, 1,449 val, 21 classes).
 Command: keras-danet train training/voc2012_danet_resnet50_mmseg.py
     --data VOCdevkit

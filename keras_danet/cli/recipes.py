@@ -21,7 +21,6 @@ COLUMNS = (
     *("crop", "batch", "epochs", *FIGURES),
 )
 NUM_TEXTS = 3
-SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def add(verbs):
@@ -30,8 +29,8 @@ def add(verbs):
         help="list the recipes with the mean IoU to expect",
         description="Lists recipes: what each trains, on what, the mean IoU "
         "that its docstring expects, and the one that was measured here, if it "
-        "was run. Recipes are executed, other files are only read. Exit code 1 "
-        "tells that one is broken.",
+        "was run. Every *.py of the folder is executed. Exit code 1 if one of "
+        "them is not a recipe or is broken.",
     )
     verb.add_argument(
         "folder",
@@ -54,11 +53,7 @@ def run(arguments):
             f"There is no folder {folder}. Expected one of recipes; without a "
             "folder, `keras-danet recipes` lists those of the package."
         )
-    rows = [
-        row
-        for path in sorted(folder.glob("*.py"))
-        if (row := _describe(path)) is not None
-    ]
+    rows = list(map(_describe, sorted(folder.glob("*.py"))))
     broken = [row for row in rows if "error" in row]
     if arguments.json:
         print(json.dumps(rows, indent=1))
@@ -72,26 +67,16 @@ def run(arguments):
 
 
 def _describe(path):
-    """What is shown of a recipe; None for a file that is none."""
+    """What is shown of a recipe, or why it cannot be loaded."""
     from keras_danet.recipe import load_recipe
 
-    try:
-        tree = ast.parse(path.read_bytes())
-        is_recipe = any(map(_sets_config, tree.body))
-    # What Python's parser raises for anything that is no program.
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        message = f"{path} cannot be read: {type(error).__name__}: {error}"
-        return {"recipe": path.name, "error": message}
-    except OSError as error:
-        return {"recipe": path.name, "error": str(error)}
-    if not is_recipe:
-        return None
     try:
         # What a recipe prints is no part of the list.
         with contextlib.redirect_stdout(sys.stderr):
             config = load_recipe(path)
     except (ValueError, OSError) as error:
         return {"recipe": path.name, "error": str(error)}
+    docstring = ast.get_docstring(ast.parse(path.read_bytes())) or ""
     return {
         "recipe": path.name,
         "dataset": config.dataset,
@@ -101,34 +86,8 @@ def _describe(path):
         "crop_size": config.augmentation.crop_size,
         "batch_size": config.batch_size,
         "epochs": config.epochs,
-        **_figures(ast.get_docstring(tree) or ""),
+        **_figures(docstring),
     }
-
-
-def _sets_config(statement):
-    """Whether a statement of a file, or one in it, is `config = ...`."""
-    if isinstance(statement, (ast.Assign, ast.AnnAssign)):
-        targets = getattr(statement, "targets", None) or [statement.target]
-        return any(
-            isinstance(target, ast.Name) and target.id == "config"
-            for target in targets
-        )
-    # What a function sets is its own, what a script sets is for itself.
-    if isinstance(statement, SCOPES) or _is_script(statement):
-        return False
-    return any(
-        _sets_config(child)
-        for child in ast.iter_child_nodes(statement)
-        if isinstance(child, (ast.stmt, ast.excepthandler, ast.match_case))
-    )
-
-
-def _is_script(statement):
-    """Whether it is `if __name__ == "__main__"`."""
-    return isinstance(statement, ast.If) and any(
-        isinstance(node, ast.Name) and node.id == "__name__"
-        for node in ast.walk(statement.test)
-    )
 
 
 def _figures(docstring):

@@ -150,7 +150,7 @@ def _context_split(name, count):
         label="SegmentationClassContext/{id}.png",
         count=count,
         list_path=f"ImageSets/SegmentationContext/{name}.txt",
-        made_by="training/prepare_pascal_context.py",
+        made_by="training/prepare/pascal_context.py",
     )
 
 
@@ -160,7 +160,7 @@ def _coco_stuff10k_split(name, count):
         label="annotations_png/{id}.png",
         count=count,
         list_path=f"imageLists/{name}.txt",
-        made_by="training/prepare_coco_stuff10k.py",
+        made_by="training/prepare/coco_stuff10k.py",
     )
 
 
@@ -226,7 +226,7 @@ VOC2012 = Dataset(
             "trainaug",
             10582,
             labels="SegmentationClassAug",
-            made_by="training/prepare_voc_aug.py",
+            made_by="training/prepare/voc_aug.py",
         ),
     },
     licence="images: Flickr's terms of use; SBD: as its authors say",

@@ -43,7 +43,7 @@ def find_recipe(name):
     stem = str(name).removesuffix(".py")
     stem = ALIASES.get(stem, stem)
     folder = recipes_folder()
-    stems = sorted(path.stem for path in folder.glob("*_danet_*.py"))
+    stems = sorted(path.stem for path in folder.glob("*.py"))
     begin_so = [known for known in stems if known.startswith(f"{stem}_")]
     if stem in stems:
         return folder / f"{stem}.py"

@@ -235,7 +235,7 @@ def test_missing_folders_say_what_was_looked_for(tmp_path):
     lay_out(tmp_path, "voc2012")
     with pytest.raises(FileNotFoundError, match=r"are there: trainval\."):
         find_pairs(dataset, tmp_path, "val")
-    message = r"`python training/prepare_voc_aug\.py` makes it"
+    message = r"`python training/prepare/voc_aug\.py` makes it"
     with pytest.raises(FileNotFoundError, match=message):
         find_pairs(dataset, tmp_path, "trainaug")
     (tmp_path / "leftImg8bit" / "val").mkdir(parents=True)
@@ -254,7 +254,7 @@ def test_labels_that_are_to_be_made(tmp_path):
         Path(pair.label).unlink()
     message = (
         r"test\.txt lists 4 files and 2 of them are not there, .* download "
-        r"lacks it; `python training/prepare_coco_stuff10k\.py` makes it"
+        r"lacks it; `python training/prepare/coco_stuff10k\.py` makes it"
     )
     with pytest.raises(FileNotFoundError, match=message):
         find_pairs(dataset, tmp_path, split)

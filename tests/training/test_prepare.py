@@ -21,9 +21,10 @@ from keras_danet.data.files import find_pairs
 
 scipy_io = pytest.importorskip("scipy.io")
 
-sys.path.append(str(ROOT / "training"))
+PREPARE = ROOT / "training" / "prepare"
+sys.path.append(str(PREPARE))
 import mat_labels  # noqa: E402
-import prepare_pascal_context  # noqa: E402
+import pascal_context  # noqa: E402
 
 pytestmark = one_backend
 
@@ -32,7 +33,7 @@ def run(script, *arguments):
     done = subprocess.run(
         [
             sys.executable,
-            str(ROOT / "training" / f"prepare_{script}.py"),
+            str(PREPARE / f"{script}.py"),
             "--jobs=1",
             *map(str, arguments),
         ],
@@ -180,7 +181,7 @@ def test_folders_that_are_not_there(tmp_path):
     assert run("coco_stuff10k").returncode == 2
     done = run("coco_stuff10k", "--help")
     assert done.returncode == 0
-    assert "python training/prepare_coco_stuff10k.py cocostuff" in done.stdout
+    assert "python training/prepare/coco_stuff10k.py cocostuff" in done.stdout
 
 
 def test_coco_stuff10k(tmp_path):
@@ -270,9 +271,7 @@ BLOCKS_COUNTS = f"01e9m0YG{'0' * 47}hl00XSO0000000"
 )
 def test_masks_are_read_as_pycocotools_writes_them(counts, mask):
     size = list(np.shape(mask))
-    decoded = prepare_pascal_context.decode_mask(
-        {"size": size, "counts": counts}
-    )
+    decoded = pascal_context.decode_mask({"size": size, "counts": counts})
     np.testing.assert_array_equal(decoded.T, np.array(mask, bool))
 
 
@@ -293,7 +292,7 @@ def test_masks_are_read_as_pycocotools_writes_them(counts, mask):
 )
 def test_broken_masks(size, counts):
     with pytest.raises(ValueError):
-        prepare_pascal_context.decode_mask({"size": size, "counts": counts})
+        pascal_context.decode_mask({"size": size, "counts": counts})
 
 
 def encode(mask):
@@ -383,7 +382,7 @@ def test_json_that_is_something_else(context, text, message):
     path = context / "trainval_merged.json"
     path.write_text(text)
     with pytest.raises(ValueError) as caught:
-        prepare_pascal_context.read_detail(path)
+        pascal_context.read_detail(path)
     assert message in str(caught.value) and str(path) in str(caught.value)
 
 

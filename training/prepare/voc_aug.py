@@ -49,7 +49,7 @@ def main():
     arguments = parser(
         "Makes the labels and the list of VOC 2012's split `trainaug` from "
         "SBD's .mat files.",
-        "training/prepare_voc_aug.py VOCdevkit/VOC2012 benchmark_RELEASE",
+        "training/prepare/voc_aug.py VOCdevkit/VOC2012 benchmark_RELEASE",
     )
     arguments.add_argument(
         "voc", metavar="VOC", help="folder VOC2012, or that of VOCdevkit"

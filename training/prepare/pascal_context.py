@@ -171,7 +171,7 @@ def main():
     arguments = parser(
         "Makes the labels and lists of PASCAL Context from "
         "trainval_merged.json or from trainval/*.mat.",
-        "training/prepare_pascal_context.py VOCdevkit/VOC2010",
+        "training/prepare/pascal_context.py VOCdevkit/VOC2010",
     )
     arguments.add_argument(
         "voc", metavar="VOC", help="folder VOC2010, or that of VOCdevkit"

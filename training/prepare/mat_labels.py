@@ -1,4 +1,4 @@
-"""Labels from MATLAB files to PNGs: what the `prepare_*.py` beside share."""
+"""Labels from MATLAB files to PNGs: what the scripts beside share."""
 
 import argparse
 import os

@@ -23,7 +23,7 @@ def make_label(path):
 def main():
     arguments = parser(
         "Makes PNGs of the labels of COCO-Stuff 10k, which are .mat files.",
-        "training/prepare_coco_stuff10k.py cocostuff-10k",
+        "training/prepare/coco_stuff10k.py cocostuff-10k",
     )
     arguments.add_argument(
         "root", metavar="ROOT", help="folder with annotations and imageLists"
