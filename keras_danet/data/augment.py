@@ -1,6 +1,6 @@
 """What happens to one example, as TensorFlow graph functions.
 
-`loader.py` is the same with NumPy and Pillow; tests hold the two together.
+`numpy_batches.py` is the same without TensorFlow; tests hold the two together.
 """
 
 import zlib

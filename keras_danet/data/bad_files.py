@@ -5,7 +5,7 @@ import logging
 import threading
 
 from keras_danet.arguments import choice
-from keras_danet.data.decoding import check_pair
+from keras_danet.data.decoding import read_pair
 
 POLICIES = ("error", "skip")
 # An example whose files are bad, and as many after it, end even a training
@@ -31,8 +31,6 @@ class BadFiles:
         skipped: Set of integers, the examples that were skipped so far. How
             often does not depend on them alone: loaders read ahead.
         count: Integer, how many they are.
-        is_quiet: Boolean, whether they are counted and not logged, as in a
-            process that hands them on.
 
     Raises:
         ValueError: for another policy.
@@ -43,17 +41,9 @@ class BadFiles:
         self.pairs = pairs
         self.dataset = dataset
         self.num_tries = NUM_TRIES if policy == "skip" else 1
-        self.is_quiet = False
         self.skipped = set()
         self._begun = collections.deque(maxlen=0)
         self._lock = threading.Lock()
-
-    # A lock cannot be sent to another process.
-    def __getstate__(self):
-        return {**self.__dict__, "_lock": None}
-
-    def __setstate__(self, state):
-        self.__dict__.update(state, _lock=threading.Lock())
 
     @property
     def count(self):
@@ -82,13 +72,13 @@ class BadFiles:
         with self._lock:
             known = index in self.skipped
             self.skipped.add(index)
-        if not known and not self.is_quiet:
+        if not known:
             _LOGGER.warning("Skipped: %s", self.explain(index))
 
     def explain(self, index):
         """What is wrong with a pair, as one sentence or two."""
         try:
-            check_pair(self.pairs[index], self.dataset)
+            read_pair(self.pairs[index], self.dataset)
         except (ValueError, OSError) as error:
             return str(error)
         pair = self.pairs[index]

@@ -83,19 +83,6 @@ def read_raw_pair(pair, dataset):
     return image, read_raw_label(pair.label, dataset)
 
 
-def check_pair(pair, dataset):
-    """Checks that a pair can be decoded and fits its data set.
-
-    Args:
-        pair: A `Pair`.
-        dataset: A `Dataset`.
-
-    Raises:
-        ValueError: as `read_pair` does.
-    """
-    read_pair(pair, dataset)
-
-
 def read_pair_size(pair):
     """Reads the size of an image and its label from their headers.
 
@@ -243,23 +230,6 @@ def _as_rgb(image):
         # Straight to RGB, a palette with transparency is warned of.
         image = image.convert("RGBA")
     return np.array(image.convert("RGB"))
-
-
-def read_label(path, dataset):
-    """Reads and checks a label file.
-
-    Args:
-        path: String, path of a PNG of class numbers, grey or indices of a
-            palette; of colours where the data set has `label_colors`.
-        dataset: A `Dataset`.
-
-    Returns:
-        uint8 array (height, width) of train ids, 255 for ignored pixels.
-
-    Raises:
-        ValueError: as `read_pair` does.
-    """
-    return to_train_ids(read_raw_label(path, dataset), dataset, path)
 
 
 def read_raw_label(path, dataset):
@@ -462,30 +432,3 @@ def _png_kind(path):
     # A failing disk's has no name.
     except OSError as error:
         raise _unreadable(path, error) from error
-
-
-def check_batches(pairs, batch_size):
-    """Checks that whole images can be batched.
-
-    Args:
-        pairs: List of `Pair`.
-        batch_size: Integer; of more than 1, headers are asked for sizes.
-
-    Raises:
-        ValueError: if there are no pairs, or images of different sizes would
-            share a batch.
-    """
-    if not pairs or batch_size < 1:
-        raise ValueError(
-            "Expected at least one pair and a batch size of at least 1. "
-            f"Received: {len(pairs)} pairs, batch_size={batch_size!r}."
-        )
-    sizes = [read_size(pair.image) for pair in pairs] if batch_size > 1 else []
-    for index, size in enumerate(sizes):
-        first = index - index % batch_size
-        if size != sizes[first]:
-            raise ValueError(
-                f"Images of different sizes cannot share a batch: "
-                f"{pairs[first].image} has (height, width) {sizes[first]} and "
-                f"{pairs[index].image} has {size}. Use batch_size=1."
-            )

@@ -1,50 +1,40 @@
 """The plan of augmentation applied without TensorFlow, with NumPy and Pillow.
 
-The same examples as those of `pipeline.py`, for `fit` on any backend: labels
-are equal, and images differ by less than a grey level but for rounding.
+The same examples as those of `tensorflow_batches`, for `fit` on any backend:
+labels are equal, and images differ by less than a grey level.
 """
 
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import keras
 import numpy as np
 
-from keras_danet.data.bad_files import BadFiles
 from keras_danet.data.datasets import IGNORE_LABEL
-from keras_danet.data.decoding import check_batches
 from keras_danet.data.decoding import read_pair
 from keras_danet.data.plan import Plan
-from keras_danet.data.plan import check_integer
-from keras_danet.data.plan import draw_plan
-from keras_danet.data.plan import places
-from keras_danet.data.read_ahead import ReadAhead
 from keras_danet.data.resampling import resample
 from keras_danet.data.resampling import scaled_size
 from keras_danet.data.resampling import taps
+from keras_danet.data.stream import Stream
+
+BATCHES_AHEAD = 10
 
 
-class TrainingBatches(ReadAhead):
-    """The endless stream of augmented batches, without TensorFlow.
+class TrainingBatches(keras.utils.PyDataset):
+    """The batches of a `Stream`, read and augmented without TensorFlow.
 
     Batch `index` is a pure function of it, whoever asks and in whatever
-    order: threads and processes share the work, and a run goes on where it
-    stopped. Give `fit` the number of `steps_per_epoch`.
+    order. Threads make batches ahead. Not those of Keras, which forget what
+    `fit` reads of them to learn shapes: training would begin with the second
+    batch.
 
     Args:
-        pairs: List of `Pair`, as `find_pairs` gives.
-        dataset: A `Dataset`.
-        augmentation: An `Augmentation`.
-        batch_size: Integer, over all workers of `shard`, at most the number
-            of pairs.
-        seed: Integer, of all that is random. Defaults to `0`.
-        start_epoch, start_step: Integers, where the stream starts; a step
-            beyond the epoch's end counts on into the next. Default to `0`.
-        shard: Pair of integers, (which, of how many) workers share each
-            batch. Defaults to `(0, 1)`.
-        bad_files: A `BadFiles` of the same pairs, which says what to do about
-            one. Defaults to `None`, which raises an error.
-        **kwargs: `workers`, `use_multiprocessing` and `max_queue_size`, as of
-            `keras.utils.PyDataset`. Pillow and NumPy do most of their work in
-            parallel threads.
+        *data, **options: Those of `Stream`.
+        workers: Integer, how many threads. Up to 1 makes each batch when it
+            is asked for. Pillow and NumPy do most of their work in parallel
+            threads. Defaults to `1`.
 
     Returns:
         From `batches[index]`, (images, labels): float32 (batch_size / workers
@@ -69,102 +59,62 @@ class TrainingBatches(ReadAhead):
     # Endless: `fit` takes `steps_per_epoch` of them.
     num_batches = None
 
-    def __init__(
-        self,
-        pairs,
-        dataset,
-        augmentation,
-        *,
-        batch_size,
-        seed=0,
-        start_epoch=0,
-        start_step=0,
-        shard=(0, 1),
-        bad_files=None,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        self.pairs = pairs
-        self.dataset = dataset
-        self.augmentation = augmentation
-        self.seed = seed
-        self.places = places(len(pairs), batch_size, shard)
-        start_step = check_integer("start_step", start_step, least=0)
-        self.start = start_epoch * len(self.places) + start_step
-        self.bad_files = bad_files or BadFiles(pairs, dataset)
-        self._plan = start_epoch, self._draw(start_epoch)
+    def __init__(self, *data, workers=1, **options):
+        super().__init__()
+        self.stream = Stream(*data, **options)
+        epoch, _ = self.stream.start
+        # A wrong seed is told here.
+        self._plan = epoch, self.stream.draw(epoch)
+        self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
+        self._lock = threading.Lock()
+        self._made = {}
 
-    def _draw(self, epoch):
-        return draw_plan(self.seed, epoch, len(self.pairs), self.augmentation)
+    def __getitem__(self, index):
+        if self._pool is None:
+            return self._make(index)
+        with self._lock:
+            # Batches left of another place in the stream are given up.
+            made, self._made = self._made, {}
+            for number in range(index, index + BATCHES_AHEAD):
+                future = made.pop(number, None)
+                self._made[number] = future or self._pool.submit(
+                    self._make, number
+                )
+            for future in made.values():
+                future.cancel()
+            future = self._made.pop(index)
+        return future.result()
 
-    def make_batch(self, index):
-        epoch, step = divmod(self.start + index, len(self.places))
+    def _make(self, index):
+        epoch, step = self.stream.start
+        passed, step = divmod(step + index, self.stream.steps)
+        epoch += passed
         # Of threads that are in two epochs one draws the plan again.
         drawn, plan = self._plan
         if drawn != epoch:
-            plan = self._draw(epoch)
+            plan = self.stream.draw(epoch)
             self._plan = epoch, plan
-        examples = [self._example(plan, place) for place in self.places[step]]
+        first = step * self.stream.share
+        fields = (field[first : first + self.stream.share] for field in plan)
+        examples = [
+            self._example(Plan(*decisions))
+            for decisions in zip(*fields, strict=True)
+        ]
         return tuple(map(np.stack, zip(*examples, strict=True)))
 
-    def _example(self, plan, place):
-        decisions = Plan(*(field[place] for field in plan))
-        indices = [
-            int(plan.order[(place + number) % len(self.pairs)])
-            for number in range(self.bad_files.num_tries)
-        ]
+    def _example(self, decisions):
+        stream = self.stream
         skipped = []
-        for index in indices:
+        for index in decisions.order.tolist():
             try:
-                image, label = read_pair(self.pairs[index], self.dataset)
+                image, label = read_pair(stream.pairs[index], stream.dataset)
             except (ValueError, OSError):
                 skipped.append(index)
                 continue
             for bad in skipped:
-                self.bad_files.skip(bad)
-            return apply_plan(image, label, decisions, self.augmentation)
-        self.bad_files.give_up(indices[0])
-
-
-class EvaluationBatches(ReadAhead):
-    """Whole images and labels once, in order, without TensorFlow.
-
-    Args:
-        pairs: List of `Pair`, as `find_pairs` gives.
-        dataset: A `Dataset`.
-        batch_size: Integer. More than one needs images of one size within
-            each batch. Defaults to `1`.
-        **kwargs: `workers`, `use_multiprocessing` and `max_queue_size`, as of
-            `keras.utils.PyDataset`.
-
-    Returns:
-        From `batches[index]`, (images, labels): uint8 (batch, height, width,
-        3) RGB and uint8 (batch, height, width) train ids, 255 for ignored
-        pixels.
-
-    Raises:
-        ValueError: if there are no pairs, or images of different sizes would
-            share a batch; from `batches[index]` for a bad file, which it
-            names.
-    """
-
-    def __init__(self, pairs, dataset, *, batch_size=1, **kwargs):
-        super().__init__(**kwargs)
-        check_batches(pairs, batch_size)
-        self.pairs = pairs
-        self.dataset = dataset
-        self.batch_size = batch_size
-
-    def __len__(self):
-        return math.ceil(len(self.pairs) / self.batch_size)
-
-    def make_batch(self, index):
-        first = index * self.batch_size
-        examples = [
-            read_pair(pair, self.dataset)
-            for pair in self.pairs[first : first + self.batch_size]
-        ]
-        return tuple(map(np.stack, zip(*examples, strict=True)))
+                stream.bad_files.skip(bad)
+            return apply_plan(image, label, decisions, stream.augmentation)
+        stream.bad_files.give_up(skipped[0])
 
 
 def apply_plan(image, label, decisions, augmentation):

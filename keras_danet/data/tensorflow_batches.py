@@ -16,15 +16,11 @@ from keras_danet.data.augment import decode_image
 from keras_danet.data.augment import decode_label
 from keras_danet.data.augment import to_train_ids
 from keras_danet.data.augment import turn
-from keras_danet.data.bad_files import BadFiles
-from keras_danet.data.decoding import check_batches
 from keras_danet.data.decoding import check_file
 from keras_danet.data.decoding import read_orientation
 from keras_danet.data.label_values import label_table
 from keras_danet.data.plan import Plan
-from keras_danet.data.plan import check_integer
-from keras_danet.data.plan import draw_plan
-from keras_danet.data.plan import places
+from keras_danet.data.stream import Stream
 
 # Enough to hide the pipeline behind the training step; an automatic number
 # would grow with the memory it finds.
@@ -67,38 +63,11 @@ class _End:
 _end = _End()
 
 
-def training_dataset(
-    pairs,
-    dataset,
-    augmentation,
-    *,
-    batch_size,
-    seed=0,
-    start_epoch=0,
-    start_step=0,
-    shard=(0, 1),
-    bad_files=None,
-):
-    """Makes the endless stream of augmented batches that training reads.
-
-    Epoch e is exactly `steps_per_epoch(len(pairs), batch_size)` batches long
-    and its batch k is the same wherever the stream starts, so give that
-    number to `fit` and start a resumed run where it stopped.
+def training_dataset(*data, **options):
+    """The batches of a `Stream`, read and augmented by `tf.data`.
 
     Args:
-        pairs: List of `Pair`, as `find_pairs` gives.
-        dataset: A `Dataset`.
-        augmentation: An `Augmentation`.
-        batch_size: Integer, over all workers, at most the number of pairs.
-        seed: Integer, of all that is random. Defaults to `0`.
-        start_epoch: Integer, where the stream starts. Defaults to `0`.
-        start_step: Integer, the first batch's place in that epoch; a number
-            beyond its end counts on into the next. What lies before it is
-            not decoded. Defaults to `0`.
-        shard: Pair of integers, (which, of how many) workers share each
-            batch. Defaults to `(0, 1)`.
-        bad_files: A `BadFiles` of the same pairs, which says what to do about
-            one. Defaults to `None`, which ends the stream.
+        *data, **options: Those of `Stream`.
 
     Returns:
         `tf.data.Dataset` of (images, labels): float32 (batch_size / workers,
@@ -120,23 +89,13 @@ def training_dataset(
     model.fit(batches, steps_per_epoch=steps_per_epoch(len(pairs), 8))
     ```
     """
-    used = places(len(pairs), batch_size, shard)
-    steps, share = used.shape
-    start_step = check_integer("start_step", start_step, least=0)
-    start_epoch += start_step // steps
-    start_step %= steps
-    bad_files = bad_files or BadFiles(pairs, dataset)
-    bad_files.remember(_num_in_flight(share))
-    tries = range(bad_files.num_tries)
+    stream = Stream(*data, **options)
+    stream.bad_files.remember(_num_in_flight(stream.share))
+    start_epoch, start_step = stream.start
 
     def decisions(epoch):
         _end.check()
-        plan = draw_plan(seed, int(epoch), len(pairs), augmentation)
-        followers = [(used.ravel() + number) % len(pairs) for number in tries]
-        return [
-            plan.order[followers].T,
-            *(field[used.ravel()] for field in plan[1:]),
-        ]
+        return list(stream.draw(int(epoch)))
 
     # A wrong seed or epoch is told here; from inside the graph its message
     # would be unreadable.
@@ -154,66 +113,30 @@ def training_dataset(
             )
         )
 
-    read = _reader(bad_files)
-    table = label_table(dataset)
+    read = _reader(stream.bad_files)
+    table = label_table(stream.dataset)
 
     def load(index, *fields):
         image, label = read(index)
         decisions = Plan(index, *fields)
-        if dataset.label_colors:
+        if stream.dataset.label_colors:
             label = to_train_ids(label, table)
-            return apply_plan(image, label, decisions, augmentation)
+            return apply_plan(image, label, decisions, stream.augmentation)
         label = check_values(label, table)
-        return apply_plan(image, label, decisions, augmentation, table)
+        return apply_plan(image, label, decisions, stream.augmentation, table)
 
     @_as_it_is
     def augmented(candidates, *fields):
         return _first_good(
-            candidates, lambda index: load(index, *fields), bad_files
+            candidates, lambda index: load(index, *fields), stream.bad_files
         )
 
     return (
         tf.data.Dataset.counter(start_epoch)
         .flat_map(examples)
-        .skip(start_step * share)
+        .skip(start_step * stream.share)
         .map(augmented, NUM_CALLS, deterministic=True)
-        .batch(share, drop_remainder=True)
-        .prefetch(PREFETCHED_BATCHES)
-        .with_options(_FIXED)
-    )
-
-
-def evaluation_dataset(pairs, dataset, *, batch_size=1, bad_files=None):
-    """Reads whole images and labels once, in order, as they are.
-
-    Args:
-        pairs: List of `Pair`, as `find_pairs` gives.
-        dataset: A `Dataset`.
-        batch_size: Integer. More than one needs images of one size within
-            each batch, which their headers are asked for at once. Defaults
-            to `1`.
-        bad_files: A `BadFiles` of the same pairs, for `readable_errors`.
-            Nothing is skipped: a figure is one of all images. Defaults to
-            `None`.
-
-    Returns:
-        `tf.data.Dataset` of (images, labels): uint8 (batch, height, width, 3)
-        RGB and uint8 (batch, height, width) train ids, 255 for ignored
-        pixels. The last batch may be smaller.
-
-    Raises:
-        ValueError: if there are no pairs, or images of different sizes would
-            share a batch. A bad file ends the iteration in a
-            `tf.errors.OpError`, which `readable_errors` turns into a
-            sentence.
-    """
-    check_batches(pairs, batch_size)
-    bad_files = bad_files or BadFiles(pairs, dataset)
-    bad_files.remember(_num_in_flight(batch_size))
-    return (
-        tf.data.Dataset.range(len(pairs))
-        .map(_whole(bad_files), NUM_CALLS, deterministic=True)
-        .batch(batch_size)
+        .batch(stream.share, drop_remainder=True)
         .prefetch(PREFETCHED_BATCHES)
         .with_options(_FIXED)
     )
@@ -247,7 +170,9 @@ def _blame(bad_files, message):
     indices = bad_files.recent()
     if not indices:
         return
-    again = tf.data.Dataset.from_tensor_slices(indices).map(_whole(bad_files))
+    again = tf.data.Dataset.from_tensor_slices(indices).map(
+        whole_pair(bad_files)
+    )
     good = 0
     try:
         for _ in again.with_options(_FIXED):
@@ -291,7 +216,7 @@ def _num_in_flight(batch_size):
     return 2 * (PREFETCHED_BATCHES + 2) * batch_size + 4 * NUM_CALLS
 
 
-def _whole(bad_files):
+def whole_pair(bad_files):
     """A graph function from a pair's index to its image and train ids."""
     read, table = _reader(bad_files), label_table(bad_files.dataset)
 

@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import os
-import pickle
 import platform
 import struct
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import whole_pairs
 from conftest import ROOT
 from conftest import one_backend
 from pictures import encode
@@ -27,14 +27,12 @@ from PIL.PngImagePlugin import PngInfo
 from keras_danet.data.bad_files import BadFiles
 from keras_danet.data.datasets import CAMVID
 from keras_danet.data.files import Pair
-from keras_danet.data.numpy_batches import EvaluationBatches
 from keras_danet.data.numpy_batches import TrainingBatches
 from keras_danet.data.orientation import orientation_of
 from keras_danet.data.plan import Augmentation
 
 tf = pytest.importorskip("tensorflow")
 
-from keras_danet.data.tensorflow_batches import evaluation_dataset  # noqa: E402
 from keras_danet.data.tensorflow_batches import readable_errors  # noqa: E402
 from keras_danet.data.tensorflow_batches import training_dataset  # noqa: E402
 
@@ -282,18 +280,11 @@ def within_seconds(function):
 
 
 def with_pillow(pairs):
-    return within_seconds(lambda: list(EvaluationBatches(pairs, VALUES)))
+    return within_seconds(lambda: whole_pairs.with_pillow(pairs, VALUES))
 
 
 def with_tensorflow(pairs):
-    bad_files = BadFiles(pairs, VALUES)
-
-    def run():
-        with readable_errors(bad_files):
-            batches = evaluation_dataset(pairs, VALUES, bad_files=bad_files)
-            return list(batches.as_numpy_iterator())
-
-    return within_seconds(run)
+    return within_seconds(lambda: whole_pairs.with_tensorflow(pairs, VALUES))
 
 
 def partner(path, mode):
@@ -321,7 +312,7 @@ def test_odd_images_are_read_alike(tmp_path):
     for read in (with_pillow, with_tensorflow):
         batches = read(pairs)
         assert len(batches) == len(READ_AS_IMAGES)
-        for (name, contents), (images, labels) in zip(
+        for (name, contents), (image, label) in zip(
             READ_AS_IMAGES.items(), batches, strict=True
         ):
             expected = Image.open(io.BytesIO(contents))
@@ -330,8 +321,8 @@ def test_odd_images_are_read_alike(tmp_path):
             if name == "palette and alpha":  # of which Pillow would warn
                 expected = expected.convert("RGBA")
             expected = np.array(expected.convert("RGB"))
-            np.testing.assert_array_equal(images[0], expected, name)
-            assert not labels.any()
+            np.testing.assert_array_equal(image, expected, name)
+            assert not label.any()
 
 
 def test_odd_labels_are_read_alike(tmp_path):
@@ -343,10 +334,10 @@ def test_odd_labels_are_read_alike(tmp_path):
     for read in (with_pillow, with_tensorflow):
         batches = read(pairs)
         assert len(batches) == len(READ_AS_LABELS)
-        for (name, (_, numbers)), (_, labels) in zip(
+        for (name, (_, numbers)), (_, label) in zip(
             READ_AS_LABELS.items(), batches, strict=True
         ):
-            np.testing.assert_array_equal(labels[0], numbers, name)
+            np.testing.assert_array_equal(label, numbers, name)
 
 
 def assert_both_refuse(pair, path, found):
@@ -478,9 +469,9 @@ def test_any_name_is_read(tmp_path, name):
     label = f"{path} label"
     Path(label).write_bytes(encode(Image.fromarray(NUMBERS)))
     for read in (with_pillow, with_tensorflow):
-        ((images, labels),) = read([Pair(path, label)])
-        np.testing.assert_array_equal(images[0], photo())
-        np.testing.assert_array_equal(labels[0], NUMBERS)
+        ((image, numbers),) = read([Pair(path, label)])
+        np.testing.assert_array_equal(image, photo())
+        np.testing.assert_array_equal(numbers, NUMBERS)
     Path(path).write_bytes(b"")
     assert_both_refuse(Pair(path, label), path, "it is empty")
 
@@ -524,20 +515,6 @@ def test_all_bad_files_are_skipped_by_both_alike(tmp_path):
     for ours, theirs in zip(*seen, strict=True):
         np.testing.assert_array_equal(ours[1], theirs[1])
         np.testing.assert_allclose(ours[0], theirs[0], atol=2e-2)
-
-
-def test_counts_survive_a_pickle(tmp_path):
-    path = tmp_path / "bad.png"
-    path.write_bytes(b"")
-    pairs = [Pair(str(path), str(path))] * 3
-    bad_files = BadFiles(pairs, VALUES, "skip")
-    bad_files.skip(1)
-    copy = pickle.loads(pickle.dumps(bad_files))
-    assert copy.count == 1 and copy.num_tries == bad_files.num_tries
-    assert copy.explain(1) == bad_files.explain(1)
-    copy.skip(1)
-    copy.skip(2)
-    assert (copy.count, bad_files.count) == (2, 1)
 
 
 class FailingFile(io.FileIO):

@@ -17,8 +17,7 @@ from PIL import Image
 from keras_danet.data.datasets import CAMVID
 from keras_danet.data.datasets import DATASETS
 from keras_danet.data.datasets import get_dataset
-from keras_danet.data.decoding import check_pair
-from keras_danet.data.decoding import read_label
+from keras_danet.data.decoding import read_pair
 from keras_danet.data.decoding import read_size
 from keras_danet.data.files import find_pairs
 from keras_danet.data.label_values import label_table
@@ -63,7 +62,7 @@ def test_labels_of_the_layouts_are_read(tmp_path, name):
     Image.fromarray(np.zeros((1, 5, 3), "uint8")).save(pairs[0].image)
     Image.fromarray(raw).save(pairs[0].label)
     (first, *_) = find_pairs(dataset, tmp_path, split)
-    np.testing.assert_array_equal(read_label(first.label, dataset), expected)
+    np.testing.assert_array_equal(read_pair(first, dataset)[1], expected)
     np.testing.assert_array_equal(label_table(dataset)[raw], expected)
 
 
@@ -84,7 +83,7 @@ def test_labels_of_the_layouts_are_held_to_the_map(tmp_path, name, value):
     Image.fromarray(np.zeros((1, 1, 3), "uint8")).save(pairs[0].image)
     Image.fromarray(np.full((1, 1), value, "uint8")).save(pairs[0].label)
     with pytest.raises(ValueError, match=f"Label value {value} in "):
-        read_label(pairs[0].label, dataset)
+        read_pair(pairs[0], dataset)
 
 
 def test_images_and_labels_without_a_partner(tmp_path):
@@ -420,9 +419,9 @@ def test_good_pairs_pass(root):
     photo = Image.open(pairs[0].image)
     for mode in ("L", "RGBA", "P"):
         photo.convert(mode).save(pairs[0].image)
-        check_pair(pairs[0], CAMVID)
+        read_pair(pairs[0], CAMVID)
     photo.save(pairs[0].image, "JPEG")
-    check_pair(pairs[0], CAMVID)
+    read_pair(pairs[0], CAMVID)
 
 
 def _set_value(pair):
@@ -496,7 +495,7 @@ def test_bad_files_are_explained(root, spoil, message):
     limit = Image.MAX_IMAGE_PIXELS
     with pytest.raises((ValueError, OSError), match=message):
         for pair in pairs:
-            check_pair(pair, CAMVID)
+            read_pair(pair, CAMVID)
     assert Image.MAX_IMAGE_PIXELS == limit
 
 
@@ -505,7 +504,7 @@ def test_values_of_the_data_set_are_listed_from_its_map(root):
     _set_value(pairs[0])
     message = r"drawn street scenes has 0\.\.7, and 255 for void"
     with pytest.raises(ValueError, match=message):
-        check_pair(pairs[0], get_dataset("scenes"))
+        read_pair(pairs[0], get_dataset("scenes"))
 
 
 @pytest.mark.skipif(
@@ -518,4 +517,4 @@ def test_camvid_itself():
         assert len(set(pairs)) == len(pairs)
         assert read_size(pairs[0].image) == (360, 480)
         for pair in pairs[:5]:
-            check_pair(pair, CAMVID)
+            read_pair(pair, CAMVID)

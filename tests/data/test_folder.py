@@ -14,7 +14,7 @@ from keras_danet import runs
 from keras_danet.cli import main
 from keras_danet.data import folder
 from keras_danet.data.datasets import CAMVID
-from keras_danet.data.decoding import read_label
+from keras_danet.data.decoding import read_pair
 from keras_danet.data.files import find_pairs
 from keras_danet.data.folder import open_dataset
 from keras_danet.data.folder import read_classes
@@ -375,7 +375,7 @@ def test_labels_are_mapped(workshop):
     dataset = open_dataset("folder", workshop)
     pair = find_pairs(dataset, workshop, "train")[0]
     label, raw = (
-        read_label(pair.label, dataset),
+        read_pair(pair, dataset)[1],
         np.array(Image.open(pair.label)),
     )
     assert (label[raw == 0] == 255).all()

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import references
+import whole_pairs
 from conftest import one_backend
 from pictures import encode
 from pictures import photo
@@ -21,7 +22,6 @@ from keras_danet.data.bad_files import BadFiles
 from keras_danet.data.datasets import CAMVID
 from keras_danet.data.files import Pair
 from keras_danet.data.files import find_pairs
-from keras_danet.data.numpy_batches import EvaluationBatches
 from keras_danet.data.numpy_batches import TrainingBatches
 from keras_danet.data.plan import Augmentation
 from keras_danet.data.plan import Plan
@@ -30,7 +30,6 @@ from keras_danet.data.plan import steps_per_epoch
 
 tf = pytest.importorskip("tensorflow")
 
-from keras_danet.data.tensorflow_batches import evaluation_dataset  # noqa: E402
 from keras_danet.data.tensorflow_batches import readable_errors  # noqa: E402
 from keras_danet.data.tensorflow_batches import training_dataset  # noqa: E402
 
@@ -176,26 +175,14 @@ def test_bad_arguments_are_refused_at_once(pairs, options, message):
         TrainingBatches(pairs, CAMVID, **{**OPTIONS, **options})
 
 
-def test_evaluation_reads_everything_once_unchanged(pairs):
-    dataset = evaluation_dataset(pairs, CAMVID)
-    assert [spec.dtype for spec in dataset.element_spec] == ["uint8", "uint8"]
-    expected = [
-        tuple(part[None] for part in read_in_numpy(pair)) for pair in pairs
-    ]
-    assert_same_batches(list(dataset.as_numpy_iterator()), expected)
-    assert_same_batches(list(EvaluationBatches(pairs, CAMVID)), expected)
-
-
-@pytest.mark.parametrize("make", [evaluation_dataset, EvaluationBatches])
-def test_evaluation_in_batches(pairs, make):
-    three = [pairs[2], pairs[2], pairs[0]]
-    batches = make(three, CAMVID, batch_size=2)
-    assert [len(labels) for _, labels in batches] == [2, 1]
-    message = r"0\.png has .* \(20, 30\) and .*1\.jpeg has \(33, 17\).*size=1"
-    with pytest.raises(ValueError, match=message):
-        make(pairs, CAMVID, batch_size=2)
-    with pytest.raises(ValueError, match="Received: 0 pairs"):
-        make([], CAMVID)
+def test_whole_pairs_are_read_unchanged(pairs):
+    expected = [read_in_numpy(pair) for pair in pairs]
+    for read in (whole_pairs.with_pillow, whole_pairs.with_tensorflow):
+        found = read(pairs, CAMVID)
+        assert {part.dtype for pair in found for part in pair} == {
+            np.dtype("uint8")
+        }
+        assert_same_batches(found, expected)
 
 
 def _spoil_value(pair):
@@ -251,14 +238,14 @@ def test_a_bad_file_stops_the_stream_and_is_explained(pairs, spoil, message):
     error = pytest.raises((ValueError, OSError), match=message)
     with error, readable_errors(bad_files):
         take(training_dataset(pairs, CAMVID, **options), 20)
-    with error, readable_errors(bad_files):
-        list(evaluation_dataset(pairs, CAMVID, bad_files=bad_files))
+    with error:
+        whole_pairs.with_tensorflow(pairs, CAMVID)
     with error:
         batches = TrainingBatches(pairs, CAMVID, **options)
         for number in range(20):
             batches[number]
     with error:
-        list(EvaluationBatches(pairs, CAMVID))
+        whole_pairs.with_pillow(pairs, CAMVID)
 
 
 @SPOILT
@@ -398,11 +385,10 @@ def test_not_everything_is_skipped(pairs):
 def test_camvid_itself():
     for split in ("train", "val"):
         pairs = find_pairs(CAMVID, CAMVID_ROOT, split)[:4]
-        batches = list(evaluation_dataset(pairs, CAMVID, batch_size=4))
-        ((images, labels),) = batches
-        assert images.shape == (4, 360, 480, 3)
-        assert set(np.unique(labels)) <= {*range(11), 255}
-        for image, label, pair in zip(images, labels, pairs, strict=True):
+        found = whole_pairs.with_tensorflow(pairs, CAMVID)
+        for (image, label), pair in zip(found, pairs, strict=True):
+            assert image.shape == (360, 480, 3)
+            assert set(np.unique(label)) <= {*range(11), 255}
             expected = read_in_numpy(pair)
             np.testing.assert_array_equal(image, expected[0])
             np.testing.assert_array_equal(label, expected[1])

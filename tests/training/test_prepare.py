@@ -16,7 +16,7 @@ from PIL import Image
 
 from keras_danet.data.class_tables import spread_color
 from keras_danet.data.datasets import get_dataset
-from keras_danet.data.decoding import read_label
+from keras_danet.data.decoding import read_pair
 from keras_danet.data.files import find_pairs
 
 scipy_io = pytest.importorskip("scipy.io")
@@ -241,11 +241,11 @@ def test_pascal_context_from_mat(context):
     assert len(find_pairs(sixty, context, "train")) == 2
     (pair,) = find_pairs(fifty_nine, context, "val")
     np.testing.assert_array_equal(
-        read_label(pair.label, sixty),
+        read_pair(pair, sixty)[1],
         [[0, 1, 2, 59], [0, 0, 0, 58]] * 2 + [[1] * 4],
     )
     np.testing.assert_array_equal(
-        read_label(pair.label, fifty_nine),
+        read_pair(pair, fifty_nine)[1],
         [[255, 0, 1, 58], [255, 255, 255, 57]] * 2 + [[0] * 4],
     )
 
