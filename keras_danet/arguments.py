@@ -116,10 +116,10 @@ def number(name, value, must="must be a number", **bounds):
     return int(found) if isinstance(found, Integral) else float(found)
 
 
-def boolean(name, value, must="must be a boolean"):
+def boolean(name, value):
     found = plain(value)
     if type(found) is not bool:
-        raise refusal(name, must, value)
+        raise refusal(name, "must be a boolean", value)
     return found
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from conftest import one_backend
+from rich.cells import cell_len
 
 from keras_danet.cli import main
 from keras_danet.inference.evaluation import Report
-from keras_danet.text_tables import display_width
 from keras_danet.text_tables import harmless
 from keras_danet.text_tables import table_lines
 
@@ -53,8 +53,8 @@ NAMES = (
         ("\U0001f1e9\U0001f1ea", 2),
     ],
 )
-def test_display_width(text, width):
-    assert display_width(text) == width
+def test_widths_on_a_terminal(text, width):
+    assert cell_len(text) == width
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_harmless(text, shown):
 
 def columns(lines):
     """Where the last column of each line ends."""
-    return {display_width(line) for line in lines}
+    return {cell_len(line) for line in lines}
 
 
 def test_table_lines():

@@ -1,7 +1,6 @@
 """Pictures, checked against colours worked out by hand."""
 
 import dataclasses
-import doctest
 import os
 import pathlib
 import tracemalloc
@@ -15,7 +14,8 @@ from keras_danet.data.datasets import SCENES
 from keras_danet.data.decoding import read_raw_label
 from keras_danet.data.png import PALETTE as PALETTE_KIND
 from keras_danet.data.png import read_png_kind
-from keras_danet.inference import visualization
+from keras_danet.inference import attention_pictures
+from keras_danet.inference import sheets
 from keras_danet.inference.visualization import add_legend
 from keras_danet.inference.visualization import attention_picture
 from keras_danet.inference.visualization import colorize
@@ -52,12 +52,6 @@ def grey_of(picture):
 
 def filled(height, width, colour):
     return np.full((height, width, 3), colour, "uint8")
-
-
-def test_examples_in_docstrings():
-    result = doctest.testmod(visualization)
-    assert result.attempted >= 2
-    assert result.failed == 0
 
 
 def test_colorize():
@@ -491,7 +485,7 @@ def test_attention_is_shown_in_times_the_even_share():
 
 
 def test_attention_says_how_few_places_give_half_of_it():
-    half = visualization._half
+    half = attention_pictures._half
     speck = np.full((50, 60), 1e-9)
     speck[7, 8] = 1
     assert half(speck) == "half its attention is on 1 of 3,000 positions"
@@ -546,7 +540,7 @@ def test_maps_have_the_colours_of_their_bar():
 def test_the_bar_of_channels_has_round_ends(monkeypatch, low, high, words):
     told = []
     monkeypatch.setattr(
-        visualization.sheets,
+        sheets,
         "draw_color_bar",
         lambda colors, ticks, size: (
             told.extend(text for _, text in ticks) or filled(1, 1, 0)

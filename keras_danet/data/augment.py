@@ -10,16 +10,16 @@ import tensorflow as tf
 
 from keras_danet.data.datasets import IGNORE_LABEL
 from keras_danet.data.datasets import INVALID_LABEL
-from keras_danet.data.decoding import COLOR
-from keras_danet.data.decoding import GREY
 from keras_danet.data.decoding import MAX_PIXELS
-from keras_danet.data.decoding import PALETTE
 from keras_danet.data.orientation import TURNS
 from keras_danet.data.plan import NUM_CROPS
+from keras_danet.data.png import COLOR
+from keras_danet.data.png import GREY
+from keras_danet.data.png import PALETTE
+from keras_danet.data.png import PNG_SIGNATURE
 from keras_danet.data.tensorflow_images import distort
 from keras_danet.data.tensorflow_images import resample
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # What the checksum of a PNG's header changes by, bit by bit, where the colour
 # type, with three bytes behind it, changes from palette to grey: CRC-32 is
 # linear.
@@ -30,16 +30,10 @@ _MAX_EXCEPTIONS = 4
 
 
 def decode_image(contents):
-    """Decodes a PNG or JPEG file to the pixels that Pillow reads.
+    """Decodes the bytes of a PNG or JPEG file to the pixels that Pillow reads.
 
     Grey images get three equal channels, palettes become their colours and
     transparency is dropped, as by Pillow's `convert("RGB")`.
-
-    Args:
-        contents: Scalar string tensor, the bytes of the file.
-
-    Returns:
-        uint8 tensor (height, width, 3), RGB.
     """
 
     def jpeg():
@@ -66,15 +60,7 @@ def decode_image(contents):
 
 
 def turn(image, orientation):
-    """Turns an image or label upright by its EXIF orientation.
-
-    Args:
-        image: Tensor (height, width) or (height, width, channels).
-        orientation: Scalar integer tensor, from 1 to 8.
-
-    Returns:
-        Tensor of the same rank.
-    """
+    """Turns an image or label upright by its EXIF orientation, 1 to 8."""
     others = list(range(2, image.shape.rank))
 
     def turned():
@@ -101,17 +87,11 @@ def turn(image, orientation):
 
 
 def decode_label(contents):
-    """Decodes a label file of numbers: a PNG, grey or with a palette.
+    """Decodes the bytes of a label file of numbers, a grey or palette PNG.
 
     The numbers are those in the file: indices of the palette, not its
     colours, and not stretched where they have 1, 2 or 4 bits. Every other
     kind of PNG is refused.
-
-    Args:
-        contents: Scalar string tensor, the bytes of the file.
-
-    Returns:
-        uint8 tensor (height, width), the raw values.
     """
     depth, kind = _png_kind(contents)
     check = tf.debugging.Assert(
@@ -132,14 +112,7 @@ def decode_label(contents):
 
 
 def decode_color_label(contents):
-    """Decodes a label file of colours: a PNG, with colours or a palette.
-
-    Args:
-        contents: Scalar string tensor, the bytes of the file.
-
-    Returns:
-        uint8 tensor (height, width, 3), RGB.
-    """
+    """Decodes the bytes of a label file of colours to RGB."""
     depth, kind = _png_kind(contents)
     check = tf.debugging.Assert(
         ((kind == COLOR) | (kind == PALETTE)) & (depth <= 8),
@@ -151,7 +124,7 @@ def decode_color_label(contents):
 
 def _png_kind(contents):
     """Bits per channel and colour type, once it is a PNG of possible size."""
-    is_png = tf.strings.substr(contents, 0, 8) == _PNG_SIGNATURE
+    is_png = tf.strings.substr(contents, 0, 8) == PNG_SIGNATURE
     is_whole = tf.strings.length(contents) > 33
     check = tf.debugging.Assert(
         is_png & is_whole, ["A file is not a PNG, nor, for images, a JPEG."]
@@ -205,9 +178,6 @@ def to_train_ids(raw, label_table):
             colours.
         label_table: uint8 tensor (256,), or (2**24,) for colours whose
             number is red, green, blue from the highest byte down.
-
-    Returns:
-        uint8 tensor (height, width).
     """
     code = tf.cast(raw, tf.int32)
     if raw.shape.rank == 3:
@@ -225,13 +195,6 @@ def check_values(raw, label_table):
     """Refuses a label with a value that its table does not have.
 
     `to_train_ids` does as well, and maps each pixel: ten times the work.
-
-    Args:
-        raw: uint8 tensor (height, width).
-        label_table: uint8 array (256,).
-
-    Returns:
-        `raw`.
     """
     known = label_table != INVALID_LABEL
     # Usual labels have one range of values, if 0 follows 255.

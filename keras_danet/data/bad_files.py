@@ -30,10 +30,6 @@ class BadFiles:
     Attributes:
         skipped: Set of integers, the examples that were skipped so far. How
             often does not depend on them alone: loaders read ahead.
-        count: Integer, how many they are.
-
-    Raises:
-        ValueError: for another policy.
     """
 
     def __init__(self, pairs, dataset, policy="error"):

@@ -15,18 +15,10 @@ def _colors(text):
 
 
 def spread_color(index):
-    """The colour of number `index` in PASCAL VOC's palette.
+    """The colour of number `index`, from 0 to 255, in PASCAL VOC's palette.
 
     Every third bit of the number goes to the same channel, highest first, so
     that numbers near each other look different. 0 is black.
-
-    Args:
-        index: Integer from 0 to 255.
-
-    Returns:
-        Tuple of integers (red, green, blue) in 0-255.
-
-    Example:
 
     >>> spread_color(15), spread_color(255)
     ((192, 128, 128), (224, 224, 192))
@@ -73,16 +65,6 @@ CONTEXT_CLASSES = _names(
     platform; pottedplant; road; rock; sheep; shelves; sidewalk; sign; sky;
     snow; sofa; table; track; train; tree; truck; tvmonitor; wall; water;
     window; wood
-    """
-)
-CONTEXT_PALETTE = _colors(
-    """
-    787878 b47878 06e6e6 503232 04c803 787850 8c8c8c cc05ff e6e6e6 04fa07 e005ff
-    ebff07 96053d 787846 08ff33 ff0652 8fff8c ccff04 ff3307 cc4603 0066c8 3de6fa
-    ff0633 0b66ff ff0747 ff09e0 0907e6 dcdcdc ff095c 7009ff 08ffd6 07ffe0 ffb806
-    0aff47 ff290a 07ffff e0ff08 6608ff ff3d06 ffc207 ff7a08 00ff14 ff0829 ff0599
-    0633ff eb0cff a09614 00a3ff 8c8c8c fa0a0f 14ff00 1fff00 ff1f00 ffe000 99ff00
-    0000ff ff4700 00ebff 00adff 1f00ff
     """
 )
 # What the 60 are called among the 459 numbers of the annotation.
@@ -182,6 +164,8 @@ ADE20K_PALETTE = _colors(
     005cff b8ff00 0085ff ffd600 19c2c2 66ff00 5c00ff
     """
 )
+
+CONTEXT_PALETTE = ADE20K_PALETTE[: len(CONTEXT_CLASSES)]
 
 CAMVID_CLASSES = _names(
     """

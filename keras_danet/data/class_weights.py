@@ -1,4 +1,8 @@
-"""Weights of classes for the loss, from how often they occur."""
+"""Weights of classes for the loss, from how often they occur.
+
+Each method makes of a `SplitReport`, in which at least one class occurs, a
+float64 array (num_classes,).
+"""
 
 import numpy as np
 
@@ -10,17 +14,11 @@ def median_frequency_weights(report):
     """Weights by which classes count as much as the median one.
 
     `median(f) / f`, where `f` is a class's pixels divided by all pixels of the
-    images in which it occurs.
+    images in which it occurs; 1 for a class that never occurs.
 
     Reference:
         Eigen and Fergus, "Predicting Depth, Surface Normals and Semantic
         Labels" (ICCV 2015), section 6.3.2; SegNet trains with it.
-
-    Args:
-        report: A `SplitReport` in which at least one class occurs.
-
-    Returns:
-        float64 array (num_classes,); 1 for a class that never occurs.
     """
     seen = report.class_pixels > 0
     frequency = report.class_pixels[seen] / report.class_image_pixels[seen]
@@ -36,12 +34,6 @@ def enet_weights(report):
 
     Reference:
         Paszke et al., "ENet" (arXiv:1606.02147), section 5.2.
-
-    Args:
-        report: A `SplitReport` in which at least one class occurs.
-
-    Returns:
-        float64 array (num_classes,), in 1.4-50.5.
     """
     share = report.class_pixels / max(report.class_pixels.sum(), 1)
     return 1 / np.log(_ENET_OFFSET + share)
@@ -51,13 +43,7 @@ def inverse_weights(report):
     """Weights by which every class counts the same over the whole split.
 
     `pixels / (classes * pixels of the class)`, over labelled pixels and the
-    classes that occur, as scikit-learn's "balanced".
-
-    Args:
-        report: A `SplitReport` in which at least one class occurs.
-
-    Returns:
-        float64 array (num_classes,); 1 for a class that never occurs.
+    classes that occur, as scikit-learn's "balanced"; 1 for one that does not.
     """
     seen = report.class_pixels > 0
     pixels = report.class_pixels[seen]

@@ -4,11 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import replace
+from functools import partial
 
 from keras_danet.arguments import did_you_mean
 from keras_danet.data import class_tables
 
 IGNORE_LABEL = 255
+# Of all pixels' red, green and blue in ImageNet's training images.
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
 # What `label_map` gives for a raw value that must not occur in a label file.
 # It never reaches a model: the pipelines refuse the file.
 INVALID_LABEL = 254
@@ -101,17 +105,7 @@ class Dataset:
 
 
 def make_label_map(values, ignored):
-    """A `Dataset.label_map`.
-
-    Args:
-        values: Iterable of integers 0-255, the values in label files, in the
-            order of train ids.
-        ignored: Iterable of integers 0-255, the values of ignored pixels.
-
-    Returns:
-        Tuple of 256 integers.
-
-    Example:
+    """A `Dataset.label_map` from the values, in the order of train ids.
 
     >>> make_label_map([7, 8], ignored=[0])[:10]
     (255, 254, 254, 254, 254, 254, 254, 0, 1, 254)
@@ -134,34 +128,34 @@ def _cityscapes_split(images, labels, count, labelled=True):
     )
 
 
-def _voc_split(name, count, labels="SegmentationClass", made_by=None):
+def _listed_split(folders, lists, name, count, made_by=None):
+    images, labels = folders
     return Split(
-        image="JPEGImages/{id}.jpg",
+        image=f"{images}/{{id}}.jpg",
         label=f"{labels}/{{id}}.png",
         count=count,
-        list_path=f"ImageSets/Segmentation/{name}.txt",
-        made_by=made_by,
+        list_path=f"{lists}/{name}.txt",
+        made_by=made_by and f"training/prepare/{made_by}.py",
     )
 
 
-def _context_split(name, count):
-    return Split(
-        image="JPEGImages/{id}.jpg",
-        label="SegmentationClassContext/{id}.png",
-        count=count,
-        list_path=f"ImageSets/SegmentationContext/{name}.txt",
-        made_by="training/prepare/pascal_context.py",
-    )
-
-
-def _coco_stuff10k_split(name, count):
-    return Split(
-        image="images/{id}.jpg",
-        label="annotations_png/{id}.png",
-        count=count,
-        list_path=f"imageLists/{name}.txt",
-        made_by="training/prepare/coco_stuff10k.py",
-    )
+_voc_split = partial(
+    _listed_split,
+    ("JPEGImages", "SegmentationClass"),
+    "ImageSets/Segmentation",
+)
+_context_split = partial(
+    _listed_split,
+    ("JPEGImages", "SegmentationClassContext"),
+    "ImageSets/SegmentationContext",
+    made_by="pascal_context",
+)
+_coco_stuff10k_split = partial(
+    _listed_split,
+    ("images", "annotations_png"),
+    "imageLists",
+    made_by="coco_stuff10k",
+)
 
 
 def _folder_split(name, count):
@@ -222,11 +216,12 @@ VOC2012 = Dataset(
         "train": _voc_split("train", 1464),
         "val": _voc_split("val", 1449),
         "trainval": _voc_split("trainval", 2913),
-        "trainaug": _voc_split(
+        "trainaug": _listed_split(
+            ("JPEGImages", "SegmentationClassAug"),
+            "ImageSets/Segmentation",
             "trainaug",
             10582,
-            labels="SegmentationClassAug",
-            made_by="training/prepare/voc_aug.py",
+            made_by="voc_aug",
         ),
     },
     licence="images: Flickr's terms of use; SBD: as its authors say",
@@ -375,18 +370,7 @@ DATASETS = {
 
 
 def get_dataset(name):
-    """The record of the data set called `name`.
-
-    Args:
-        name: String, a key of `DATASETS`.
-
-    Returns:
-        A `Dataset`.
-
-    Raises:
-        ValueError: if no data set has that name.
-
-    Example:
+    """The record of the data set called `name`, a key of `DATASETS`.
 
     >>> get_dataset("camvid").title
     'CamVid'

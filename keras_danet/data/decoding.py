@@ -45,10 +45,6 @@ _pillow_limit = {"lock": threading.Lock(), "lifted": 0, "pixels": None}
 def read_pair(pair, dataset):
     """Reads and checks an image and its label, each turned upright.
 
-    Args:
-        pair: A `Pair`.
-        dataset: A `Dataset`.
-
     Returns:
         uint8 arrays: image (height, width, 3), RGB, and label (height,
         width), train ids, 255 for ignored pixels.
@@ -65,32 +61,14 @@ def read_pair(pair, dataset):
 
 
 def read_raw_pair(pair, dataset):
-    """Reads an image and the numbers of its label, whatever they mean.
-
-    Args:
-        pair: A `Pair`.
-        dataset: A `Dataset`.
-
-    Returns:
-        uint8 array (height, width, 3), RGB, and an array (height, width) as
-        `read_raw_label` gives.
-
-    Raises:
-        ValueError: as `read_pair` does, but not for a label's values.
-    """
+    """`read_pair` with the label as `read_raw_label` gives it."""
     read_pair_size(pair)
     image = read_image(pair.image, DATA_FORMATS)
     return image, read_raw_label(pair.label, dataset)
 
 
 def read_pair_size(pair):
-    """Reads the size of an image and its label from their headers.
-
-    Args:
-        pair: A `Pair`.
-
-    Returns:
-        Tuple of integers (height, width).
+    """The (height, width) in the headers of an image and its label.
 
     Raises:
         ValueError: as `read_size` does, and if the two differ.
@@ -142,18 +120,7 @@ def read_image(path, formats=PHOTO_FORMATS):
 
 
 def read_open_image(image):
-    """An image that is no path, with the checks that a path gets.
-
-    Args:
-        image: A Pillow image, the bytes of a file, or a file open for
-            reading.
-
-    Returns:
-        uint8 array (height, width, 3), RGB.
-
-    Raises:
-        ValueError: as `read_image` does.
-    """
+    """`read_image` of a Pillow image, the bytes of a file, or an open file."""
     name = "The image"
     if not isinstance(image, Image.Image):
         if hasattr(image, "read"):
@@ -235,10 +202,6 @@ def _as_rgb(image):
 def read_raw_label(path, dataset):
     """Reads the numbers of a label file, whatever they mean.
 
-    Args:
-        path: String, path of a PNG file.
-        dataset: A `Dataset`.
-
     Returns:
         Array (height, width): uint8 class numbers as they are stored, neither
         a palette's colours nor the stretched values of fewer than 8 bits;
@@ -246,7 +209,7 @@ def read_raw_label(path, dataset):
         highest of three bytes and blue in the lowest.
 
     Raises:
-        ValueError: if the file is unreadable or of another kind.
+        ValueError: if the file is unreadable or no PNG of that kind.
     """
     read_size(path)
     depth, kind = _png_kind(path)
@@ -280,15 +243,7 @@ def read_raw_label(path, dataset):
 
 
 def read_size(path, formats=DATA_FORMATS):
-    """Reads an upright image's (height, width), decoding nothing.
-
-    Args:
-        path: String, path of an image file.
-        formats: Names of Pillow's formats that it may have. Defaults to
-            `DATA_FORMATS`.
-
-    Returns:
-        Tuple of integers (height, width).
+    """The (height, width) of an upright image; decodes nothing.
 
     Raises:
         ValueError: if it is no readable file of these formats, or has more
@@ -303,19 +258,7 @@ def read_size(path, formats=DATA_FORMATS):
 
 
 def read_orientation(path, formats=DATA_FORMATS):
-    """Reads an image's EXIF orientation, decoding nothing where it has none.
-
-    Args:
-        path: String, path of an image file.
-        formats: Names of Pillow's formats that it may have. Defaults to
-            `DATA_FORMATS`.
-
-    Returns:
-        Integer from 1, upright, to 8.
-
-    Raises:
-        ValueError: as `read_size` does.
-    """
+    """An image's EXIF orientation, from 1, upright, to 8."""
     check_file(path)
     try:
         with open(path, "rb") as file:
@@ -363,9 +306,6 @@ def _without_pillow_limit():
 
 def check_file(path):
     """Refuses what would hang a reader, fill its memory or give it nothing.
-
-    Args:
-        path: Path, string or bytes.
 
     Raises:
         FileNotFoundError: if it does not exist.

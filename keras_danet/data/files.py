@@ -13,12 +13,7 @@ OTHER_SUFFIXES = (".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".jp2")
 
 
 class Pair(NamedTuple):
-    """Where one image and its label lie.
-
-    Args:
-        image: String, path of the image file.
-        label: String, path of its label file.
-    """
+    """Where one image and its label lie: the paths of two files."""
 
     image: str
     label: str
@@ -56,11 +51,6 @@ def find_pairs(dataset, root, split):
 
 def search_pairs(dataset, root, split):
     """Finds the pairs of one split, and all that keeps it from being whole.
-
-    Args:
-        dataset: A `Dataset`.
-        root: String or path, as for `find_pairs`.
-        split: String, one of `dataset.splits`.
 
     Returns:
         (pairs, problems, error): the list of `Pair` that are there; a

@@ -45,6 +45,7 @@ from keras_danet.data.datasets import Split
 from keras_danet.data.datasets import get_dataset
 from keras_danet.data.datasets import make_label_map
 from keras_danet.data.lists import read_table
+from keras_danet.data.lists import read_text
 from keras_danet.data.palettes import default_palette
 from keras_danet.text_tables import harmless
 
@@ -86,13 +87,7 @@ def open_dataset(name, root):
 
 
 def read_classes(path):
-    """Reads a `classes.json`.
-
-    Args:
-        path: Path of the file.
-
-    Returns:
-        A `Dataset` without splits.
+    """Reads a `classes.json` into a `Dataset` without splits.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -151,13 +146,8 @@ def _read_json(path):
             "`keras-danet init FOLDER` prints one made from the masks of a "
             "folder."
         )
-    with open(path, "rb") as file:
-        contents = file.read(MAX_CLASSES_BYTES + 1)
-    if len(contents) > MAX_CLASSES_BYTES:
-        raise ValueError(
-            f"{path} has more than {MAX_CLASSES_BYTES} bytes. Expected the "
-            "names and colours of some classes; is it another file?"
-        )
+    expected = "the names and colours of some classes"
+    text = read_text(path, MAX_CLASSES_BYTES, expected)
 
     def once(pairs):
         keys = [key for key, _ in pairs]
@@ -167,7 +157,7 @@ def _read_json(path):
         return dict(pairs)
 
     try:
-        return json.loads(contents.decode("utf-8-sig"), object_pairs_hook=once)
+        return json.loads(text, object_pairs_hook=once)
     # Of deep nesting.
     except (ValueError, RecursionError) as error:
         raise ValueError(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_danet.arguments import integer
 from keras_danet.data.datasets import IGNORE_LABEL
 from keras_danet.data.datasets import Dataset
 from keras_danet.data.decoding import read_orientation
@@ -84,17 +85,21 @@ class SplitReport:
     @property
     def never_seen(self):
         """Names of the classes that no usable pair has."""
-        return [
-            name
-            for name, images in zip(
-                self.dataset.class_names, self.class_images, strict=True
-            )
-            if not images
-        ]
+        return [name for name, _, _, images in self._classes() if not images]
+
+    def _classes(self):
+        """(name, pixels, share of the labelled pixels, images) of each."""
+        share = self.class_pixels / max(self.class_pixels.sum(), 1)
+        return zip(
+            self.dataset.class_names,
+            self.class_pixels.tolist(),
+            share.tolist(),
+            self.class_images.tolist(),
+            strict=True,
+        )
 
     def to_json(self):
         """The report as what `json.dumps` takes."""
-        total = max(int(self.class_pixels.sum()), 1)
         return {
             "dataset": self.dataset.name,
             "split": self.split,
@@ -108,16 +113,11 @@ class SplitReport:
             "classes": [
                 {
                     "name": name,
-                    "pixels": int(pixels),
-                    "share": int(pixels) / total,
-                    "images": int(images),
+                    "pixels": pixels,
+                    "share": share,
+                    "images": images,
                 }
-                for name, pixels, images in zip(
-                    self.dataset.class_names,
-                    self.class_pixels,
-                    self.class_images,
-                    strict=True,
-                )
+                for name, pixels, share, images in self._classes()
             ],
             "ignored_pixels": self.ignored_pixels,
             "never_seen": self.never_seen,
@@ -145,16 +145,11 @@ class SplitReport:
         return "\n".join([*lines, "" if count else "nothing wrong"]).rstrip()
 
     def _class_rows(self):
-        total = max(int(self.class_pixels.sum()), 1)
         rows = [("class", "pixels", "share", "images")]
-        for name, pixels, images in zip(
-            self.dataset.class_names,
-            self.class_pixels,
-            self.class_images,
-            strict=True,
-        ):
-            share = f"{pixels / total:.2%}"
-            rows.append((name, f"{pixels:,}", share, f"{images:,}"))
+        rows += [
+            (name, f"{pixels:,}", f"{share:.2%}", f"{images:,}")
+            for name, pixels, share, images in self._classes()
+        ]
         rows.append(("ignored", f"{self.ignored_pixels:,}", "", ""))
         return table_lines(rows)
 
@@ -198,11 +193,10 @@ def inspect_split(
         ValueError: for an impossible argument. What is wrong with the data
             set is reported, not raised.
     """
-    workers = (os.cpu_count() or 1) if workers is None else workers
-    if workers < 1:
-        raise ValueError(
-            f"Expected one worker or more. Received: workers={workers}."
-        )
+    if workers is None:
+        workers = os.cpu_count() or 1
+    must = "must be an integer, at least 1"
+    workers = integer("workers", workers, must, least=1)
     # Raises for a split that there is not.
     find_splits(dataset, root, [split])
     try:

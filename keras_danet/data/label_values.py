@@ -23,9 +23,6 @@ _FEW_VALUES = 4
 def label_table(dataset):
     """The train id of every raw value of a data set's label files.
 
-    Args:
-        dataset: A `Dataset`.
-
     Returns:
         uint8 array (256,), read-only; for label files of colours (2**24,), by
         the numbers of `read_raw_label`. `INVALID_LABEL` for what must not
@@ -42,15 +39,7 @@ def label_table(dataset):
 
 
 def to_train_ids(raw, dataset, path):
-    """Maps the numbers of a label file to train ids.
-
-    Args:
-        raw: Array (height, width), as `read_raw_label` gives.
-        dataset: A `Dataset`.
-        path: String, the file, for the error.
-
-    Returns:
-        uint8 array (height, width) of train ids, 255 for ignored pixels.
+    """Maps what `read_raw_label` gives of the file `path` to train ids, uint8.
 
     Raises:
         ValueError: if a value is not in the data set's map.

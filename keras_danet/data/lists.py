@@ -12,12 +12,7 @@ MAX_LINE_LENGTH = 2**14
 
 
 def read_list(facts, root, split):
-    """Reads the list of a split.
-
-    Args:
-        facts: A `Split` that has a list.
-        root: Path, below which its paths lie.
-        split: String, its name.
+    """Reads the list of the split that `facts`, a `Split`, describes.
 
     Returns:
         List of (image, label), both strings, in the order of the list.
@@ -48,14 +43,8 @@ def read_list(facts, root, split):
     return pairs
 
 
-def read_text(path):
-    """The text of a list file, whose line ends all become `"\\n"`.
-
-    Args:
-        path: Path of the file.
-
-    Returns:
-        String.
+def read_text(path, most_bytes=MAX_LIST_BYTES, expected="a list of files"):
+    r"""The text of a file, whose line ends all become `"\n"`.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -67,11 +56,11 @@ def read_text(path):
             "file."
         )
     with open(path, "rb") as file:
-        contents = file.read(MAX_LIST_BYTES + 1)
-    if len(contents) > MAX_LIST_BYTES:
+        contents = file.read(most_bytes + 1)
+    if len(contents) > most_bytes:
         raise ValueError(
-            f"{path} has more than {MAX_LIST_BYTES} bytes. Expected a list of "
-            "files; is it another file?"
+            f"{path} has more than {most_bytes} bytes. Expected {expected}; "
+            "is it another file?"
         )
     try:
         text = contents.decode("utf-8-sig")
@@ -139,9 +128,7 @@ def _read_pairs(path, root, facts, split):
 def read_table(path):
     """Reads a CSV file of pairs.
 
-    Args:
-        path: Path of the file. Its first line is `image,label` or
-            `image,label,split`, in any order.
+    Its first line is `image,label` or `image,label,split`, in any order.
 
     Yields:
         String, the place of a row; and a dict of its columns, all strings.

@@ -121,16 +121,6 @@ def apply_plan(image, label, decisions, augmentation):
     """Does to an image and its label what the plan decided.
 
     `augment.apply_plan` in NumPy; see there.
-
-    Args:
-        image: uint8 array (height, width, 3), RGB.
-        label: uint8 array (height, width), train ids.
-        decisions: A `Plan` whose fields have lost their first axis.
-        augmentation: An `Augmentation`.
-
-    Returns:
-        float32 (crop_height, crop_width, 3) in 0-255 and uint8 (crop_height,
-        crop_width).
     """
     size = label.shape
     scaled = scaled_size(

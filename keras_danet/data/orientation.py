@@ -4,6 +4,8 @@ import struct
 
 import numpy as np
 
+from keras_danet.data.png import PNG_SIGNATURE
+
 _EXIF_ORIENTATION = 0x0112
 # Whether rows and columns change places, and which axes are reversed then.
 TURNS = {
@@ -23,11 +25,7 @@ _MAX_CHUNKS = 2**18
 
 
 def orientation_of(image):
-    """The EXIF orientation of a Pillow image.
-
-    Returns:
-        Integer from 1, upright, to 8; 1 where none is legible.
-    """
+    """The EXIF orientation of a Pillow image; 1 where none is legible."""
     try:
         orientation = image.getexif().get(_EXIF_ORIENTATION)
     # Pillow has no common error for broken tags.
@@ -46,15 +44,12 @@ def turn(array, orientation):
 
 
 def may_be_turned(file):
-    """Whether an image file may carry an orientation; decodes nothing.
+    """Whether an open image file may carry an orientation; decodes nothing.
 
     Most files of data sets carry none, and asking Pillow would decode a PNG.
-
-    Args:
-        file: Binary file, read from its start.
     """
     start = file.read(8)
-    if start == b"\x89PNG\r\n\x1a\n":
+    if start == PNG_SIGNATURE:
         return _png_may(file)
     if start.startswith(b"\xff\xd8"):
         file.seek(2)

@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image
 
 from keras_danet import arguments
-from keras_danet.data import class_tables
+from keras_danet.data.class_tables import spread_color
+from keras_danet.data.datasets import DATASETS
 
 # Pictures in grey are dark, medium, bright; half of a colour lies over each.
 _GROUNDS = (40, 128, 216)
@@ -46,22 +47,13 @@ _COLOR_BLIND = (
         (-0.011820, 0.042940, 0.968881),
     ),
 )
-_OFFICIAL = (
-    class_tables.CITYSCAPES_PALETTE,
-    class_tables.VOC_PALETTE,
-    class_tables.CONTEXT_PALETTE,
-    class_tables.CONTEXT_PALETTE[1:],
-    class_tables.COCO_STUFF_PALETTE,
-    class_tables.ADE20K_PALETTE,
-    class_tables.CAMVID_PALETTE,
-    class_tables.SCENES_PALETTE,
-)
+_OFFICIAL = {dataset.palette for dataset in DATASETS.values()}
 # Of pixels without a class, and of numbers that no class has: VOC's.
-IGNORED_COLOR = class_tables.spread_color(255)
+IGNORED_COLOR = spread_color(255)
 
 
 def default_palette(num_classes, taken=()):
-    """Colours for classes that have none.
+    """Colours, uint8 (num_classes, 3), for classes that have none.
 
     Each is the one that differs most from all before it, half of it laid over
     a dark, a medium and a bright ground: for eyes with and without colour
@@ -72,12 +64,6 @@ def default_palette(num_classes, taken=()):
         num_classes: Integer from 1 to 256.
         taken: Colours (red, green, blue) in 0-255 to differ from as well.
             Defaults to `()`.
-
-    Returns:
-        uint8 array (num_classes, 3), RGB.
-
-    Raises:
-        ValueError: for another number of classes.
 
     Example:
 
@@ -96,7 +82,7 @@ def default_palette(num_classes, taken=()):
 
 
 def display_palette(palette):
-    """The colours in which pictures show a palette.
+    """The colours, uint8 (num_classes, 3), in which pictures show a palette.
 
     The data sets' own palettes were made for label files. Some have a colour
     twice (ADE20K, PASCAL Context, COCO-Stuff), in others classes look alike
@@ -104,14 +90,6 @@ def display_palette(palette):
     Here such a class gets the nearest colour that differs enough from all
     before it. Class 0 in black, PASCAL VOC's background, stays, and overlays
     leave it grey. Your own palettes are not touched.
-
-    Args:
-        palette: Colours (red, green, blue) in 0-255, one per class.
-
-    Returns:
-        uint8 array (num_classes, 3), RGB.
-
-    Example:
 
     >>> display_palette([(10, 20, 30), (11, 20, 30)]).tolist()
     [[10, 20, 30], [11, 20, 30]]
@@ -123,17 +101,10 @@ def display_palette(palette):
 
 
 def label_image(label, palette):
-    """A label map as a Pillow image that viewers show in colours.
+    """A uint8 label map as a Pillow image that viewers show in colours.
 
-    Its pixels are the numbers themselves, as `np.asarray` gives them.
-
-    Args:
-        label: uint8 array (height, width).
-        palette: Colours (red, green, blue) in 0-255 of the numbers from 0
-            on. All other numbers, 255 among them, get `IGNORED_COLOR`.
-
-    Returns:
-        Pillow image of mode `"P"`.
+    Its pixels are the numbers themselves, as `np.asarray` gives them. All
+    numbers beyond the palette, 255 among them, get `IGNORED_COLOR`.
     """
     colors = np.full((256, 3), IGNORED_COLOR, "uint8")
     colors[: len(palette)] = palette

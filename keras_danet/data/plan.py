@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_danet import arguments
+from keras_danet.data.datasets import IMAGENET_MEAN
 
 # More pixels than any crop that a network trains on.
 MAX_CROP_PIXELS = 2**28
@@ -79,7 +80,7 @@ class Augmentation:
     saturation: float = 0.0
     hue: float = 0.0
     blur: float = 0.0
-    mean_pixel: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    mean_pixel: tuple[float, float, float] = IMAGENET_MEAN
 
     def __post_init__(self):
         checked = {
@@ -228,13 +229,6 @@ def _scales(fractions, augmentation):
 def steps_per_epoch(num_examples, batch_size):
     """How many whole batches an epoch has; what is left over is dropped.
 
-    Args:
-        num_examples: Integer, at least 1.
-        batch_size: Integer from 1 to `num_examples`.
-
-    Returns:
-        Integer, at least 1.
-
     Raises:
         ValueError: if there are fewer examples than a batch holds.
 
@@ -265,9 +259,6 @@ def places(num_examples, batch_size, shard=(0, 1)):
 
     Returns:
         int64 array (steps per epoch, batch_size / workers).
-
-    Raises:
-        ValueError: if the batch cannot be shared so.
 
     Example:
 

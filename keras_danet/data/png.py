@@ -12,7 +12,7 @@ PNG_KINDS = {
     6: "colour and transparency",
 }
 _CHANNELS = {GREY: 1, COLOR: 3, PALETTE: 1, 4: 2, 6: 4}
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # First column and row, and steps to the next, of the passes of an interlaced
 # image (PNG specification, section 8.2).
 _PASSES = (
@@ -28,17 +28,10 @@ _PIECE = 2**20
 
 
 def read_png_kind(path):
-    """A PNG's bits per channel and colour type; 0 and None for others.
-
-    Args:
-        path: Path of any file.
-
-    Raises:
-        OSError: if it cannot be read.
-    """
+    """A PNG's bits per channel and colour type; 0 and None for others."""
     with open(path, "rb") as file:
         header = file.read(26)
-    if header.startswith(_SIGNATURE) and len(header) == 26:
+    if header.startswith(PNG_SIGNATURE) and len(header) == 26:
         return header[24], header[25]
     return 0, None
 
@@ -46,16 +39,13 @@ def read_png_kind(path):
 def check_png_rows(path):
     """Refuses a PNG that lacks rows, which Pillow would make black.
 
-    In a label black is a class.
-
-    Args:
-        path: Path of any file; others than PNGs are let pass.
+    In a label black is a class. Other files are let pass.
 
     Raises:
         EOFError: if there are fewer bytes of pixels than its header promises.
     """
     with open(path, "rb") as file:
-        if file.read(8) != _SIGNATURE:
+        if file.read(8) != PNG_SIGNATURE:
             return
         inflate = zlib.decompressobj()
         missing = None

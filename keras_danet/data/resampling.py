@@ -1,9 +1,10 @@
 """Images and logits at another size, with NumPy."""
 
 import math
-from numbers import Integral
 
 import numpy as np
+
+from keras_danet import arguments
 
 # More pixels than a side of any photograph has.
 MAX_SIDE = 2**20
@@ -58,31 +59,22 @@ def standardize_sides(size):
     >>> standardize_sides(320), standardize_sides((512, 2048))
     ((320, None), (2048, 512))
     """
-    match size:
-        case None:
-            return None, None
-        case Integral() if _is_side(size):
-            return int(size), None
-        case [Integral() as one, Integral() as other] if _is_side(
-            one
-        ) and _is_side(other):
-            return max(int(one), int(other)), min(int(one), int(other))
-        case [one, other] if all(
-            side is None or _is_side(side) for side in size
-        ):
-            return tuple(side and int(side) for side in size)
-    raise ValueError(
-        "`size` must be None, the image's own; an integer, the pixels of the "
-        "longer side; or (long, short), of which one may be None; each of 1 "
-        f"to {MAX_SIDE}. Received: size={size!r}"
+    must = (
+        "must be None, the image's own; an integer, the pixels of the longer "
+        "side; or (long, short), of which one may be None; each of 1 to "
+        f"{MAX_SIDE}"
     )
+    sides = arguments.as_sequence(size)
+    if sides is None:
+        sides = arguments.plain(size), None
+    if len(sides) != 2 or not all(map(_is_side, sides)):
+        raise arguments.refusal("size", must, size)
+    return sides if None in sides else (max(sides), min(sides))
 
 
 def _is_side(side):
-    return (
-        isinstance(side, Integral)
-        and not isinstance(side, bool)
-        and 1 <= side <= MAX_SIDE
+    return side is None or (
+        arguments.is_integer(side) and 1 <= side <= MAX_SIDE
     )
 
 
@@ -90,14 +82,7 @@ def resize_image(image, size):
     """Interpolates between pixels, and averages them where an image shrinks.
 
     What training does to its crops: half-pixel centres, bilinear, with
-    antialiasing.
-
-    Args:
-        image: Array (height, width, channels).
-        size: Pair of integers, (height, width).
-
-    Returns:
-        float32 array (*size, channels); `image` itself if it has that size.
+    antialiasing. Gives float32, or `image` itself if it has that size.
     """
     if tuple(size) == image.shape[:2]:
         return image
@@ -147,15 +132,8 @@ def resample(image, axis, sources, weights):
 def resize_logits(logits, size):
     """Bilinear interpolation with half-pixel centres, without antialiasing.
 
-    PyTorch's `interpolate(mode="bilinear", align_corners=False)`.
-
-    Args:
-        logits: Float array (height, width, num_classes).
-        size: Pair of integers, (height, width).
-
-    Returns:
-        float32 array (*size, num_classes); `logits` itself if it has that
-        size.
+    PyTorch's `interpolate(mode="bilinear", align_corners=False)`. Gives
+    float32, or `logits` themselves if they have that size.
     """
     if tuple(size) == logits.shape[:2]:
         return logits
@@ -169,17 +147,10 @@ def resize_logits(logits, size):
 
 
 def largest_class(logits, size):
-    """The argmax of `resize_logits`, without ever holding all of its logits.
+    """The argmax of `resize_logits`, uint8, without holding all of its logits.
 
     Where the four logits around a pixel have one largest class, so has every
     mixture of them; only the other pixels are interpolated, in pieces.
-
-    Args:
-        logits: Float array (height, width, num_classes).
-        size: Pair of integers, (height, width).
-
-    Returns:
-        uint8 array of `size`.
     """
     coarse = np.argmax(logits, axis=-1).astype("uint8")
     if tuple(size) == coarse.shape:

@@ -143,11 +143,8 @@ def training_dataset(*data, **options):
 
 
 @contextlib.contextmanager
-def readable_errors(*bad_files):
+def readable_errors(bad_files):
     """Turns TensorFlow's errors over bad files into ours, which name them.
-
-    Args:
-        *bad_files: `BadFiles` of the data sets that are read inside.
 
     Raises:
         ValueError: in place of a `tf.errors.OpError` over a bad file.
@@ -157,8 +154,7 @@ def readable_errors(*bad_files):
     except tf.errors.OpError as error:
         # What a model did wrong is no file's fault.
         if "GetNext" in str(error):
-            for candidate in bad_files:
-                _blame(candidate, str(error))
+            _blame(bad_files, str(error))
         raise
 
 

@@ -53,16 +53,7 @@ def _resample_rows(image, height, scale, translation):
 
 
 def distort(image, decisions, augmentation):
-    """Brightness, contrast, saturation, hue and blur, each where decided.
-
-    Args:
-        image: float32 tensor (height, width, 3), RGB in 0-255.
-        decisions: A `Plan` whose fields have lost their first axis.
-        augmentation: An `Augmentation`.
-
-    Returns:
-        float32 tensor of the same shape, in 0-255.
-    """
+    """Brightness, contrast, saturation, hue and blur, each where decided."""
     if augmentation.brightness:
         image = _clip(image + decisions.brightness)
     if augmentation.contrast:

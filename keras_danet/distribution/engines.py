@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from keras_danet.arguments import choice
+from keras_danet.arguments import integer
 from keras_danet.distribution import keras_distributions
 from keras_danet.distribution import tensorflow_strategies
 from keras_danet.distribution.replicas import (
@@ -50,11 +51,7 @@ class Placement:
         return self.shard[0] == 0
 
     def check_batch_size(self, batch_size):
-        """Refuses a batch that does not divide among the replicas.
-
-        Raises:
-            ValueError: if it does not.
-        """
+        """Refuses a batch that does not divide among the replicas."""
         if batch_size % self.num_replicas:
             less = batch_size // self.num_replicas * self.num_replicas
             raise ValueError(
@@ -67,18 +64,11 @@ class Placement:
             )
 
     def distribute(self, batches):
-        """What `fit` is to be given of batches that are this process's own.
+        """What `fit` is to be given of this process's share of the batches.
 
-        Args:
-            batches: `tf.data.Dataset` or `keras.utils.PyDataset` of its share
-                (`shard`) of every batch.
-
-        Returns:
-            The same, but under several workers of TensorFlow, which would
-            share it out again, a data set that they take as it is.
-
-        Raises:
-            ValueError: for a `PyDataset` under several workers of TensorFlow.
+        The same, but under several workers of TensorFlow, which would share it
+        out again, a data set that they take as it is; there a `PyDataset` is a
+        ValueError.
         """
         if self.strategy is None or self.shard[1] == 1:
             return batches
@@ -103,14 +93,7 @@ class Placement:
         return (0, 1) if self.engine == "model_parallel" else self.shard
 
     def sum_over_processes(self, counts):
-        """The sum of what every process has counted, in every process.
-
-        Args:
-            counts: int64 array of one shape in all of them.
-
-        Returns:
-            int64 array.
-        """
+        """The sum of the int64 arrays of all processes, in each of them."""
         if self.measuring_shard[1] == 1:
             return counts
         if self.strategy is not None:
@@ -153,14 +136,11 @@ def scope(name="auto", num_devices=None, model_devices=2):
             not describe the processes.
     """
     choice("distribute", name, DISTRIBUTIONS)
-    for argument, value in (
-        ("num_devices` (--devices)", num_devices),
-        ("model_devices` (--model-devices)", model_devices),
-    ):
-        if value is not None and value < 1:
-            raise ValueError(
-                f"`{argument} must be at least 1. Received: {value}"
-            )
+    if num_devices is not None:
+        must = "(--devices) must be an integer, at least 1"
+        num_devices = integer("num_devices", num_devices, must, least=1)
+    must = "(--model-devices) must be an integer, at least 1"
+    model_devices = integer("model_devices", model_devices, must, least=1)
     if name == "auto":
         name = _choose(num_devices)
     _check_backend(name)

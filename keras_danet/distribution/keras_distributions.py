@@ -73,11 +73,7 @@ def read_processes():
 
 @contextlib.contextmanager
 def open_distribution(name, num_devices, model_devices):
-    """Puts a distribution of Keras in force.
-
-    Args:
-        name: `"data_parallel"` or `"model_parallel"`.
-        num_devices, model_devices: those of `distribution.scope`.
+    """Puts `"data_parallel"` or `"model_parallel"` of Keras in force.
 
     Yields:
         (number of devices, number of replicas, (which, of how many)
@@ -125,12 +121,7 @@ def on_devices(model):
 def turn_of(model, seconds=-1):
     """This thread's turn with the weights of a model, on JAX.
 
-    Args:
-        model: `keras.Model`.
-        seconds: how long to wait for it. Defaults to `-1`, for ever.
-
-    Raises:
-        RuntimeError: if it does not come.
+    It waits for so many `seconds`, or for ever with -1; then a RuntimeError.
     """
     if keras.backend.backend() != "jax":
         yield

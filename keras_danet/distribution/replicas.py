@@ -37,14 +37,8 @@ def num_replicas():
 def sum_over_replicas(total):
     """The sum of a tensor over the replicas of the strategy in force.
 
-    Gradients flow through it.
-
-    Args:
-        total: tensor, each replica's own, of one shape.
-
-    Returns:
-        Tensor; `total` itself outside of replicas, and on other backends:
-        JAX's devices see the global batch.
+    Gradients flow through it. It is `total` itself outside of replicas, and on
+    other backends: JAX's devices see the global batch.
     """
     replica = _replica()
     return replica.all_reduce("SUM", total) if replica else total
@@ -64,16 +58,11 @@ def share_value(part):
 
 
 def part_of(loss, y_true, y_pred, sample_weight=None):
-    """This replica's part of a loss of the global batch.
+    """This replica's part of the loss of the global batch.
 
-    Args:
-        loss: `keras.losses.Loss`. This package's know of replicas. Any other
-            is given the labels, logits and weights of all of them: it may be
-            any function of the batch.
-        y_true, y_pred, sample_weight: this replica's.
-
-    Returns:
-        Tensor; the sum over all replicas is the loss.
+    The parts of all add up to it. This package's losses know of replicas. Any
+    other is given the labels, logits and weights of all of them: it may be
+    any function of the batch.
     """
     if _replica() is None or getattr(loss, "knows_replicas", False):
         return loss(y_true, y_pred, sample_weight)

@@ -34,10 +34,8 @@ def strategy_scope(model):
 
 @contextlib.contextmanager
 def on_replicas(model):
-    """Puts Keras's trainer in order for the strategy of a model.
-
-    Raises:
-        ValueError: for what `check_replicas` refuses.
+    """Puts Keras's trainer in order for the strategy of a model, once it passes
+    `check_replicas`.
     """
     check_replicas(model)
     strategy = getattr(model, "_distribute_strategy", None)
@@ -63,13 +61,8 @@ def on_replicas(model):
 def check_replicas(model, metrics=()):
     """Refuses what would not be right on the replicas in force.
 
-    Args:
-        model: `keras.Model`.
-        metrics: what `compile` was given of them.
-
-    Raises:
-        ValueError: for a model, optimizer or metric that was made outside of
-            the strategy, or gradient accumulation.
+    A model, optimizer or metric that was made outside of the strategy, and
+    gradient accumulation.
     """
     if keras.backend.backend() != "tensorflow":
         return
@@ -146,11 +139,7 @@ def share_batch(model, batch):
 
 
 def refuse_on_replicas(model, options):
-    """Sets or refuses options of `compile` that replicas cannot have.
-
-    Raises:
-        ValueError: for `jit_compile=True` or several `steps_per_execution`.
-    """
+    """Sets or refuses options of `compile` that replicas cannot have."""
     strategy = getattr(model, "_distribute_strategy", None)
     if strategy is None or strategy.num_replicas_in_sync == 1:
         return
@@ -185,11 +174,7 @@ def choose(num_devices):
 
 @contextlib.contextmanager
 def open_strategy(name, num_devices):
-    """Puts a strategy in force, and Keras's trainer in order.
-
-    Args:
-        name: `"mirrored"`, `"multiworker"` or `"tpu"`.
-        num_devices: integer or `None`, those of `distribution.scope`.
+    """Puts the `"mirrored"`, `"multiworker"` or `"tpu"` strategy in force.
 
     Yields:
         (strategy, (which, of how many) workers).
@@ -216,10 +201,7 @@ def split_batches(batches, parts):
 def sum_over_workers(strategy, counts, num_local):
     """The sum of the int64 arrays of all workers, in every worker.
 
-    Args:
-        strategy: of several workers.
-        counts: int64 array, this worker's.
-        num_local: integer, replicas of each worker.
+    Each of them has `num_local` replicas.
     """
     import tensorflow as tf
 
@@ -233,11 +215,7 @@ def sum_over_workers(strategy, counts, num_local):
 
 
 def read_cluster():
-    """(which, of how many) workers `TF_CONFIG` says; None without it.
-
-    Raises:
-        ValueError: if it does not describe a cluster of workers.
-    """
+    """(which, of how many) workers `TF_CONFIG` says; None without it."""
     text = os.environ.get(CLUSTER_VARIABLE)
     if not text:
         return None
@@ -356,11 +334,7 @@ def _tpu(num_devices):
 
 
 def first_devices(devices, num_devices, kind):
-    """The first `num_devices`, or all with `None`; refused if there are fewer.
-
-    Raises:
-        ValueError: if there are fewer.
-    """
+    """The first `num_devices`, all with `None`; refuses if there are fewer."""
     if num_devices and len(devices) < num_devices:
         raise ValueError(
             f"{num_devices} devices were asked for, but there are "

@@ -27,18 +27,11 @@ _NO_LETTER = "\U0010ffff"
 
 
 def font_for(text, size):
-    """A font that has all letters of a text.
+    """A font of Pillow that has all letters of a text, or `None`.
 
     Pillow's own has those of ASCII. Others are looked for in
     `KERAS_DANET_FONT` (paths of font files), where the system keeps its fonts
     and in matplotlib, if that is installed.
-
-    Args:
-        text: String.
-        size: Integer, height in pixels.
-
-    Returns:
-        A Pillow font, or `None` where there is none.
     """
     found = _find_font("".join(sorted(_letters(text))), _needs_layout(text))
     if found is None:
@@ -47,15 +40,9 @@ def font_for(text, size):
 
 
 def drawable(text, stand_in):
-    """What a picture can show of a text.
+    """The text, `harmless`, if a font has its letters.
 
-    Args:
-        text: String.
-        stand_in: String of ASCII, for a text of which no font has the letters.
-
-    Returns:
-        The text, `harmless`; or, where a font lacks its letters, the text
-        without its accents, if that makes it ASCII, or `stand_in`.
+    Else without its accents, if that makes it ASCII; else `stand_in`.
     """
     # Split and joined: a line break would run into the next row.
     text = harmless(" ".join(text.split()))

@@ -5,9 +5,10 @@ import math
 import numpy as np
 from PIL import Image
 from PIL import ImageDraw
+from rich.cells import cell_len
+from rich.cells import set_cell_size
 
 from keras_danet.inference.fonts import font_for
-from keras_danet.text_tables import display_width
 
 INK = (32, 32, 32)
 # Around swatches: pale class colours would melt into the white page.
@@ -21,6 +22,8 @@ MAX_PIXELS = 2**22
 # Of the long side of one of them; smaller ones are enlarged.
 MIN_PANEL_SIDE, MAX_PANEL_SIDE = 320, 720
 MIN_TEXT_SIZE = 14
+# Of pictures in a row.
+MAX_COLUMNS = 4
 # In columns of a terminal; a legend of long names would be all of the sheet.
 MAX_NAME_WIDTH = 40
 
@@ -61,16 +64,9 @@ def resize_map(values, size):
 
 
 def draw_sheet(panels, columns, size=None):
-    """Lay titled pictures of one size on white, in rows.
+    """Titled pictures, a list of (title, uint8 RGB), on white, in rows.
 
-    Args:
-        panels: List of (title, picture), uint8 RGB.
-        columns: Integer, pictures in a row at most.
-        size: Integer, height of letters. Defaults to `None`, what suits the
-            sheet's width.
-
-    Returns:
-        uint8 RGB array.
+    `size` is the height of letters; `None` is what suits the sheet's width.
     """
     rows = [
         panels[start : start + columns]
@@ -121,12 +117,9 @@ def draw_note(lines, size):
 
 
 def draw_color_bar(colors, ticks, size):
-    """A bar of colours with words below it.
+    """A bar of colours, uint8 (steps, 3), from the lowest, with words below it.
 
-    Args:
-        colors: uint8 array (steps, 3), from the lowest to the highest.
-        ticks: List of (place, text): a place from 0, the lowest, to 1.
-        size: Integer, height of letters.
+    `ticks` is a list of (place, text): a place from 0, the lowest, to 1.
     """
     gap, line = round(size / 2), round(size * 1.5)
     texts = [text_width(text, size) for _, text in ticks]
@@ -178,11 +171,8 @@ def draw_mark(picture, place, text, size):
 def draw_legend(picture, names, swatches):
     """A picture with swatches and names beneath it, in its upper left corner.
 
-    Args:
-        picture: uint8 RGB array.
-        names: List of strings.
-        swatches: (left, right) RGB colours of each. One with black at the
-            left, which overlays leave out, is drawn empty.
+    `swatches` has the (left, right) RGB colours of each name. One with black
+    at the left, which overlays leave out, is drawn empty.
     """
     height, width = picture.shape[:2]
     size = text_size(width)
@@ -222,21 +212,18 @@ def text_size(width):
 
 def shorten(text):
     """The text, or its beginning where it is long."""
-    if display_width(text) <= MAX_NAME_WIDTH:
+    if cell_len(text) <= MAX_NAME_WIDTH:
         return text
-    kept = text
-    while display_width(kept) > MAX_NAME_WIDTH - 3:
-        kept = kept[:-1]
-    return f"{kept}..."
+    return f"{set_cell_size(text, MAX_NAME_WIDTH - 3)}..."
 
 
 def text_width(text, size):
     return math.ceil(_font(text, size).getlength(text))
 
 
-def draw_text(draw, place, text, size, color=INK):
+def draw_text(draw, place, text, size):
     """Writes from (x, y), where y is the middle of the line."""
-    draw.text(place, text, color, _font(text, size), anchor="lm")
+    draw.text(place, text, INK, _font(text, size), anchor="lm")
 
 
 def _font(text, size):

@@ -4,6 +4,8 @@ import keras
 from keras import layers
 
 from keras_danet import arguments
+from keras_danet.data.datasets import IMAGENET_MEAN
+from keras_danet.data.datasets import IMAGENET_STD
 from keras_danet.data.resampling import standardize_sides
 from keras_danet.layers import BilinearResize
 from keras_danet.layers import ChannelAttention
@@ -32,10 +34,6 @@ from keras_danet.models.resnet import convolution_bn
 from keras_danet.models.resnet import dtype_policy_scope
 from keras_danet.weights import presets
 from keras_danet.weights.presets import split_frozen
-
-# ImageNet's statistics, RGB, in the 0-255 units of images.
-PIXEL_MEAN = (123.675, 116.28, 103.53)
-PIXEL_STD = (58.395, 57.12, 57.375)
 
 ATTENTION = {"position": PositionAttention, "channel": ChannelAttention}
 
@@ -185,8 +183,8 @@ class DANet(PretrainedDANet, DeepSupervision):
         output_stride=None,
         multi_grid=None,
         stem_filters=None,
-        pixel_mean=PIXEL_MEAN,
-        pixel_std=PIXEL_STD,
+        pixel_mean=IMAGENET_MEAN,
+        pixel_std=IMAGENET_STD,
         class_names=None,
         palette=None,
         test_size=None,

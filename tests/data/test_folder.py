@@ -229,7 +229,7 @@ def test_files_that_are_no_classes(tmp_path, monkeypatch):
         read_classes(tmp_path / "classes.json")
     (tmp_path / "classes.json").rmdir()
     (tmp_path / "classes.json").write_bytes(b"\x89PNG")
-    with pytest.raises(ValueError, match=r"cannot be read: 'utf-8' codec"):
+    with pytest.raises(ValueError, match=r"is not a text file: 'utf-8' codec"):
         read_classes(tmp_path / "classes.json")
     write_classes(tmp_path, TWO)
     monkeypatch.setattr(folder, "MAX_CLASSES_BYTES", 20)

@@ -331,7 +331,7 @@ def test_what_cannot_be_checked(tmp_path, monkeypatch, capsys, arguments, part):
 def test_no_workers(tmp_path, capsys):
     write(tmp_path, random_labels())
     assert main(["check-data", "camvid", str(tmp_path), "--workers", "0"]) == 2
-    assert "one worker or more" in capsys.readouterr().err
+    assert "`workers` must be an integer, at least 1" in capsys.readouterr().err
 
 
 def test_names_that_no_terminal_can_show(tmp_path, capsys):
