@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_danet import arguments
-from keras_danet.distribution.keras_mends import summed
+from keras_danet.distribution.keras_fixes import summed
 from keras_danet.layers.numerics import check_dtype
 from keras_danet.layers.numerics import is_float64
 from keras_danet.layers.numerics import minimum

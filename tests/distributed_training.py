@@ -7,7 +7,7 @@ nothing else. All is computed in float64: in float32 the order of sums alone
 moves weights near 0 by a hundredth, and flips classes that are almost tied.
 Keys of the settings beside those of `scope`: `optimizer`, the
 arguments of `SGD`; `replicas`, how many to expect; `save`, a path for the
-model; `mended`, whether Keras is mended.
+model; `fixed`, whether Keras is fixed.
 """
 
 import json
@@ -21,7 +21,7 @@ from keras_danet import DANet
 from keras_danet import DilatedResNet
 from keras_danet import PixelCrossentropy
 from keras_danet.distribution import engines as distribution
-from keras_danet.distribution import keras_mends
+from keras_danet.distribution import keras_fixes
 from keras_danet.metrics import SegmentationMetrics
 
 STEPS, BATCH, SIZE, CLASSES = 5, 8, (32, 48), 4
@@ -73,8 +73,8 @@ def main(path, settings):
     save, clip, replicas = (
         settings.pop(key, None) for key in ("save", "optimizer", "replicas")
     )
-    if not settings.pop("mended", True):
-        keras_mends.VERSIONS = ()
+    if not settings.pop("fixed", True):
+        keras_fixes.VERSIONS = ()
     with distribution.scope(**settings) as placement:
         assert placement.num_replicas == (replicas or 1), placement
         keras.utils.set_random_seed(0)

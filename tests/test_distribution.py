@@ -19,7 +19,7 @@ from keras_danet.cli import commands
 from keras_danet.data.scenes import write_scenes
 from keras_danet.distribution import engines as distribution
 from keras_danet.distribution import keras_distributions
-from keras_danet.distribution import keras_mends
+from keras_danet.distribution import keras_fixes
 from keras_danet.distribution import tensorflow_strategies
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -311,8 +311,8 @@ def test_gradients_are_clipped_once_they_are_summed(tmp_path, alone):
     name = "weight/stage4_block0_conv1/kernel"
     others = [alone()[name]]  # it was a clipping
     if BACKEND == "tensorflow":
-        # Once this is equal, the mend can go.
-        settings["mended"] = False
+        # Once this is equal, the fix can go.
+        settings["fixed"] = False
         unmended = results(path, start(path, optimizer=clip, **settings))
         others.append(unmended[name])
     for other in others:
@@ -322,9 +322,9 @@ def test_gradients_are_clipped_once_they_are_summed(tmp_path, alone):
 @pytest.mark.slow
 @on_tensorflow
 def test_keras_needs_the_mend_for_several_workers(tmp_path):
-    """Once it does not, the mend can go."""
+    """Once it does not, the fix can go."""
     workers = [
-        start(tmp_path / "out.npz", env, name="auto", replicas=2, mended=False)
+        start(tmp_path / "out.npz", env, name="auto", replicas=2, fixed=False)
         for env in environments(2)
     ]
     said = [worker.communicate(timeout=300)[0] for worker in workers]
@@ -345,7 +345,7 @@ def test_mends_are_gone_afterwards():
         }
 
     before, own = patched(), dict(vars(keras.optimizers.Optimizer))
-    with keras_mends.mended(tf.distribute.get_strategy()):
+    with keras_fixes.fixed_keras(tf.distribute.get_strategy()):
         assert patched() != before
     assert patched() == before
     assert dict(vars(keras.optimizers.Optimizer)) == own
@@ -379,11 +379,11 @@ def test_an_endless_data_set_begins_with_its_first_batch():
 
 @on_tensorflow
 def test_another_keras_is_used_as_it_is(monkeypatch):
-    monkeypatch.setattr(keras_mends, "VERSIONS", ("3.14.0",))
+    monkeypatch.setattr(keras_fixes, "VERSIONS", ("3.14.0",))
     clip = keras.optimizers.Optimizer._clip_gradients
     with (
         pytest.warns(UserWarning, match=r"for Keras 3\.14\.0; this is"),
-        keras_mends.mended(None),
+        keras_fixes.fixed_keras(None),
     ):
         assert keras.optimizers.Optimizer._clip_gradients is clip
 

@@ -328,7 +328,7 @@ def check_file(path):
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     if not stat.S_ISREG(status.st_mode):
-        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no file"
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a file"
         raise _unreadable(path, f"it is {kind}")
     if not status.st_size:
         raise _unreadable(path, "it is empty (0 bytes)")

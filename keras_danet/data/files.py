@@ -266,8 +266,8 @@ def _scan_folder(folder, template, odd):
                 name, suffix = os.path.splitext(file)
                 if suffix.lower() in OTHER_SUFFIXES and file[0] != ".":
                     odd.append(
-                        f"{entry.path} is no PNG or JPEG. Convert it, or move "
-                        "it away."
+                        f"{entry.path} is not a PNG or JPEG. Convert it, or "
+                        "move it away."
                     )
                 if suffix.lower() not in IMAGE_SUFFIXES:
                     continue
@@ -306,7 +306,7 @@ def _describe(path):
         return "a folder"
     if os.path.islink(path):
         return f"a link that leads nowhere ({os.readlink(path)!r})"
-    return "no file" if os.path.exists(path) else "not there"
+    return "not a file" if os.path.exists(path) else "not there"
 
 
 def _search_listed(dataset, list_path, pairs, split):

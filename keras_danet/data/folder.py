@@ -289,7 +289,7 @@ def _folder_split(images, name):
     # They would be taken for places to fill in.
     if "{" in name or "}" in name:
         raise ValueError(
-            f"{images / name} is no good name of a split: it has a brace. "
+            f"{images / name} cannot name a split: it has a brace. "
             "Rename the folder."
         )
     return Split(f"images/{name}/{{id}}.*", f"masks/{name}/{{id}}.*")

@@ -160,9 +160,9 @@ def read_table(path):
                 )
             yield where, dict(zip(header, map(str.strip, row), strict=True))
     except csv.Error as error:
-        raise ValueError(f"{path} is no CSV file: {error}. {expected}.") from (
-            error
-        )
+        raise ValueError(
+            f"{path} is not a CSV file: {error}. {expected}."
+        ) from (error)
 
 
 def _read_rows(path, root, facts, split):

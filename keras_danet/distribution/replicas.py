@@ -13,7 +13,7 @@ import sys
 import keras
 from keras import ops
 
-from keras_danet.distribution.keras_mends import unscaled_losses
+from keras_danet.distribution.keras_fixes import unscaled_losses
 
 # Whether every replica computes the same, of the global batch.
 _sees_all = contextvars.ContextVar("sees_all", default=False)

@@ -9,7 +9,7 @@ import sys
 import keras
 import numpy as np
 
-from keras_danet.distribution.keras_mends import mended
+from keras_danet.distribution.keras_fixes import fixed_keras
 
 # What `MultiWorkerMirroredStrategy` is told by.
 CLUSTER_VARIABLE = "TF_CONFIG"
@@ -42,7 +42,7 @@ def on_replicas(model):
     if strategy is None:
         yield
         return
-    with mended(strategy):
+    with fixed_keras(strategy):
         try:
             yield
         except sys.modules["tensorflow"].errors.InvalidArgumentError as error:
@@ -181,7 +181,7 @@ def open_strategy(name, num_devices):
     """
     make = {"mirrored": _mirrored, "multiworker": _workers, "tpu": _tpu}[name]
     strategy, shard = make(num_devices)
-    with mended(strategy), strategy.scope():
+    with fixed_keras(strategy), strategy.scope():
         yield strategy, shard
 
 
@@ -253,7 +253,7 @@ def read_cluster():
 def _malformed(what, text):
     return ValueError(
         f"{CLUSTER_VARIABLE} does not describe this worker: {what}. Expected "
-        f"something like {EXAMPLE}. Received: {text!r}. Mend it (see "
+        f"something like {EXAMPLE}. Received: {text!r}. Correct it (see "
         "training/launch/), or unset it to train on this machine alone."
     )
 

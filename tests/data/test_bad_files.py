@@ -416,8 +416,8 @@ def _device(path):
         (_folder, "it is a folder"),
         (_loop, "Too many levels of symbolic links"),
         (_dangling, "there is no such file"),
-        (_device, "it is no file"),
-        (os.mkfifo, "it is no file"),
+        (_device, "it is not a file"),
+        (os.mkfifo, "it is not a file"),
     ],
 )
 def test_what_is_no_file(tmp_path, make, found, role):

@@ -281,7 +281,7 @@ def test_a_folder_for_each_split(tmp_path):
         open_dataset("folder", tmp_path)
     (tmp_path / "images" / "stray.jpg").unlink()
     (tmp_path / "images" / "a{b}").mkdir()
-    with pytest.raises(ValueError, match=r"a\{b\} is no good name of a split"):
+    with pytest.raises(ValueError, match=r"a\{b\} cannot name a split"):
         open_dataset("folder", tmp_path)
 
 
@@ -431,5 +431,7 @@ def test_images_that_training_does_not_read_are_named(tmp_path):
     write_classes(tmp_path, TWO)
     touch(tmp_path, "images/a.png", "masks/a.png", "images/b.tif")
     dataset = open_dataset("folder", tmp_path)
-    with pytest.raises(ValueError, match=r"b\.tif is no PNG or JPEG. Convert"):
+    with pytest.raises(
+        ValueError, match=r"b\.tif is not a PNG or JPEG. Convert"
+    ):
         find_pairs(dataset, tmp_path, "all")

@@ -111,8 +111,14 @@ def test_table(tmp_path):
         ("image,label\na,../b\n", r"line 2: '\.\./b' may lead out of"),
         ("image,label\n/a,b\n", r"line 2: '/a' is an absolute path\. Write"),
         ("image,label\na,b\na,c\n", r"line 3: .*/a is listed .* line 2"),
-        ('image,label\n"a,b\n', r"pairs\.csv is no CSV file: unexpected end"),
-        ("image,label\n" + "a" * 200_000 + ",b", "is no CSV file: field larg"),
+        (
+            'image,label\n"a,b\n',
+            r"pairs\.csv is not a CSV file: unexpected end",
+        ),
+        (
+            "image,label\n" + "a" * 200_000 + ",b",
+            "is not a CSV file: field larg",
+        ),
     ],
 )
 def test_bad_tables(tmp_path, text, message):

@@ -222,7 +222,7 @@ SPOILT = pytest.mark.parametrize(
         (lambda p: photo(24, 24, "CMYK").save(p.image, "JPEG"), "CMYK"),
         (lambda p: Path(p.image).unlink(), "there is no such file"),
         (_make_folder, "it is a folder"),
-        (_make_pipe, "it is no file"),
+        (_make_pipe, "it is not a file"),
         (_make_giant, r"2\.png .* 1073741825 bytes, more than 1073741824"),
         (lambda p: Path(p.label).write_bytes(b""), "is empty"),
         (lambda p: photo(24, 24).save(p.image, "BMP"), r"2\.png cannot be"),

@@ -1,7 +1,7 @@
 """What Keras's TensorFlow trainer needs before several replicas are right.
 
-Each mend is for the Keras it was made for; with another one training is tried
-without it, and says so. They hold while `mended` is open and are gone after.
+Each fix is for the Keras it was made for; with another one training is tried
+without it, and says so. They hold within `fixed_keras`.
 """
 
 import contextlib
@@ -12,14 +12,14 @@ import keras
 
 VERSIONS = ("3.15.1",)
 
-# Keras's sum of gradients, while `mended` is open: mended twice, gradients
+# Keras's sum of gradients, within `fixed_keras`: fixed twice, gradients
 # would be summed twice.
 _open = []
 
 
 @contextlib.contextmanager
-def mended(strategy):
-    """Mends Keras for training under a `tf.distribute` strategy.
+def fixed_keras(strategy):
+    """Fixes Keras for training under a `tf.distribute` strategy.
 
     In Keras 3.15.1
 
@@ -63,7 +63,7 @@ def mended(strategy):
 
 
 def summed(optimizer, grads):
-    """Gradients of all replicas, to be clipped; as given without `mended`."""
+    """Gradients of all replicas, to be clipped; those given without fixes."""
     if not _open:
         return grads
     pairs = _open[0](optimizer, [(grad, None) for grad in grads])
