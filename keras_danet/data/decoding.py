@@ -110,10 +110,6 @@ def read_image(path, formats=PHOTO_FORMATS):
         ValueError: if it is unreadable, truncated, absurdly large or of more
             than 8 bits per channel.
     """
-    read_size(path, formats)
-    depth, _ = _png_kind(path)
-    if depth > 8:
-        raise _too_deep(path, f"a PNG of {depth}")
     image = _load(path, formats)
     if image.mode == "CMYK" and formats == DATA_FORMATS:
         raise ValueError(
@@ -121,7 +117,7 @@ def read_image(path, formats=PHOTO_FORMATS):
             "decoder makes others on a screen. Expected RGB or grey; convert "
             "it once, for all."
         )
-    return _upright_rgb(image, path)
+    return turn(_as_rgb(image), orientation_of(image))
 
 
 def read_open_image(image):
@@ -156,7 +152,7 @@ def read_open_image(image):
     # Pillow's decoders have no common error for broken files.
     except Exception as error:
         raise _unreadable(name, error, PHOTO_FORMATS) from error
-    return _upright_rgb(image, name)
+    return turn(_as_rgb(image), orientation_of(image))
 
 
 def _check_size(image, name):
@@ -175,11 +171,12 @@ def _check_size(image, name):
 
 def _check_depth(image, name):
     """Refuses what Pillow would cut to 8 bits without a word."""
-    is_deep = image.mode.startswith(("I", "F"))
     # What it is about to decode.
-    kinds = [str(tile[3]) for tile in getattr(image, "tile", [])]
-    if is_deep or any(f";{bits}" in k for k in kinds for bits in (12, 16, 32)):
-        raise _too_deep(name, f"Pillow mode {image.mode}")
+    modes = [str(tile[3]) for tile in getattr(image, "tile", [])]
+    deep = [m for m in modes for bits in (12, 16, 32) if f";{bits}" in m]
+    if deep or image.mode.startswith(("I", "F")):
+        modes = ", ".join(dict.fromkeys([image.mode, *deep]))
+        raise _too_deep(name, f"Pillow mode {modes}")
 
 
 def _too_deep(name, what):
@@ -187,11 +184,6 @@ def _too_deep(name, what):
         f"{name} has more than 8 bits per channel ({what}). Expected 0-255; "
         "scale and save it as 8-bit."
     )
-
-
-def _upright_rgb(image, name):
-    _check_depth(image, name)
-    return turn(_as_rgb(image), orientation_of(image))
 
 
 def _as_rgb(image):
@@ -216,7 +208,7 @@ def read_raw_label(path, dataset):
     Raises:
         ValueError: if the file is unreadable or no PNG of that kind.
     """
-    read_size(path)
+    _check_file(path)
     depth, kind = _png_kind(path)
     allowed = (COLOR, PALETTE) if dataset.label_colors else (GREY, PALETTE)
     if kind not in allowed or depth > 8:
@@ -232,7 +224,7 @@ def read_raw_label(path, dataset):
                 "'L'), not their colours."
             )
         )
-    image = _load(path, DATA_FORMATS)
+    image = _load(path, DATA_FORMATS, is_label=True)
     orientation = orientation_of(image)
     if dataset.label_colors:
         colors = turn(_as_rgb(image), orientation)
@@ -255,7 +247,6 @@ def read_size(path, formats=DATA_FORMATS):
             than `MAX_PIXELS` pixels.
     """
     with _open(path, formats) as image:
-        _check_size(image, path)
         width, height = image.size
     if read_orientation(path, formats) > 4:
         return width, height
@@ -264,7 +255,7 @@ def read_size(path, formats=DATA_FORMATS):
 
 def read_orientation(path, formats=DATA_FORMATS):
     """An image's EXIF orientation, from 1, upright, to 8."""
-    check_file(path)
+    _check_file(path)
     try:
         with open(path, "rb") as file:
             if not may_be_turned(file):
@@ -273,19 +264,22 @@ def read_orientation(path, formats=DATA_FORMATS):
     except OSError as error:
         raise _unreadable(path, error) from error
     with _open(path, formats) as image:
-        _check_size(image, path)
         # Pillow turns these itself.
         return 1 if image.format == "TIFF" else orientation_of(image)
 
 
+@contextlib.contextmanager
 def _open(path, formats):
-    check_file(path)
+    _check_file(path)
     try:
         with _without_pillow_limit():
-            return Image.open(path, formats=formats)
+            image = Image.open(path, formats=formats)
     # Pillow has no common error for broken headers.
     except Exception as error:
         raise _unreadable(path, error, formats) from error
+    with image:
+        _check_size(image, path)
+        yield image
 
 
 @contextlib.contextmanager
@@ -309,14 +303,8 @@ def _without_pillow_limit():
                 Image.MAX_IMAGE_PIXELS = _pillow_limit["pixels"]
 
 
-def check_file(path):
-    """Refuses what would hang a reader, fill its memory or give it nothing.
-
-    Raises:
-        FileNotFoundError: if it does not exist.
-        ValueError: if it is no regular file, empty or of more than
-            `MAX_BYTES` bytes.
-    """
+def _check_file(path):
+    """Refuses what would hang a reader, fill its memory or give it nothing."""
     try:
         status = os.stat(path)
     except FileNotFoundError as error:
@@ -338,12 +326,12 @@ def check_file(path):
         )
 
 
-def _load(path, formats):
+def _load(path, formats, is_label=False):
     # `load` overlooks a broken end that `verify` (and TensorFlow) does not.
     for read in ("verify", "load"):
         with _open(path, formats) as image:
             # Labels have a check of their own.
-            if formats != DATA_FORMATS:
+            if not is_label:
                 _check_depth(image, path)
             try:
                 if read == "verify" and formats == DATA_FORMATS:

@@ -16,7 +16,6 @@ from keras_danet.data.augment import decode_image
 from keras_danet.data.augment import decode_label
 from keras_danet.data.augment import to_train_ids
 from keras_danet.data.augment import turn
-from keras_danet.data.decoding import check_file
 from keras_danet.data.decoding import read_orientation
 from keras_danet.data.label_values import label_table
 from keras_danet.data.plan import Plan
@@ -90,7 +89,10 @@ def training_dataset(*data, **options):
     ```
     """
     stream = Stream(*data, **options)
-    stream.bad_files.remember(_num_in_flight(stream.share))
+    # More than are begun before the first of them is asked for: a strategy's
+    # own iterators hold some more batches.
+    in_flight = 2 * (PREFETCHED_BATCHES + 2) * stream.share + 4 * NUM_CALLS
+    stream.bad_files.remember(in_flight)
     start_epoch, start_step = stream.start
 
     def decisions(epoch):
@@ -206,12 +208,6 @@ def _first_good(candidates, load, bad_files):
         return tf.nest.map_structure(tf.identity, loaded)
 
 
-def _num_in_flight(batch_size):
-    """More examples than are begun before the first of them is asked for."""
-    # A strategy's own iterators hold some more batches.
-    return 2 * (PREFETCHED_BATCHES + 2) * batch_size + 4 * NUM_CALLS
-
-
 def whole_pair(bad_files):
     """A graph function from a pair's index to its image and train ids."""
     read, table = _reader(bad_files), label_table(bad_files.dataset)
@@ -232,12 +228,10 @@ def _reader(bad_files):
     def begin(index):
         _end.check()
         pair = bad_files.begin(int(index))
-        # TensorFlow would wait for a pipe, and read a file of any size.
-        for path in pair:
-            check_file(path)
+        # Refuses a pipe, for which TensorFlow would wait, and vast files.
+        turns = np.array([read_orientation(path) for path in pair])
         # Bytes, for a name may be no text.
-        paths = np.array([os.fsencode(path) for path in pair], object)
-        return paths, np.array([read_orientation(path) for path in pair])
+        return np.array([os.fsencode(path) for path in pair], object), turns
 
     def read(index):
         paths, turns = tf.numpy_function(begin, [index], (tf.string, tf.int64))

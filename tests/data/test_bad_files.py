@@ -217,7 +217,7 @@ REFUSED_AS_IMAGES = {
     "a JPEG without its end": (JPEG[:-2], "truncated JPEG"),
     "16-bit": (
         encode(photo(mode="L").convert("I;16")),
-        "more than 8 bits per channel (a PNG of 16)",
+        "more than 8 bits per channel (Pillow mode I;16",
     ),
     "16-bit colours": (png(1, 1, 16, 2, bytes(7)), "more than 8 bits"),
     "CMYK": (encode(photo(mode="CMYK"), "JPEG"), "CMYK"),
