@@ -9,6 +9,7 @@ import threading
 import numpy as np
 from PIL import Image
 
+from keras_danet.data.label_values import color_code
 from keras_danet.data.label_values import to_train_ids
 from keras_danet.data.orientation import may_be_turned
 from keras_danet.data.orientation import orientation_of
@@ -228,8 +229,7 @@ def read_raw_label(path, dataset):
     orientation = orientation_of(image)
     if dataset.label_colors:
         colors = turn(_as_rgb(image), orientation)
-        red, green, blue = np.moveaxis(colors.astype("int32"), -1, 0)
-        return red << 16 | green << 8 | blue
+        return color_code(*np.moveaxis(colors.astype("int32"), -1, 0))
     raw = turn(np.array(image, "uint8"), orientation)
     # Pillow stretches 2 and 4 bits over 0-255, and a single one not.
     return (

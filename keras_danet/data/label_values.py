@@ -31,7 +31,7 @@ def label_table(dataset):
     if dataset.label_colors:
         table = np.full(2**24, INVALID_LABEL, "uint8")
         for color, train_id in dataset.label_colors.items():
-            table[_code(color)] = train_id
+            table[color_code(*color)] = train_id
     else:
         table = np.array(dataset.label_map, "uint8")
     table.setflags(write=False)
@@ -48,12 +48,13 @@ def to_train_ids(raw, dataset, path):
     wrong = label == INVALID_LABEL
     if wrong.any():
         first, *others = np.unique(raw[wrong]).tolist()
+        shown = _color(first) if dataset.label_colors else first
         counts = zip(*np.unique(raw, return_counts=True), strict=True)
         guess = guess_mapping(
             {int(value): int(count) for value, count in counts}, dataset
         )
         raise ValueError(
-            f"Label value {describe_value(first, dataset)} in {path} "
+            f"Label value {shown} in {path} "
             f"({np.count_nonzero(raw == first)} pixels; {len(others) + 1} "
             f"wrong value(s) in all); {dataset.title} has "
             f"{_describe_values(dataset)}. "
@@ -64,11 +65,6 @@ def to_train_ids(raw, dataset, path):
             )
         )
     return label
-
-
-def describe_value(value, dataset):
-    """A raw value as people write it: a number, or (red, green, blue)."""
-    return str(_color(value)) if dataset.label_colors else str(value)
 
 
 def _describe_values(dataset):
@@ -241,8 +237,8 @@ def _knows(dataset, value):
     return dataset.label_map[value] != INVALID_LABEL
 
 
-def _code(color):
-    red, green, blue = color
+def color_code(red, green, blue):
+    """The number of a colour in `label_table`."""
     return red << 16 | green << 8 | blue
 
 

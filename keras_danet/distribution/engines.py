@@ -10,9 +10,6 @@ from keras_danet.arguments import choice
 from keras_danet.arguments import integer
 from keras_danet.distribution import keras_distributions
 from keras_danet.distribution import tensorflow_strategies
-from keras_danet.distribution.replicas import (
-    sum_over_replicas as sum_over_replicas,
-)
 
 # Engine -> the backends that have it.
 ENGINES = {

@@ -188,17 +188,23 @@ def _weights_put_back(model):
         raise
 
 
+def num_shares():
+    """How many shares of a batch the distribution in force makes."""
+    placed = keras.distribution.distribution()
+    if placed is None:
+        return 1
+    mesh = placed.device_mesh
+    return mesh.shape[mesh.axis_names.index(placed.batch_dim_name)]
+
+
 def _indivisible(error):
-    distribution = keras.distribution.distribution()
-    mesh = distribution.device_mesh
-    shares = dict(zip(mesh.axis_names, mesh.shape, strict=True))[
-        distribution.batch_dim_name
-    ]
+    kind = type(keras.distribution.distribution()).__name__
+    shares = num_shares()
     shape = re.search(r"full shape: \((\d+)", str(error))
     received = f"a batch of {shape[1]}" if shape else str(error)
     return ValueError(
         f"Every batch, the last one too, must divide among the {shares} "
-        f"replicas of keras.distribution.{type(distribution).__name__}. "
+        f"replicas of keras.distribution.{kind}. "
         f"Received: {received}. Take a multiple of {shares} as the batch "
         "size, and leave out what is left over at the end "
         "(`dataset.batch(size, drop_remainder=True)`), or fill it up: images "

@@ -36,7 +36,9 @@ def font_for(text, size):
     found = _find_font("".join(sorted(_letters(text))), _needs_layout(text))
     if found is None:
         return None
-    return ImageFont.truetype(found, size) if found else _built_in(size)
+    if not found:
+        return ImageFont.load_default(size)
+    return ImageFont.truetype(found, size)
 
 
 def drawable(text, stand_in):
@@ -85,10 +87,6 @@ def _find_font(letters, needs_layout):
     if letters.isascii():
         return ""
     return next((path for path in _paths() if _has(path, letters)), None)
-
-
-def _built_in(size):
-    return ImageFont.load_default(size)
 
 
 @functools.cache

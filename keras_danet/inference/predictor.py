@@ -19,6 +19,7 @@ from keras_danet.data.resampling import resize_image
 from keras_danet.data.resampling import resize_logits
 from keras_danet.data.resampling import scaled_size
 from keras_danet.data.resampling import standardize_sides
+from keras_danet.distribution.keras_distributions import num_shares
 from keras_danet.distribution.keras_distributions import turn_of
 from keras_danet.models import DANet
 from keras_danet.models.fit_checks import pixels_of
@@ -321,16 +322,8 @@ def _nearest(value):
 
 def _predict_on_batch(model, batch):
     # Devices that share a batch equally get an image each: the same.
-    batch = np.repeat(batch, _num_replicas(), axis=0)
+    batch = np.repeat(batch, num_shares(), axis=0)
     return model.predict_on_batch(batch)[0]
-
-
-def _num_replicas():
-    placed = keras.distribution.distribution()
-    if placed is None:
-        return 1
-    mesh = placed.device_mesh
-    return mesh.shape[mesh.axis_names.index(placed.batch_dim_name)]
 
 
 def _gives_logits(model):
