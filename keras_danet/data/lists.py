@@ -43,7 +43,7 @@ def read_list(facts, root, split):
     return pairs
 
 
-def read_text(path, most_bytes=MAX_LIST_BYTES, expected="a list of files"):
+def read_text(path, most_bytes, expected="a list of files"):
     r"""The text of a file, whose line ends all become `"\n"`.
 
     Raises:
@@ -73,7 +73,8 @@ def read_text(path, most_bytes=MAX_LIST_BYTES, expected="a list of files"):
 
 def _lines(path):
     # Not `splitlines`, which splits at characters that names may have.
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    text = read_text(path, MAX_LIST_BYTES)
+    for number, line in enumerate(text.split("\n"), start=1):
         if len(line) > MAX_LINE_LENGTH:
             raise ValueError(
                 f"{path}, line {number} has {len(line)} characters. Expected "
@@ -139,7 +140,8 @@ def read_table(path):
     """
     expected = "Expected the columns image,label or image,label,split"
     try:
-        reader = csv.reader(io.StringIO(read_text(path)), strict=True)
+        text = read_text(path, MAX_LIST_BYTES)
+        reader = csv.reader(io.StringIO(text), strict=True)
         header = [name.strip() for name in next(reader, [])]
         if sorted(header) not in (
             ["image", "label"],

@@ -156,7 +156,7 @@ def test_a_disk_that_fails_once_names_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(png, "open", lambda *_: Failing(), raising=False)
     message = r"photo\.png cannot be read: .*Input/output.*Expected.*replace"
     with pytest.raises(ValueError, match=message):
-        read_image(str(path))
+        read_image(str(path), DATA_FORMATS)
 
 
 def test_a_missing_file_has_a_remedy(tmp_path):
