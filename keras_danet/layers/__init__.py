@@ -3,7 +3,6 @@
 from keras_danet.layers.attention import ChannelAttention as ChannelAttention
 from keras_danet.layers.attention import PositionAttention as PositionAttention
 from keras_danet.layers.convolution import Conv2D as Conv2D
-from keras_danet.layers.convolution import WinogradConv2D as WinogradConv2D
 from keras_danet.layers.normalization import (
     BatchNormalization as BatchNormalization,
 )
@@ -12,3 +11,4 @@ from keras_danet.layers.resizing import BilinearResize as BilinearResize
 from keras_danet.layers.tiled_attention import (
     unrolled_blocks as unrolled_blocks,
 )
+from keras_danet.layers.winograd import WinogradConv2D as WinogradConv2D

@@ -10,10 +10,10 @@ from keras import ops
 
 from keras_danet import arguments
 from keras_danet.layers.convolution import Conv2D
-from keras_danet.layers.layout import spatial_axes
-from keras_danet.layers.layout import standardize_data_format
 from keras_danet.layers.numerics import check_dtype
 from keras_danet.layers.numerics import matmul
+from keras_danet.layers.numerics import spatial_axes
+from keras_danet.layers.numerics import standardize_data_format
 from keras_danet.layers.numerics import wide_dtype
 from keras_danet.layers.tiled_attention import attend
 from keras_danet.layers.tiled_attention import attention_scores

@@ -1,14 +1,31 @@
-"""Which precision is computed in, and operations that keep float64.
+"""In which layout and precision layers compute, and what keeps float64.
 
 On JAX and torch Keras 3.15 promotes float64 beside another dtype, or a
 number, to float32 (`keras.backend.result_type`). What is here does not, and
 is Keras's own for every other dtype.
 """
 
+import contextlib
 import sys
 
 import keras
 from keras import ops
+
+from keras_danet.arguments import choice
+
+DATA_FORMATS = ("channels_last", "channels_first")
+
+
+def standardize_data_format(data_format):
+    """`data_format`, or Keras's global one for None; refuses anything else."""
+    if data_format is None:
+        return keras.config.image_data_format()
+    return choice("data_format", data_format, DATA_FORMATS)
+
+
+def spatial_axes(data_format):
+    """The axes of height and width in a batch of feature maps."""
+    return (1, 2) if data_format == "channels_last" else (2, 3)
 
 
 def wide_dtype(dtype):
@@ -40,6 +57,19 @@ def check_dtype(dtype):
             "dtype='float64'. Set the environment variable JAX_ENABLE_X64=1, "
             "or take dtype='float32'."
         )
+
+
+@contextlib.contextmanager
+def dtype_policy_scope(dtype):
+    """Makes `dtype` the policy of the layers made inside; yields the policy."""
+    policy = keras.dtype_policies.get(dtype)
+    check_dtype(policy)
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield policy
+    finally:
+        keras.config.set_dtype_policy(previous)
 
 
 def matmul(x, y):

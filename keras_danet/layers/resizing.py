@@ -4,11 +4,11 @@ import keras
 from keras import ops
 
 from keras_danet import arguments
-from keras_danet.layers.layout import spatial_axes
-from keras_danet.layers.layout import standardize_data_format
 from keras_danet.layers.numerics import check_dtype
 from keras_danet.layers.numerics import matmul
 from keras_danet.layers.numerics import maximum
+from keras_danet.layers.numerics import spatial_axes
+from keras_danet.layers.numerics import standardize_data_format
 from keras_danet.layers.numerics import wide_dtype
 
 

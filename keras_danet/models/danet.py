@@ -12,28 +12,25 @@ from keras_danet.layers import ChannelAttention
 from keras_danet.layers import Conv2D
 from keras_danet.layers import Normalization
 from keras_danet.layers import PositionAttention
+from keras_danet.layers.numerics import dtype_policy_scope
 from keras_danet.layers.numerics import wide_dtype
 from keras_danet.models.backbones import make_backbone
 from keras_danet.models.backbones import with_pretrained
-from keras_danet.models.danet_arguments import FACTS
-from keras_danet.models.danet_arguments import MAX_PIXEL
-from keras_danet.models.danet_arguments import checked_names
-from keras_danet.models.danet_arguments import checked_num_classes
-from keras_danet.models.danet_arguments import checked_palette
-from keras_danet.models.danet_arguments import per_channel
-from keras_danet.models.danet_arguments import standardize_attention
+from keras_danet.models.blocks import convolution_bn
 from keras_danet.models.deep_supervision import DeepSupervision
-from keras_danet.models.freezing import frozen_config
 from keras_danet.models.freezing import head_pattern
-from keras_danet.models.freezing import restore_frozen
 from keras_danet.models.functional import FunctionalModel
-from keras_danet.models.functional import refuse_h5
-from keras_danet.models.pretrained import PretrainedDANet
-from keras_danet.models.resnet import as_tuple
-from keras_danet.models.resnet import convolution_bn
-from keras_danet.models.resnet import dtype_policy_scope
+from keras_danet.models.network_arguments import FACTS
+from keras_danet.models.network_arguments import MAX_PIXEL
+from keras_danet.models.network_arguments import checked_names
+from keras_danet.models.network_arguments import checked_num_classes
+from keras_danet.models.network_arguments import checked_palette
+from keras_danet.models.network_arguments import per_channel
+from keras_danet.models.network_arguments import standardize_attention
+from keras_danet.models.network_arguments import standardize_rates
+from keras_danet.models.network_arguments import standardize_stem
+from keras_danet.models.pretrained_danet import PretrainedDANet
 from keras_danet.weights import presets
-from keras_danet.weights.presets import split_frozen
 
 ATTENTION = {"position": PositionAttention, "channel": ChannelAttention}
 
@@ -205,8 +202,8 @@ class DANet(PretrainedDANet, DeepSupervision):
             ),
             "align_corners": arguments.boolean("align_corners", align_corners),
             "output_stride": output_stride,
-            "multi_grid": as_tuple("multi_grid", multi_grid),
-            "stem_filters": as_tuple("stem_filters", stem_filters),
+            "multi_grid": standardize_rates(multi_grid),
+            "stem_filters": standardize_stem(stem_filters),
             "pixel_mean": per_channel("pixel_mean", pixel_mean),
             "pixel_std": per_channel("pixel_std", pixel_std),
         }
@@ -288,26 +285,6 @@ class DANet(PretrainedDANet, DeepSupervision):
 
     # Name -> where its weights come from, and what they reached.
     presets = presets.DANET
-
-    def get_config(self):
-        refuse_h5(self)
-        config = dict(self._constructor_arguments)
-        if not isinstance(config["backbone"], str):
-            config["backbone"] = keras.saving.serialize_keras_object(
-                config["backbone"]
-            )
-        config["dtype"] = keras.dtype_policies.serialize(config["dtype"])
-        return {**config, "name": self.name, **frozen_config(self)}
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config, frozen = split_frozen(config)
-        if isinstance(config["backbone"], dict):
-            backbone = keras.saving.deserialize_keras_object(
-                config["backbone"], custom_objects=custom_objects
-            )
-            config = {**config, "backbone": backbone}
-        return restore_frozen(cls(**config), frozen)
 
 
 def _graph(

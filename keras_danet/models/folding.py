@@ -7,9 +7,9 @@ from keras import layers
 from keras_danet.layers import BatchNormalization
 from keras_danet.layers import Conv2D
 from keras_danet.layers import WinogradConv2D
-from keras_danet.models.danet_arguments import FACTS
 from keras_danet.models.freezing import copy_weights
 from keras_danet.models.functional import FunctionalModel
+from keras_danet.models.network_arguments import FACTS
 
 # Fewer channels, and the sums around Winograd's products take longer than
 # the products saved.

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import inspect
 import json
-import math
 import os
 import pathlib
 import re
@@ -516,44 +515,14 @@ def _check_widths(path, config):
                 )
 
 
-def check_size(cls, shapes_of, folder, held):
-    """Refuses a network larger than the weights that are there for it.
-
-    Args:
-        cls: class that is to be made.
-        shapes_of: function that returns the shapes of its variables, by their
-            paths, or raises what the constructor would.
-        folder: path of the preset, `None` for one by name.
-        held: integer, how many numbers its weights have.
-    """
-    if folder is None:
-        return
-    try:
-        with _explained(cls, folder):
-            needed = sum(map(math.prod, shapes_of().values()))
-        if needed > held:
-            raise ValueError(
-                f"{pathlib.Path(folder, WEIGHTS_FILE)} does not fit the "
-                f"{CONFIG_FILE} beside it: it holds {held} numbers, and such "
-                f"a network has {needed}."
-            )
-    except ValueError:
-        _forget(folder)
-        raise
-
-
-def make(cls, arguments, folder):
-    """The model of a preset's arguments."""
-    with _explained(cls, folder):
-        return cls(**arguments)
-
-
 @contextlib.contextmanager
-def _explained(cls, folder):
+def explained(cls, folder):
     """Says which preset it was, whatever is wrong with its arguments."""
     try:
         yield
     except (TypeError, ValueError, OverflowError) as error:
+        if folder is not None:
+            _forget(folder)
         if str(folder) in str(error):
             raise
         raise ValueError(

@@ -12,7 +12,6 @@ import warnings
 import numpy as np
 
 from keras_danet.arguments import choice
-from keras_danet.weights.shapes import STAGE_BLOCKS
 
 NAMINGS = ("official", "mmseg")
 BACKBONE = {"official": "pretrained.", "mmseg": "backbone."}
@@ -88,6 +87,14 @@ MAX_WIDTH = 255
 # Nor any dilation rate that a file tells.
 MAX_RATE = 1024
 
+# Blocks per stage (He et al. 2015, table 1); from 50 on they are bottlenecks.
+STAGE_BLOCKS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
 # Blocks of the four stages and whether they are bottlenecks -> depth.
 DEPTHS = {
     (blocks, depth >= 50): depth for depth, blocks in STAGE_BLOCKS.items()

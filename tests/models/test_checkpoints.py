@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+import math
 
 import keras
 import numpy as np
@@ -163,7 +164,7 @@ def test_every_published_tensor_has_its_variable(
 
 
 @one_backend
-def test_a_network_is_compared_before_it_is_made(monkeypatch):
+def test_no_more_memory_is_taken_than_a_file_has(monkeypatch):
     # Kilobytes that claim the widest network there is.
     tensors = {
         f"pretrained.layer{stage}.{block}.conv1.weight": np.ones((1, 1, 1, 1))
@@ -174,10 +175,22 @@ def test_a_network_is_compared_before_it_is_made(monkeypatch):
     tensors["pretrained.layer1.0.conv1.weight"] = wide
     tensors["pretrained.layer1.0.conv3.weight"] = wide
     tensors["head.conv8.1.weight"] = tensors["head.sa.gamma"] = wide
-    monkeypatch.delattr(keras.Model, "__init__")
-    for load in (DANet.from_checkpoint, DilatedResNet.from_checkpoint):
+    made = []
+    add_weight = keras.layers.Layer.add_weight
+
+    def add(self, shape=None, *args, **kwargs):
+        made.append(math.prod(shape))
+        return add_weight(self, shape, *args, **kwargs)
+
+    monkeypatch.setattr(keras.layers.Layer, "add_weight", add)
+    for load, given in (
+        (DANet.from_checkpoint, {"multi_grid": (), "align_corners": True}),
+        (DilatedResNet.from_checkpoint, {}),
+    ):
         with pytest.raises(ValueError, match="does not fit the model"):
-            load(tensors)
+            load(tensors, **given)
+    # The network has 800 million.
+    assert 0 < sum(made) < 4e6
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])

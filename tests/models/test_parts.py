@@ -11,8 +11,8 @@ from keras_danet import DilatedResNet
 from keras_danet import dilate
 from keras_danet import freeze
 from keras_danet import unfreeze
+from keras_danet.layers.convolution import blank_kernels
 from keras_danet.models.freezing import backbone_of
-from keras_danet.models.resnet import blank_kernels
 
 BACKEND = keras.backend.backend()
 JIT = {"jit_compile": False} if BACKEND == "tensorflow" else {}

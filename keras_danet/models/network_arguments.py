@@ -1,4 +1,4 @@
-"""What DANet's arguments may be."""
+"""What the arguments of networks may be."""
 
 import operator
 
@@ -14,6 +14,25 @@ MAX_PIXEL = 1e18
 
 # Label 255 means "ignore", so that it can be no class.
 MAX_CLASSES = 255
+
+
+def standardize_rates(multi_grid):
+    """Dilation rates, or None, as they are kept."""
+    if multi_grid is None:
+        return None
+    must = "must be None or positive dilation rates such as (4, 8, 16)"
+    return arguments.integers("multi_grid", multi_grid, must, least=1)
+
+
+def standardize_stem(stem_filters):
+    """Widths of the deep stem, or None, as they are kept."""
+    if stem_filters is None:
+        return None
+    must = (
+        "must be None (one 7x7 convolution) or the widths of three 3x3 "
+        "convolutions such as (32, 32, 64)"
+    )
+    return arguments.integers("stem_filters", stem_filters, must, 3, least=1)
 
 
 def checked_num_classes(num_classes):
