@@ -1,6 +1,7 @@
 """A download site on this machine, which misbehaves as it is told."""
 
 import contextlib
+import hashlib
 import http.server
 import socket
 import struct
@@ -28,6 +29,20 @@ class Site(http.server.ThreadingHTTPServer):
         self.headers = {}
         # The path and the range of every request.
         self.asked = []
+        # Of what `publish` put there last, and the tokens it was asked with.
+        self.commit = ""
+        self.tokens = set()
+
+    def publish(self, folder, handle="me/danet", revision="main"):
+        """Offers a folder's files as a repository of the Hub."""
+        contents = {
+            path.name: path.read_bytes() for path in sorted(folder.iterdir())
+        }
+        commit = hashlib.sha1(b"".join(contents.values())).hexdigest()
+        self.commit = commit
+        for name, content in contents.items():
+            for at in (revision, commit):
+                self.files[f"/{handle}/resolve/{at}/{name}"] = content
 
     @property
     def address(self):
@@ -35,8 +50,22 @@ class Site(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
+    def do_HEAD(self):
+        # As the Hub tells a file's size and commit.
+        content = self.server.files.get(self.path)
+        self.send_response(200 if content is not None else 404)
+        if content is None:
+            self.send_header("X-Error-Code", "RepoNotFound")
+        else:
+            digest = hashlib.sha256(content).hexdigest()
+            self.send_header("X-Repo-Commit", self.server.commit)
+            self.send_header("ETag", f'"{digest}"')
+            self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+
     def do_GET(self):
         site, asked = self.server, self.headers.get("Range")
+        site.tokens.add(self.headers.get("Authorization"))
         site.asked.append((self.path, asked))
         content = site.files.get(self.path)
         status = site.status or (404 if content is None else 200)

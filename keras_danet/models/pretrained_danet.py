@@ -107,8 +107,9 @@ class PretrainedDANet(Pretrained):
         (`$KERAS_HOME` or `~/.keras`, `keras_danet/`), verified and converted
         there; MMSegmentation's need torch for that, the first time. It gets
         the global dtype policy; a folder keeps the policy it was saved with.
-        What was fetched from the Hub stays as it is: to have a newer state
-        of a branch, name its commit, or delete the folder in the cache.
+        Of the Hub's, a branch is asked for each time (but with
+        `HF_HUB_OFFLINE=1`, or where there is no network), a commit once;
+        that needs `huggingface_hub`: `pip install 'keras-danet[hub]'`.
 
             keras_danet.DANet.from_preset("danet_resnet50_cityscapes")
 

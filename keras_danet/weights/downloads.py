@@ -3,6 +3,8 @@
 What a server sends is untrusted, and so is the connection: a file has its
 final name only when it is complete and its SHA-256 is what was expected, or,
 where nobody published one, has been recorded for every later time.
+(`keras.utils.get_file` neither resumes, nor knows a digest by its beginning,
+nor stops at a size; `torch.hub` needs torch and does not resume.)
 """
 
 import contextlib
@@ -20,25 +22,23 @@ import urllib.parse
 import urllib.request
 import warnings
 
+from keras_danet.files import save_text
 from keras_danet.waiting import is_terminal
 from keras_danet.weights.files import MAX_FILE_BYTES
 
 TIMEOUT_SECONDS = 30
-# A connection that is cut is taken up again, where it stopped.
+# A connection that is cut is resumed.
 MAX_ATTEMPTS = 5
 RETRY_SECONDS = 0.25
 CHUNK_BYTES = 2**18
 # The begin of a SHA-256, as far as it is published.
 DIGEST = r"[0-9a-f]{8,64}"
-# Where a token is sent, and nowhere else.
-HUB_HOST = "huggingface.co"
-TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 # A server's count of bytes; `isdigit` knows digits that `int` does not.
 COUNT = r"[0-9]{1,18}"
 
 
 class _WrongFile(ValueError):
-    """A file that nothing can be taken up from."""
+    """A file that nothing can be resumed from."""
 
 
 def cache_folder():
@@ -50,9 +50,9 @@ def cache_folder():
 def fetch(url, path, digits=None, max_bytes=MAX_FILE_BYTES):
     """The file at `path`, fetched from `url` if it is not there; verified.
 
-    An unfinished download is taken up where it stopped if the server can and
-    its file is still the same; otherwise it starts again. Of several
-    processes one fetches and the others wait for it.
+    An unfinished download is resumed if the server can and its file is still
+    the same; otherwise it starts again. Of several processes one fetches and
+    the others wait for it.
 
     Args:
         url: string, http or https.
@@ -154,9 +154,7 @@ def _verify(file, path, url, digits):
                 "from now on.",
                 stacklevel=2,
             )
-        partial = record.with_name(f".partial-{record.name}")
-        partial.write_text(found + "\n", encoding="ascii")
-        os.replace(partial, record)
+        save_text(found + "\n", record)
 
 
 def _download(url, path, part, max_bytes):
@@ -166,6 +164,10 @@ def _download(url, path, part, max_bytes):
         raise ValueError(
             f"Expected the URL of an http or https server. Received: {url}"
         )
+    remedy = (
+        f"Without a network, fetch the file elsewhere and copy it to {path}, "
+        "or hand its path to from_checkpoint."
+    )
     for attempt in range(MAX_ATTEMPTS):
         before = _size(part)
         try:
@@ -177,12 +179,8 @@ def _download(url, path, part, max_bytes):
                 # What is there is longer than the file: start again.
                 part.unlink(missing_ok=True)
             elif 400 <= error.code < 500 and error.code not in (408, 429):
-                kind = FileNotFoundError
-                if error.code in (401, 403):
-                    kind = PermissionError
-                remedy = _offline(path)
-                if kind is PermissionError and _is_hub(url):
-                    remedy = _permission(url, error.code)
+                private = error.code in (401, 403)
+                kind = PermissionError if private else FileNotFoundError
                 raise kind(f"{url} cannot be had: {reason}. {remedy}") from None
         except _WrongFile:
             raise
@@ -201,81 +199,16 @@ def _download(url, path, part, max_bytes):
         if _size(part) == before or attempt + 1 == MAX_ATTEMPTS:
             break
         time.sleep(RETRY_SECONDS * 2**attempt)
+    done = f" from {_size(part)} bytes" if _size(part) else ""
     raise ConnectionError(
-        f"Could not fetch {url}: {reason}. Run it again to go on"
-        + (f" from {_size(part)} bytes" if _size(part) else "")
-        + f". {_offline(path)}"
-    )
-
-
-def _is_hub(url):
-    parts = urllib.parse.urlsplit(url)
-    return parts.scheme == "https" and parts.netloc.lower() == HUB_HOST
-
-
-def hub_token():
-    """The user's token of the Hugging Face Hub, or None.
-
-    From `HF_TOKEN`, `HUGGING_FACE_HUB_TOKEN`, or the file where `hf auth
-    login` keeps it.
-    """
-    for name in TOKEN_VARIABLES:
-        if token := os.environ.get(name, "").strip():
-            return token
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    home = os.environ.get("HF_HOME") or f"{cache}/huggingface"
-    path = os.environ.get("HF_TOKEN_PATH") or f"{home}/token"
-    try:
-        text = pathlib.Path(path).expanduser().read_text("utf-8").strip()
-    except (OSError, ValueError):
-        return None
-    return text or None
-
-
-def _authorize(request):
-    """Sends the token to the Hub, and to no host that it leads to."""
-    token = hub_token() if _is_hub(request.full_url) else None
-    # What is no header would be shown in an error.
-    if token and re.fullmatch(r"[!-~]+", token):
-        request.add_unredirected_header("Authorization", f"Bearer {token}")
-
-
-def _permission(url, code):
-    """What to do where the Hub wants to know who asks."""
-    repository = "/".join(url.split("/")[:5])
-    if hub_token() is None:
-        return (
-            "A private or gated repository, or none of that name: no token was "
-            f"sent. Set {TOKEN_VARIABLES[0]}, or log in with hf auth login."
-        )
-    if code == 401:
-        return (
-            "The Hub does not know the token that was sent "
-            f"({TOKEN_VARIABLES[0]}, or that of hf auth login). Make a new one "
-            f"at https://{HUB_HOST}/settings/tokens."
-        )
-    return (
-        "The token that was sent may not read it. If the repository is gated, "
-        f"ask for access at {repository} with the token's account; a "
-        "fine-grained token needs leave to read gated repositories."
+        f"Could not fetch {url}: {reason}. Run it again to resume{done}. "
+        f"{remedy}"
     )
 
 
 def _line(text):
     """The first line: what a server sends may be of any length."""
     return str(text).strip().partition("\n")[0][:200]
-
-
-def _offline(path):
-    preset = path.suffix in (".json", ".h5")
-    return (
-        f"Without a network, fetch the file elsewhere and copy it to {path}, "
-        + (
-            "or hand the folder of both files to from_preset."
-            if preset
-            else "or hand its path to from_checkpoint."
-        )
-    )
 
 
 def _continue(url, part, max_bytes):
@@ -290,7 +223,6 @@ def _continue(url, part, max_bytes):
         # The server sends all of it if it is another file by now.
         headers["If-Range"] = tag["validator"]
     request = urllib.request.Request(url, headers=headers)
-    _authorize(request)
     with _opener.open(request, timeout=TIMEOUT_SECONDS) as response:
         resumed = response.status == 206
         if resumed and not _continues(response.headers, start, tag):
@@ -334,37 +266,31 @@ def _continues(headers, start, tag):
 
 
 def _copy(response, file, url, size, max_bytes):
-    """Reads the response into the file, showing how far it is."""
-    done, told = file.tell(), None
+    """Reads the response into the file, showing how far it is.
+
+    A counter on a terminal, ten lines in a log or a notebook.
+    """
+    done, shown = file.tell(), None
+    name, terminal = url.rpartition("/")[2], is_terminal(sys.stderr)
     # What has arrived, and no more: `read` waits until it has all it was asked
     # for, and loses what it has if the connection breaks.
     while chunk := response.read1(CHUNK_BYTES):
         done += len(chunk)
         _check_size(url, done, max_bytes)
         file.write(chunk)
-        told = _show_progress(url, done, size, told)
-
-
-def _show_progress(url, done, size, told):
-    """A counter on a terminal, ten lines in a log or a notebook."""
-    name = url.rpartition("/")[2]
-    terminal = is_terminal(sys.stderr)
-    whole = done == size
-    megabytes = f"{done / 1e6:.1f}"
-    text = f"{name}: {megabytes}{f' of {size / 1e6:.1f}' if size else ''} MB"
-    if terminal:
-        step = megabytes
-    else:
+        text = f"{done / 1e6:.1f}{f' of {size / 1e6:.1f}' if size else ''} MB"
         step = 10 * done // size if size else done // 10**7
-    if step != told or whole:
+        step = text if terminal else step
+        if step == shown and done != size:
+            continue
+        shown = step
         print(
-            f"\r{text}" if terminal else text,
-            end="" if terminal and not whole else "\n",
+            f"\r{name}: {text}" if terminal else f"{name}: {text}",
+            end="" if terminal and done != size else "\n",
             file=sys.stderr,
             # Others end with a line, and need not have `flush`.
             flush=terminal,
         )
-    return step
 
 
 def _check_size(url, size, max_bytes):
@@ -405,8 +331,9 @@ def _write_tag(part, headers, size):
     if not validator or validator.startswith("W/"):
         validator = headers.get("Last-Modified", "")
     if validator:
-        text = json.dumps({"validator": validator, "size": size})
-        _tag(part).write_text(text, encoding="utf-8")
+        save_text(
+            json.dumps({"validator": validator, "size": size}), _tag(part)
+        )
 
 
 class _KeepHttps(urllib.request.HTTPRedirectHandler):
@@ -419,11 +346,7 @@ class _KeepHttps(urllib.request.HTTPRedirectHandler):
                 f"{req.full_url} leads to {newurl}, which is not encrypted or "
                 "no such server"
             )
-        new = super().redirect_request(req, fp, code, msg, headers, newurl)
-        if new is not None:
-            # A renamed repository is the Hub's still.
-            _authorize(new)
-        return new
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 _opener = urllib.request.build_opener(_KeepHttps)

@@ -13,7 +13,6 @@ import inspect
 import json
 import os
 import pathlib
-import re
 import tempfile
 import types
 import warnings
@@ -24,6 +23,7 @@ from keras_danet.arguments import did_you_mean
 from keras_danet.data.datasets import DATASETS
 from keras_danet.weights import downloads
 from keras_danet.weights import files
+from keras_danet.weights import hub
 from keras_danet.weights.torch_names import MAX_RATE
 from keras_danet.weights.torch_names import MAX_WIDTH
 
@@ -201,12 +201,13 @@ def find(preset, cls, load_weights=True):
         config, folder, held = _looked_through(folder, cls)
         return {**config, **facts}, folder, held
     elif preset.startswith("hf://"):
-        folder = _fetch_folder(preset)
-        try:
-            return _looked_through(folder, cls)
-        except ValueError:
-            _forget(folder)
-            raise
+        folder = hub.fetch_folder(
+            preset,
+            {
+                CONFIG_FILE: MAX_CONFIG_BYTES,
+                WEIGHTS_FILE: files.MAX_FILE_BYTES,
+            },
+        )
     else:
         folder = pathlib.Path(preset)
     if not folder.is_dir():
@@ -241,13 +242,6 @@ def _looked_through(folder, cls):
     # Before a network is made for them.
     held = files.check_h5(_plain_file(folder, WEIGHTS_FILE))
     return config, folder, held
-
-
-def _forget(folder):
-    """Deletes what was fetched from the Hub and proved to be no use."""
-    if downloads.cache_folder() / "hf" in pathlib.Path(folder).parents:
-        for file in (CONFIG_FILE, WEIGHTS_FILE):
-            downloads.forget(folder / file)
 
 
 def _no_preset(preset, cls, is_file):
@@ -311,30 +305,6 @@ def _check_row(name, row, model):
                 f"The file of preset {name!r} has {key}={found[key]!r} and "
                 f"the table {expected!r}."
             )
-
-
-def _fetch_folder(handle):
-    """The folder of a preset on the Hugging Face Hub."""
-    match = re.fullmatch(
-        r"hf://([\w.-]+)/([\w.-]+?)(?:@([\w.-]+))?", handle, re.ASCII
-    )
-    if match is None or {".", ".."} & set(match.groups()):
-        raise ValueError(
-            "Expected 'hf://user/repo', or 'hf://user/repo@revision'. "
-            f"Received: {handle!r}"
-        )
-    user, repo, revision = match.groups()
-    revision = revision or "main"
-    hub = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
-    host = re.sub(r"[^\w.-]", "_", hub.partition("://")[2])
-    folder = downloads.cache_folder() / "hf" / host / user / repo / revision
-    base = f"{hub}/{user}/{repo}/resolve/{revision}"
-    for file, most in (
-        (CONFIG_FILE, MAX_CONFIG_BYTES),
-        (WEIGHTS_FILE, files.MAX_FILE_BYTES),
-    ):
-        downloads.fetch(f"{base}/{file}", folder / file, max_bytes=most)
-    return folder
 
 
 def save(model, folder, **changes):
@@ -521,8 +491,6 @@ def explained(cls, folder):
     try:
         yield
     except (TypeError, ValueError, OverflowError) as error:
-        if folder is not None:
-            _forget(folder)
         if str(folder) in str(error):
             raise
         raise ValueError(
@@ -540,7 +508,6 @@ def load_weights(model, folder):
             warnings.simplefilter("error", UserWarning)
             model.load_weights(path)
     except (ValueError, KeyError, OSError, UserWarning) as error:
-        _forget(path.parent)
         raise ValueError(
             f"{path} does not fit the {CONFIG_FILE} beside it: {error}"
         ) from error

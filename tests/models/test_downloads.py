@@ -3,8 +3,6 @@
 import concurrent.futures
 import hashlib
 import json
-import urllib.error
-import urllib.request
 
 import numpy as np
 import pytest
@@ -204,13 +202,6 @@ def test_refusals_of_the_server(site, tmp_path, status, kind):
     assert names(tmp_path) == []
 
 
-def test_of_a_folder_both_files_are_needed(site, tmp_path):
-    site.status = 404
-    for name in ("config.json", "model.weights.h5"):
-        with pytest.raises(FileNotFoundError, match="hand the folder of both"):
-            downloads.fetch(f"{site.address}/{name}", tmp_path / name)
-
-
 def test_without_a_network(site, tmp_path):
     site.server_close()
     with pytest.raises(ConnectionError) as error:
@@ -284,79 +275,3 @@ def test_the_cache_is_keras_s(monkeypatch, tmp_path):
     monkeypatch.delenv("KERAS_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert downloads.cache_folder() == tmp_path / ".keras" / "keras_danet"
-
-
-@pytest.fixture
-def no_token(monkeypatch, tmp_path):
-    for name in (*downloads.TOKEN_VARIABLES, "HF_TOKEN_PATH"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    return tmp_path / "hf"
-
-
-def test_the_token_comes_from_the_environment_or_a_file(no_token, monkeypatch):
-    assert downloads.hub_token() is None
-    no_token.mkdir()
-    (no_token / "token").write_text("hf_file\n")
-    assert downloads.hub_token() == "hf_file"
-    monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", "hf_old")
-    assert downloads.hub_token() == "hf_old"
-    monkeypatch.setenv("HF_TOKEN", " hf_new ")
-    assert downloads.hub_token() == "hf_new"
-
-
-def test_the_token_is_for_the_hub_alone(no_token, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    hub = f"https://{downloads.HUB_HOST}"
-
-    def header(request):
-        return request.get_header("Authorization")
-
-    for url, sent in (
-        (f"{hub}/user/repo/resolve/main/config.json", "Bearer hf_secret"),
-        (f"http://{downloads.HUB_HOST}/user/repo", None),
-        (f"https://{downloads.HUB_HOST}.example.org/user/repo", None),
-        (f"https://{downloads.HUB_HOST}@example.org/user/repo", None),
-        ("https://download.openmmlab.com/danet.pth", None),
-    ):
-        request = urllib.request.Request(url)
-        downloads._authorize(request)
-        assert header(request) == sent, url
-    first = urllib.request.Request(f"{hub}/user/repo")
-    downloads._authorize(first)
-    for url, sent in (
-        ("https://cdn.example.org/file", None),
-        (f"{hub}/user/renamed", "Bearer hf_secret"),
-    ):
-        led = downloads._KeepHttps().redirect_request(
-            first, None, 302, "Found", {}, url
-        )
-        assert header(led) == sent, url
-    monkeypatch.setenv("HF_TOKEN", "two\nlines")
-    request = urllib.request.Request(f"{hub}/user/repo")
-    downloads._authorize(request)
-    assert header(request) is None
-
-
-@pytest.mark.parametrize(
-    "code, token, said",
-    [
-        (401, None, "Set HF_TOKEN"),
-        (401, "hf_secret", "does not know the token"),
-        (403, "hf_secret", "ask for access at https://"),
-    ],
-)
-def test_what_the_hub_refuses(
-    code, token, said, no_token, monkeypatch, tmp_path
-):
-    if token:
-        monkeypatch.setenv("HF_TOKEN", token)
-    url = f"https://{downloads.HUB_HOST}/user/repo/resolve/main/config.json"
-
-    def refuse(request, timeout):
-        raise urllib.error.HTTPError(url, code, "No", {}, None)
-
-    monkeypatch.setattr(downloads._opener, "open", refuse)
-    with pytest.raises(PermissionError, match=said) as caught:
-        downloads.fetch(url, tmp_path / "config.json")
-    assert "hf_secret" not in str(caught.value)

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import sys
 
 import h5py
 import keras
@@ -261,42 +262,24 @@ def test_a_first_download_that_is_no_use_is_forgotten(
     download_site.files["/zoo/small.npz"] = content
     assert_same_weights(DANet.from_preset("small"), model)
 
-    monkeypatch.setenv("HF_ENDPOINT", download_site.address)
-    model.save_to_preset(tmp_path / "preset")
-    for file in ("config.json", "model.weights.h5"):
-        download_site.files[f"/me/danet/resolve/main/{file}"] = b"<html>"
-    with pytest.raises(ValueError, match="is no JSON"):
-        DANet.from_preset("hf://me/danet")
-    for file in ("config.json", "model.weights.h5"):
-        content = (tmp_path / "preset" / file).read_bytes()
-        download_site.files[f"/me/danet/resolve/main/{file}"] = content
-    assert_same_weights(DANet.from_preset("hf://me/danet"), model)
-
 
 @one_backend
-@pytest.mark.filterwarnings("ignore:.*unverified")
 @pytest.mark.parametrize(
     "changes",
     [{"num_classes": 3}, {"backbone": "resnet152"}, {"num_classes": "4"}],
 )
-def test_a_fetched_folder_that_does_not_fit_is_forgotten(
+def test_a_fetched_folder_that_does_not_fit_is_fetched_again(
     download_site, monkeypatch, folder, changes
 ):
     monkeypatch.setenv("HF_ENDPOINT", download_site.address)
-
-    def publish():
-        for file in ("config.json", "model.weights.h5"):
-            content = (folder / file).read_bytes()
-            download_site.files[f"/me/danet/resolve/main/{file}"] = content
-
     repaired = (folder / "config.json").read_bytes()
     edit(folder, **changes)
-    publish()
+    download_site.publish(folder)
     with pytest.raises(ValueError, match="does not fit|must be an integer"):
         DANet.from_preset("hf://me/danet")
     # Its author mends it.
     (folder / "config.json").write_bytes(repaired)
-    publish()
+    download_site.publish(folder)
     assert DANet.from_preset("hf://me/danet").num_classes == 4
 
 
@@ -476,18 +459,43 @@ def test_other_backbones_are_saved_whole(tmp_path):
 def test_a_folder_on_the_hub(download_site, monkeypatch, tmp_path):
     model = small_danet()
     model.save_to_preset(tmp_path / "preset")
-    for file in ("config.json", "model.weights.h5"):
-        content = (tmp_path / "preset" / file).read_bytes()
-        download_site.files[f"/me/danet/resolve/v1.0/{file}"] = content
+    download_site.publish(tmp_path / "preset", revision="v1.0")
     monkeypatch.setenv("HF_ENDPOINT", download_site.address)
-    with pytest.warns(UserWarning, match="unverified"):
-        again = DANet.from_preset("hf://me/danet@v1.0")
+    monkeypatch.setenv("HF_TOKEN", "hf_mine")
+    again = DANet.from_preset("hf://me/danet@v1.0")
     assert_same_weights(again, model)
+    assert "Bearer hf_mine" in download_site.tokens
+    asked = len(download_site.asked)
+    DANet.from_preset(f"hf://me/danet@{download_site.commit}")
+    with pytest.raises(OSError, match="Repository Not Found"):
+        DANet.from_preset("hf://me/other")
+    # Without a network what is there is taken.
     download_site.shutdown()
+    download_site.server_close()
     assert_same_weights(DANet.from_preset("hf://me/danet@v1.0"), model)
+    assert len(download_site.asked) == asked + 2
     for handle in ("hf://me", "hf://../x", "hf://a/b/c", "hf://a/b@../c"):
         with pytest.raises(ValueError, match="Expected 'hf://user/repo'"):
             DANet.from_preset(handle)
+
+
+@one_backend
+def test_the_hub_needs_its_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match=r"install 'keras-danet\[hub\]'"):
+        DANet.from_preset("hf://me/danet")
+
+
+@one_backend
+def test_what_is_too_large_on_the_hub_is_not_fetched(
+    download_site, monkeypatch, folder
+):
+    (folder / "config.json").write_text(" " * 2**20 + "{}")
+    download_site.publish(folder)
+    monkeypatch.setenv("HF_ENDPOINT", download_site.address)
+    with pytest.raises(ValueError, match="has 1048578 bytes"):
+        DANet.from_preset("hf://me/danet")
+    assert download_site.asked == []
 
 
 # Folders of strangers.
