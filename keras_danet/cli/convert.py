@@ -77,6 +77,7 @@ def run(arguments):
     from keras_danet.waiting import answering
     from keras_danet.weights import files
     from keras_danet.weights import torch_names
+    from keras_danet.weights import torch_networks
 
     output = pathlib.Path(arguments.output)
     if output.suffix not in (".keras", "") or output.exists():
@@ -92,8 +93,8 @@ def run(arguments):
             model = DANet.from_model(model, arguments.num_classes)
         return _write(model, output, arguments.dataset, {}, arguments.json)
     tensors, meta = answering(files.read_weights, arguments.checkpoint)
-    tensors = torch_names.normalize(tensors)
-    found = torch_names.describe(tensors)
+    tensors = torch_networks.normalize(tensors)
+    found = torch_networks.describe(tensors)
     say = print if not arguments.json else lambda text: None
     say(f"recognised: {found}")
     with warnings.catch_warnings(record=True) as caught:

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_danet.arguments import as_numbers
-from keras_danet.arguments import is_number
+from keras_danet.arguments import number
 from keras_danet.layers.numerics import matmul
 from keras_danet.losses.pixels import PixelLoss
 from keras_danet.losses.pixels import crossentropy
@@ -17,8 +17,8 @@ class PixelMean(PixelLoss):
     pixels out of the mean by `kept`.
     """
 
-    def __init__(self, class_weights, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, class_weights, *of_pixel_loss):
+        super().__init__(*of_pixel_loss)
         self.class_weights = _checked_weights(class_weights)
 
     def call(self, y_true, y_pred, sample_weight=None):
@@ -146,14 +146,12 @@ class PixelCrossentropy(PixelMean):
         dtype=None,
     ):
         super().__init__(
-            class_weights,
-            ignore_label=ignore_label,
-            reduction=reduction,
-            reducer=reducer,
-            name=name,
-            dtype=dtype,
+            class_weights, ignore_label, reduction, reducer, name, dtype
         )
-        self.label_smoothing = _in_unit("label_smoothing", label_smoothing)
+        must = "must be in [0, 1)"
+        self.label_smoothing = float(
+            number("label_smoothing", label_smoothing, must, least=0, below=1)
+        )
 
     def pixel_losses(self, entropies, logits, of_pixels, weights):
         if weights is not None:
@@ -171,14 +169,6 @@ class PixelCrossentropy(PixelMean):
     def get_config(self):
         config = super().get_config()
         return {**config, "label_smoothing": self.label_smoothing}
-
-
-def _in_unit(argument, value):
-    if not is_number(value) or not 0 <= value < 1:
-        raise ValueError(
-            f"`{argument}` must be in [0, 1). Received: {argument}={value!r}"
-        )
-    return float(value)
 
 
 def _checked_weights(class_weights):

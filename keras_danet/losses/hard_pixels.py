@@ -5,8 +5,8 @@ import math
 import keras
 from keras import ops
 
-from keras_danet.arguments import is_integer
-from keras_danet.arguments import is_number
+from keras_danet.arguments import integer
+from keras_danet.arguments import number
 from keras_danet.layers.numerics import maximum
 from keras_danet.losses.crossentropy import PixelMean
 
@@ -74,25 +74,14 @@ class OhemCrossentropy(PixelMean):
         dtype=None,
     ):
         super().__init__(
-            class_weights,
-            ignore_label=ignore_label,
-            reduction=reduction,
-            reducer=reducer,
-            name=name,
-            dtype=dtype,
+            class_weights, ignore_label, reduction, reducer, name, dtype
         )
-        if not is_number(threshold) or not 0 < threshold <= 1:
-            raise ValueError(
-                "`threshold` is a probability in (0, 1]. "
-                f"Received: threshold={threshold!r}"
-            )
-        if not is_integer(min_kept) or min_kept < 0:
-            raise ValueError(
-                "`min_kept` is a number of pixels, 0 or more. "
-                f"Received: min_kept={min_kept!r}"
-            )
-        self.threshold = float(threshold)
-        self.min_kept = int(min_kept)
+        must = "is a probability in (0, 1]"
+        self.threshold = float(
+            number("threshold", threshold, must, above=0, most=1)
+        )
+        must = "is a number of pixels, 0 or more"
+        self.min_kept = integer("min_kept", min_kept, must, least=0)
 
     def kept(self, entropies, known):
         entropies = ops.stop_gradient(entropies)
@@ -170,18 +159,10 @@ class FocalLoss(PixelMean):
         dtype=None,
     ):
         super().__init__(
-            class_weights,
-            ignore_label=ignore_label,
-            reduction=reduction,
-            reducer=reducer,
-            name=name,
-            dtype=dtype,
+            class_weights, ignore_label, reduction, reducer, name, dtype
         )
-        if not is_number(gamma) or gamma < 0:
-            raise ValueError(
-                f"`gamma` must be a number, 0 or more. Received: {gamma!r}"
-            )
-        self.gamma = float(gamma)
+        must = "must be a number, 0 or more"
+        self.gamma = float(number("gamma", gamma, must, least=0))
 
     def pixel_losses(self, entropies, logits, of_pixels, weights):
         pixels = entropies

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_danet.arguments import as_sequence
-from keras_danet.arguments import is_integer
+from keras_danet.arguments import integer
 from keras_danet.arguments import is_number
 from keras_danet.distribution.replicas import num_replicas
 from keras_danet.distribution.replicas import part_of
@@ -33,18 +33,13 @@ class PixelLoss(keras.losses.Loss):
 
     knows_replicas = True
 
-    def __init__(self, ignore_label, reduction, reducer, name, dtype=None):
+    def __init__(self, ignore_label, reduction, reducer, name, dtype):
         self._follows_logits = dtype is None
         if dtype is None:
             dtype = wide_dtype(keras.config.floatx())
         check_dtype(dtype)
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        if not is_integer(ignore_label):
-            raise ValueError(
-                "`ignore_label` must be an integer. "
-                f"Received: ignore_label={ignore_label!r}"
-            )
-        self.ignore_label = int(ignore_label)
+        self.ignore_label = integer("ignore_label", ignore_label)
         self.reducer = reducer or sum_over_replicas
 
     def __call__(self, y_true, y_pred, sample_weight=None):

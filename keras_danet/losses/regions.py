@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_danet.arguments import boolean
 from keras_danet.arguments import choice
-from keras_danet.arguments import is_number
+from keras_danet.arguments import number
 from keras_danet.distribution.replicas import global_batch
 from keras_danet.layers.numerics import matmul
 from keras_danet.layers.numerics import maximum
@@ -19,8 +19,8 @@ CLASSES = ("present", "all")
 class RegionLoss(PixelLoss):
     """One loss per class over many pixels, averaged over the classes."""
 
-    def __init__(self, classes, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, classes, *of_pixel_loss):
+        super().__init__(*of_pixel_loss)
         self.classes = choice("classes", classes, CLASSES)
 
     def __call__(self, y_true, y_pred, sample_weight=None):
@@ -96,19 +96,9 @@ class DiceLoss(RegionLoss):
         name="dice_loss",
         dtype=None,
     ):
-        super().__init__(
-            classes,
-            ignore_label=ignore_label,
-            reduction=reduction,
-            reducer=reducer,
-            name=name,
-            dtype=dtype,
-        )
-        if not is_number(smooth) or smooth < 0:
-            raise ValueError(
-                f"`smooth` must be a number, 0 or more. Received: {smooth!r}"
-            )
-        self.smooth = float(smooth)
+        super().__init__(classes, ignore_label, reduction, reducer, name, dtype)
+        must = "must be a number, 0 or more"
+        self.smooth = float(number("smooth", smooth, must, least=0))
 
     def call(self, y_true, y_pred, sample_weight=None):
         num_classes = y_pred.shape[-1]
@@ -203,14 +193,7 @@ class LovaszSoftmax(RegionLoss):
         name="lovasz_softmax",
         dtype=None,
     ):
-        super().__init__(
-            classes,
-            ignore_label=ignore_label,
-            reduction=reduction,
-            reducer=reducer,
-            name=name,
-            dtype=dtype,
-        )
+        super().__init__(classes, ignore_label, reduction, reducer, name, dtype)
         per_image = boolean("per_image", per_image)
         if reducer is not None and not per_image:
             raise ValueError(

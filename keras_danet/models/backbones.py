@@ -2,7 +2,7 @@
 
 from keras_danet.arguments import did_you_mean
 from keras_danet.models.resnet import DilatedResNet
-from keras_danet.weights.torch_names import STAGE_BLOCKS
+from keras_danet.weights.torch_networks import STAGE_BLOCKS
 
 # Untrained; `DilatedResNet.presets` are backbones with weights.
 NAMED_BACKBONES = {f"resnet{depth}": depth for depth in STAGE_BLOCKS}

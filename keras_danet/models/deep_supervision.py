@@ -1,7 +1,6 @@
 """Several outputs, one label map: how such a model is compiled and trained."""
 
 import contextlib
-import functools
 import inspect
 import sys
 
@@ -17,22 +16,16 @@ from keras_danet.distribution.tensorflow_strategies import refuse_on_replicas
 from keras_danet.distribution.tensorflow_strategies import share_batch
 from keras_danet.distribution.tensorflow_strategies import strategy_scope
 from keras_danet.losses import PixelCrossentropy
-from keras_danet.losses import SumOfLosses
 from keras_danet.losses.pixels import of_known_shape
 from keras_danet.metrics import SegmentationMetrics
 from keras_danet.models import fit_checks
+from keras_danet.models.compiling import default_optimizer
+from keras_danet.models.compiling import of_logits
+from keras_danet.models.compiling import refuse_lost_exclusions
+from keras_danet.models.compiling import refuse_other_outputs
+from keras_danet.models.compiling import weighted_losses
 from keras_danet.models.functional import FunctionalModel
 from keras_danet.models.functional import compilable
-from keras_danet.optimizers import SGD
-from keras_danet.optimizers import PolySchedule
-
-# Weights of the outputs' losses: the authors' 1, 1, 1 and MMSegmentation's 0.4.
-LOSS_WEIGHTS = {
-    "fusion": 1.0,
-    "position": 1.0,
-    "channel": 1.0,
-    "auxiliary": 0.4,
-}
 
 
 class DeepSupervision(FunctionalModel):
@@ -109,32 +102,8 @@ class DeepSupervision(FunctionalModel):
                 `from_logits=False`, or `jit_compile=True` on torch or under
                 a strategy of several replicas.
         """
-        _refuse_other_outputs("metrics", metrics)
-        _refuse_other_outputs("weighted_metrics", weighted_metrics)
-        names = [name for name in LOSS_WEIGHTS if name in self.output]
-        given = PixelCrossentropy() if loss == "auto" else loss
-        losses = _per_output("loss", given, names)
-        weights = _per_output(
-            "loss_weights",
-            {name: LOSS_WEIGHTS[name] for name in names}
-            if loss_weights is None
-            else loss_weights,
-            names,
-        )
-        kinds = dict, list, tuple, type(None)
-        if not isinstance(loss_weights, kinds) or not all(
-            map(arguments.is_number, weights.values())
-        ):
-            raise ValueError(
-                "`loss_weights` must be a dict or a list of floats, one per "
-                f"output {names}. Received: loss_weights={loss_weights!r}"
-            )
-        idle = [name for name in weights if losses.get(name) is None]
-        if idle and isinstance(loss_weights, dict):
-            raise ValueError(
-                f"`loss_weights` names outputs without a loss: {idle}. Give "
-                f"them one, or leave them out. Received: loss={loss!r}"
-            )
+        refuse_other_outputs("metrics", metrics)
+        refuse_other_outputs("weighted_metrics", weighted_metrics)
         if optimizer != "auto" and total_steps is not None:
             raise ValueError(
                 "`total_steps` sets the schedule of optimizer='auto'; give "
@@ -142,37 +111,28 @@ class DeepSupervision(FunctionalModel):
                 f"Received: optimizer={optimizer!r}"
             )
         wide = self.inference_model.output.dtype
-        losses = {
-            name: _as_loss(losses[name], wide)
-            for name in names
-            if losses.get(name) is not None
-        }
+        given = PixelCrossentropy() if loss == "auto" else loss
+        weighted = weighted_losses(given, loss_weights, self.output, wide)
+        losses = [loss for _, loss in weighted.values()]
         kwargs = arguments.plain_values(kwargs)
         refuse_on_replicas(self, kwargs)
-        _refuse_lost_exclusions(optimizer)
-        ignored = fit_checks.ignored_by_all(losses.values())
+        refuse_lost_exclusions(optimizer)
+        ignored = fit_checks.ignored_by_all(losses)
         # What is made here belongs to the replicas of the model.
         with strategy_scope(self):
             if optimizer == "auto":
                 optimizer = default_optimizer(total_steps)
             if metrics == "auto":
+                label = 255 if ignored is None else ignored
                 # Of this name callbacks know that more is better.
                 metrics = [
-                    SegmentationMetrics(
-                        self.num_classes,
-                        255 if ignored is None else ignored,
-                        name="mean_iou",
-                    )
+                    SegmentationMetrics(self.num_classes, label, "mean_iou")
                 ]
             metrics, weighted_metrics = keras.tree.map_structure(
-                _of_logits, (metrics, weighted_metrics)
+                of_logits, (metrics, weighted_metrics)
             )
-            judged = fit_checks.ignored_labels(
-                [
-                    *losses.values(),
-                    *keras.tree.flatten((metrics, weighted_metrics)),
-                ]
-            )
+            flat = keras.tree.flatten((metrics, weighted_metrics))
+            judged = fit_checks.ignored_labels([*losses, *flat])
             # The losses are not handed on: Keras would look for one label per
             # output in every batch, and for every output in validation.
             super().compile(
@@ -181,27 +141,25 @@ class DeepSupervision(FunctionalModel):
                 weighted_metrics=weighted_metrics,
                 **kwargs,
             )
-            # Keras's own would add up in `floatx`, perhaps a half precision.
-            # Kept from Keras's tracking: it would count the one twice, and the
-            # other is neither logged nor saved.
-            self.__dict__["_loss_tracker"] = keras.metrics.Mean(
-                name="loss", dtype=wide
+            # Kept from Keras's tracking: it would count the first twice, and
+            # the second is neither logged nor saved.
+            self.__dict__.update(
+                # Keras's own would add up in `floatx`, perhaps a half one.
+                _loss_tracker=keras.metrics.Mean(name="loss", dtype=wide),
+                extremes=fit_checks.Extremes(
+                    self.num_classes,
+                    set.intersection(*judged) if judged else None,
+                ),
+                told_of_rate=False,
+                num_weighted=sum(
+                    metric is not None
+                    for metric in keras.tree.flatten(weighted_metrics)
+                ),
             )
-            self.__dict__["extremes"] = fit_checks.Extremes(
-                self.num_classes, set.intersection(*judged) if judged else None
-            )
-            self.__dict__["told_of_rate"] = False
-            self.__dict__["num_weighted"] = sum(
-                metric is not None
-                for metric in keras.tree.flatten(weighted_metrics)
-            )
-        check_replicas(self, keras.tree.flatten((metrics, weighted_metrics)))
+        check_replicas(self, flat)
         self.loss = given
         self._loss_weights = loss_weights
-        self._output_losses = {
-            name: (weights.get(name, 1.0), loss)
-            for name, loss in losses.items()
-        }
+        self._output_losses = weighted
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
@@ -416,109 +374,6 @@ def _is_symbolic(x):
     )
 
 
-def default_optimizer(total_steps=None):
-    """The optimizer of `DANet.compile`; see there."""
-    learning_rate = 0.01
-    if total_steps is not None:
-        learning_rate = PolySchedule(learning_rate, total_steps)
-    return SGD(learning_rate, momentum=0.9, weight_decay=1e-4)
-
-
-def _per_output(argument, value, names):
-    """A dict by output name from a dict, a list or one value for all."""
-    if isinstance(value, dict):
-        unknown = sorted(set(value) - set(names))
-        if unknown:
-            raise ValueError(
-                f"`{argument}` names {unknown}, but the outputs of this model "
-                f"are {names}."
-            )
-        return dict(value)
-    if isinstance(value, (list, tuple)):
-        if len(value) != len(names):
-            raise ValueError(
-                f"`{argument}` must have one entry per output, {names}. "
-                f"Received: {argument}={value!r}"
-            )
-        return dict(zip(names, value, strict=True))
-    return dict.fromkeys(names, value)
-
-
-def _as_loss(loss, dtype):
-    loss = keras.losses.get(loss)
-    if isinstance(loss, SumOfLosses):
-        for _, part in loss.losses:
-            _as_loss(part, dtype)
-    if getattr(loss, "from_logits", None) is False:
-        raise ValueError(
-            "The outputs of DANet are logits, not probabilities. Received: "
-            f"{loss.name} with from_logits=False. Make it with "
-            "from_logits=True, or take loss='auto'."
-        )
-    if not isinstance(loss, keras.losses.Loss):
-        name = getattr(loss, "__name__", "loss").strip("<>")
-        if _is_keras_crossentropy(loss):
-            # Left alone it would take the logits for probabilities.
-            loss = functools.partial(loss, from_logits=True)
-        return _FunctionLoss(loss, name, dtype)
-    if loss.reduction in (None, "none"):
-        raise ValueError(
-            "A loss to train with must give one number. Received: "
-            f"{loss.name} with reduction={loss.reduction!r}. Take "
-            "'sum_over_batch_size', 'sum' or 'mean_with_sample_weight'."
-        )
-    return loss
-
-
-def _of_logits(metric):
-    """A metric as `compile` was given it, told that there are logits."""
-    by_name = ("crossentropy", "ce", "sparse_categorical_crossentropy")
-    if metric in by_name or _is_keras_crossentropy(metric):
-        name = metric if isinstance(metric, str) else metric.__name__
-        return keras.metrics.SparseCategoricalCrossentropy(
-            name, from_logits=True
-        )
-    given = getattr(metric, "_fn_kwargs", {})
-    if given.get("from_logits") is False:
-        raise ValueError(
-            "The outputs of DANet are logits, not probabilities. Received: "
-            f"{metric.name} with from_logits=False. Make it with "
-            "from_logits=True."
-        )
-    return metric
-
-
-def _is_keras_crossentropy(function):
-    module = getattr(function, "__module__", None) or ""
-    return (
-        inspect.isfunction(function)
-        and module.startswith("keras.")
-        and "from_logits" in inspect.signature(function).parameters
-    )
-
-
-class _FunctionLoss(keras.losses.Loss):
-    """A loss given as a function of (labels, logits)."""
-
-    def __init__(self, function, name, dtype):
-        super().__init__(name=name, dtype=dtype)
-        self.function = function
-
-    def call(self, y_true, y_pred):
-        return self.function(y_true, y_pred)
-
-
-def _refuse_other_outputs(argument, metrics):
-    others = sorted(
-        set(metrics) - {"fusion"} if isinstance(metrics, dict) else ()
-    )
-    if others:
-        raise ValueError(
-            f"`{argument}` are computed on the fused output only, 'fusion'. "
-            f"Received: metrics for {others}"
-        )
-
-
 def _precedence(found):
     return found[:2]
 
@@ -528,17 +383,6 @@ def _given(method, args, kwargs):
     given = inspect.signature(method).bind(*args, **kwargs).arguments
     more = given.pop("kwargs", {})
     return arguments.plain_values({**given, **more})
-
-
-def _refuse_lost_exclusions(optimizer):
-    # Keras 3.15 hands them to no optimizer inside another.
-    if hasattr(optimizer, "inner_optimizer") and hasattr(
-        optimizer, "_exclude_from_weight_decay"
-    ):
-        raise ValueError(
-            "`exclude_from_weight_decay` of a LossScaleOptimizer has no "
-            "effect. Call it on the optimizer inside, before it is wrapped."
-        )
 
 
 def _refuse_class_weight(given):

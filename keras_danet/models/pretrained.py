@@ -17,6 +17,7 @@ from keras_danet.weights import files
 from keras_danet.weights import presets
 from keras_danet.weights import sources
 from keras_danet.weights import torch_names
+from keras_danet.weights import torch_networks
 from keras_danet.weights.presets import split_frozen
 
 
@@ -95,13 +96,13 @@ class Pretrained:
         """
         cls._refuse_made_for(overrides, "checkpoint")
         tensors, meta = files.read_source(source)
-        tensors = torch_names.normalize(tensors)
-        found = torch_names.describe(tensors)
+        tensors = torch_networks.normalize(tensors)
+        found = torch_networks.describe(tensors)
         # Some bytes can claim a network of gigabytes. Where little is
         # missing, it is told what.
         held = sum(math.prod(np.shape(each)) for each in tensors.values())
         with no_larger_than(held, held + 2**20), blank_kernels():
-            model, anew, spare = make(found, torch_names.told_by(meta))
+            model, anew, spare = make(found, torch_networks.told_by(meta))
         torch_names.load_tensors(
             [v for v in model.weights if v.path.split("/")[0] not in anew],
             tensors,

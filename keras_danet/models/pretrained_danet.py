@@ -10,7 +10,7 @@ from keras_danet.models.freezing import merged_weights
 from keras_danet.models.pretrained import Pretrained
 from keras_danet.models.pretrained import warn_of_new_classifiers
 from keras_danet.models.resnet import DilatedResNet
-from keras_danet.weights import files
+from keras_danet.weights import keras_files
 from keras_danet.weights import presets
 from keras_danet.weights import sources
 from keras_danet.weights import torch_names
@@ -204,7 +204,7 @@ class PretrainedDANet(Pretrained):
 
     @classmethod
     def _in_file(cls, path):
-        model = files.load_keras_model(path)
+        model = keras_files.load_keras_model(path)
         if not isinstance(model, PretrainedDANet):
             raise ValueError(
                 f"{path} holds a {type(model).__name__}. Expected a DANet."

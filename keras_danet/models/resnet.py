@@ -15,10 +15,10 @@ from keras_danet.models.functional import FunctionalModel
 from keras_danet.models.network_arguments import standardize_rates
 from keras_danet.models.network_arguments import standardize_stem
 from keras_danet.models.pretrained import Pretrained
-from keras_danet.weights import files
+from keras_danet.weights import keras_files
 from keras_danet.weights import presets
 from keras_danet.weights import torch_names
-from keras_danet.weights.torch_names import STAGE_BLOCKS
+from keras_danet.weights.torch_networks import STAGE_BLOCKS
 
 # Stride and dilation rate of the four stages by output stride.
 STAGE_STRIDES = {8: (1, 2, 1, 1), 16: (1, 2, 2, 1), 32: (1, 2, 2, 2)}
@@ -178,7 +178,7 @@ class DilatedResNet(Pretrained, FunctionalModel):
 
     @classmethod
     def _in_file(cls, path):
-        source = files.load_keras_model(path)
+        source = keras_files.load_keras_model(path)
         if not isinstance(source, DilatedResNet):
             source = backbone_of(source)
         if not isinstance(source, DilatedResNet):

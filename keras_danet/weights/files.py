@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_danet.weights import torch_files
-from keras_danet.weights import torch_names
+from keras_danet.weights import torch_networks
 
 # DANet-ResNet152 with gradients and momentum stays below 1 GB; what claims
 # more is no checkpoint of this kind.
@@ -71,7 +71,7 @@ def read_weights(path):
         )
     size = path.stat().st_size
     if not 0 < size <= MAX_FILE_BYTES:
-        raise _refused(path, f"it has {size} bytes", "")
+        raise refused(path, f"it has {size} bytes", "")
     ending = path.suffix.lower()
     if ending == ".npz":
         read = _read_npz
@@ -80,13 +80,13 @@ def read_weights(path):
     elif ending in TORCH_ENDINGS:
         read = _read_torch
     elif ending in PADDLE_ENDINGS:
-        raise _refused(
+        raise refused(
             path,
-            f"it is {torch_names.PADDLE}",
+            f"it is {torch_networks.PADDLE}",
             " Use the authors' or MMSegmentation's weights.",
         )
     else:
-        raise _refused(
+        raise refused(
             path,
             f"{ending or 'no ending'!r} is not a known ending",
             " Expected .pth, .pt, .bin, .pth.tar, .safetensors or .npz"
@@ -97,7 +97,7 @@ def read_weights(path):
             ),
         )
     tensors, meta = read(path)
-    _check_count(path, len(tensors))
+    check_count(path, len(tensors))
     return tensors, meta
 
 
@@ -123,98 +123,6 @@ def as_arrays(state_dict):
         name: value if isinstance(value, StoredTensor) else _as_array(value)
         for name, value in tensors.items()
     }, meta
-
-
-def check_h5(path):
-    """Looks a Keras `.weights.h5` file through before Keras reads it.
-
-    Args:
-        path: path of the file.
-
-    Returns:
-        How many floating numbers it has.
-
-    Raises:
-        ValueError: if it is too large or truncated, links out of itself, or
-            claims more than it holds.
-    """
-    import h5py
-
-    path = Path(path)
-    if not 0 < path.stat().st_size <= MAX_FILE_BYTES:
-        raise _refused(path, f"it has {path.stat().st_size} bytes", "")
-    claimed = count = floats = 0
-    with _explained(path), h5py.File(path, "r") as file:
-        waiting = [file]
-        while waiting:
-            group = waiting.pop()
-            for name in group:
-                count += 1
-                # Groups as well, which might hold each other.
-                _check_count(path, count)
-                link = group.get(name, getlink=True)
-                if not isinstance(link, h5py.HardLink):
-                    raise _refused(path, f"{name!r} links elsewhere", "")
-                item = group[name]
-                if isinstance(item, h5py.Group):
-                    waiting.append(item)
-                    continue
-                if item.external or item.is_virtual:
-                    raise _refused(path, f"{name!r} lies elsewhere", "")
-                # Keras's way to keep a bfloat16.
-                half = item.dtype == "V2" and item.attrs.get("dtype")
-                if item.dtype.kind not in "fiub" and half != "bfloat16":
-                    raise _refused(path, f"{name!r} holds no numbers", "")
-                claimed += math.prod(item.shape) * item.dtype.itemsize
-                if item.dtype.kind == "f" or half:
-                    floats += math.prod(item.shape)
-        _check_claim(path, claimed)
-    return floats
-
-
-def load_keras_model(source, max_bytes=MAX_FILE_BYTES):
-    """The model of a `.keras` file, or of the folder that holds one.
-
-    Args:
-        source: path of the file, of a folder with a `model.keras`, or of one
-            that Keras saved unzipped.
-        max_bytes: integer, the most that it may unpack to. Defaults to
-            `MAX_FILE_BYTES`.
-
-    Returns:
-        A model that is not compiled.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be read, or unpacks to too much.
-    """
-    import keras
-
-    path = Path(source)
-    if path.is_dir() and not (path / "config.json").is_file():
-        path = path / "model.keras"
-    elif (path / "model.keras").is_file():
-        path = path / "model.keras"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} does not exist. Expected a .keras file, or a run folder "
-            "whose training finished at least one epoch."
-        )
-    try:
-        if path.is_dir():
-            check_h5(path / "model.weights.h5")
-        else:
-            with zipfile.ZipFile(path) as archive:
-                size = sum(member.file_size for member in archive.infolist())
-            if size > max_bytes:
-                raise ValueError(f"it unpacks to {size} bytes")
-        return keras.saving.load_model(path, compile=False)
-    # Keras has no common error for broken files.
-    except Exception as error:
-        raise ValueError(
-            f"{path} cannot be loaded: {error}. Expected a model that Keras "
-            "has saved whole; save it, or train, again."
-        ) from error
 
 
 class StoredTensor:
@@ -269,7 +177,7 @@ class _File:
         return StoredTensor(shape, dtype, lambda: self.read(name))
 
     def read(self, name):
-        with _explained(self.path):
+        with explained(self.path):
             if self.get is None or self.read_bytes > self.most_bytes:
                 self.get, self.read_bytes = None, 0
                 self.get = self.open_file(self.path)
@@ -281,16 +189,16 @@ class _File:
 def _read_npz(path):
     """NumPy's archive, whose headers are read before its arrays."""
     file, tensors, claimed = _File(path, _open_npz), {}, 0
-    with _explained(path), zipfile.ZipFile(path) as archive:
+    with explained(path), zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-        _check_count(path, len(members))
+        check_count(path, len(members))
         for member in members:
             with archive.open(member) as stream:
                 shape, dtype = _npy_header(path, member, stream)
             claimed += math.prod(shape) * dtype.itemsize
             name = member.filename.removesuffix(".npy")
             tensors[name] = file.tensor(name, shape, dtype)
-        _check_claim(path, claimed)
+        check_claim(path, claimed)
     return tensors, {}
 
 
@@ -308,10 +216,10 @@ def _npy_header(path, member, file):
     )
     shape, _, dtype = read(file)
     if dtype.hasobject:
-        raise _refused(path, f"{member.filename} holds pickled objects", _CODE)
+        raise refused(path, f"{member.filename} holds pickled objects", _CODE)
     size = math.prod(shape) * dtype.itemsize
     if size + file.tell() != member.file_size:
-        raise _refused(
+        raise refused(
             path,
             f"{member.filename} claims shape {shape}, {size} bytes, and has "
             f"{member.file_size - file.tell()}",
@@ -330,14 +238,14 @@ def _read_safetensors(path):
             "pip install safetensors"
         ) from error
     file, tensors = _File(path, _open_safetensors), {}
-    with _explained(path), safe_open(path, framework="numpy") as header:
+    with explained(path), safe_open(path, framework="numpy") as header:
         names = list(header.keys())
-        _check_count(path, len(names))
+        check_count(path, len(names))
         for name in names:
             tensor = header.get_slice(name)
             shape, kind = tensor.get_shape(), tensor.get_dtype()
             if kind not in SAFETENSORS:
-                raise _refused(path, f"{name!r} is of the type {kind}", _TYPES)
+                raise refused(path, f"{name!r} is of the type {kind}", _TYPES)
             tensors[name] = file.tensor(name, shape, SAFETENSORS[kind])
         return tensors, dict(header.metadata() or {})
 
@@ -366,28 +274,28 @@ def _read_torch(path):
             "(CVE-2026-24747). Update it: pip install --upgrade torch. Or "
             "convert the file to .safetensors elsewhere."
         )
-    with _explained(path):
+    with explained(path):
         content, meta = _unwrap(_load_torch(path))
     for name, value in content.items():
         if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
-            raise _refused(path, f"{name!r} is no dense tensor", "")
+            raise refused(path, f"{name!r} is no dense tensor", "")
         stored = value.untyped_storage().nbytes()
         # A tensor may repeat its storage: petabytes on a few bytes.
         if value.numel() * value.element_size() > stored:
-            raise _refused(
+            raise refused(
                 path,
                 f"{name!r} claims shape {tuple(value.shape)} and has {stored} "
                 "bytes",
                 "",
             )
     # Or many tensors have one storage.
-    _check_claim(
+    check_claim(
         path, sum(v.numel() * v.element_size() for v in content.values())
     )
     # The format before 1.6 is read whole.
     file = _File(path, _open_torch, mapped=zipfile.is_zipfile(path))
     tensors = {}
-    with _explained(path):
+    with explained(path):
         for name, value in content.items():
             dtype = _as_array(value).dtype
             tensors[name] = file.tensor(name, value.shape, dtype)
@@ -466,38 +374,38 @@ class _Refused(ValueError):
 
 
 @contextlib.contextmanager
-def _explained(path):
+def explained(path):
     """Says which file it was, whatever its reader raises."""
     try:
         yield
     except _Refused:
         raise
     except torch_files.MoreThanTensors as error:
-        raise _refused(path, str(error), _CODE) from None
+        raise refused(path, str(error), _CODE) from None
     except Exception as error:
         text = str(error)
         if "weights_only" in text:
             # PyTorch's own text tells how to run the code after all.
-            raise _refused(path, "it holds more than tensors", _CODE) from None
+            raise refused(path, "it holds more than tensors", _CODE) from None
         reason = text.splitlines()[0] if text else type(error).__name__
-        raise _refused(path, reason, "") from error
+        raise refused(path, reason, "") from error
 
 
-def _check_count(path, count):
+def check_count(path, count):
     if not 0 < count <= MAX_TENSORS:
-        raise _refused(path, f"it has {count} tensors", "")
+        raise refused(path, f"it has {count} tensors", "")
 
 
-def _check_claim(path, claimed):
+def check_claim(path, claimed):
     # Stored weights hardly compress: a claim far beyond the file is a bomb.
     size = os.path.getsize(path)
     if claimed > min(MAX_FILE_BYTES, 4 * size + 2**20):
-        raise _refused(
+        raise refused(
             path, f"its {size} bytes claim to unpack to {claimed}", ""
         )
 
 
-def _refused(path, reason, remedy):
+def refused(path, reason, remedy):
     return _Refused(
         f"{path} is not read: {reason}."
         + (

@@ -23,7 +23,7 @@ def find(source, names=()):
 
     Returns:
         `(kind, place)`: `"preset"` and what `presets.find` reads, or
-        `"file"` and the path that `weight_files.load_keras_model` reads.
+        `"file"` and the path that `keras_files.load_keras_model` reads.
 
     Raises:
         ValueError, FileNotFoundError: if it is none of them, with what it is.

@@ -14,6 +14,7 @@ from conftest import one_backend
 from keras_danet import DANet
 from keras_danet import DilatedResNet
 from keras_danet.weights import torch_names
+from keras_danet.weights import torch_networks
 
 PARITY = ROOT / "tests" / "parity"
 KEYS = PARITY / "checkpoint_keys"
@@ -135,8 +136,8 @@ def test_every_published_tensor_has_its_variable(
         key: np.broadcast_to(np.float32(0), shape)
         for key, shape in shapes.items()
     }
-    found = torch_names.describe(torch_names.normalize(tensors))
-    assert found == torch_names.Description(
+    found = torch_networks.describe(torch_networks.normalize(tensors))
+    assert found == torch_networks.Description(
         naming, depth, 64, stem_filters, found.num_classes, naming == "mmseg"
     )
     model = DANet(
@@ -294,7 +295,7 @@ def test_what_tensors_do_not_tell_is_asked_for():
     ],
 )
 def test_what_a_file_says_of_itself(meta, told):
-    assert torch_names.told_by(meta) == told
+    assert torch_networks.told_by(meta) == told
 
 
 @one_backend
@@ -304,8 +305,8 @@ def test_a_file_s_lists_may_hold_themselves():
         endless = [endless, endless]
     endless.append(endless)
     for meta in ({"config": endless}, {"config": {"a": endless}}):
-        assert torch_names.told_by(meta) == {"align_corners": True}
-    assert torch_names.told_by({"multi_grid": endless}) == {}
+        assert torch_networks.told_by(meta) == {"align_corners": True}
+    assert torch_networks.told_by({"multi_grid": endless}) == {}
 
 
 @one_backend

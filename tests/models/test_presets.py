@@ -23,6 +23,8 @@ from keras_danet import dilate
 from keras_danet.weights import downloads
 from keras_danet.weights import presets
 from keras_danet.weights import torch_names
+from keras_danet.weights.preset_tables import BACKBONES
+from keras_danet.weights.preset_tables import DANET
 
 KEYS = ROOT / "tests" / "parity" / "checkpoint_keys"
 IMAGE = np.random.default_rng(0).uniform(0, 255, (1, 33, 47, 3))
@@ -71,9 +73,9 @@ def test_there_are_the_sixteen_of_mmsegmentation():
 
 
 @one_backend
-@pytest.mark.parametrize("name", [*presets.DANET, *presets.BACKBONES])
+@pytest.mark.parametrize("name", [*DANET, *BACKBONES])
 def test_rows_are_well_formed(name):
-    row = {**presets.DANET, **presets.BACKBONES}[name]
+    row = {**DANET, **BACKBONES}[name]
     assert re.fullmatch(r"[a-z0-9_]+", name)
     assert re.fullmatch(r"https://[\w./-]+\.(pth|safetensors)", row["source"])
     assert row["license"] in ("Apache-2.0", "BSD-3-Clause", "not stated")
@@ -89,11 +91,11 @@ def test_rows_are_well_formed(name):
         # A file that is known whole is asked for at its commit.
         assert re.search(r"/resolve/[0-9a-f]{40}/", row["source"])
         assert re.fullmatch("[0-9a-f]{64}", digits)
-    if name in presets.DANET:
+    if name in DANET:
         assert 40 < row["mean_iou"] < 90
         # The short name is the best of its depth and data set.
         short = "_".join(name.split("_")[:3])
-        assert row["mean_iou"] <= presets.DANET[short]["mean_iou"]
+        assert row["mean_iou"] <= DANET[short]["mean_iou"]
         assert f"_r{row['arguments']['backbone'][6:]}-d8_" in row["source"]
         assert row["arguments"]["align_corners"] == ("769" in row["source"])
 
@@ -120,10 +122,7 @@ def test_a_preset_s_network_is_that_of_its_file(name):
     "arguments",
     # In one order, or processes that share the tests collect different ones.
     sorted(
-        {
-            json.dumps(row["arguments"], sort_keys=True)
-            for row in presets.DANET.values()
-        }
+        {json.dumps(row["arguments"], sort_keys=True) for row in DANET.values()}
     ),
 )
 def test_every_configuration_is_one_of_the_constructor(arguments):

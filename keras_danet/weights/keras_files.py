@@ -1,0 +1,102 @@
+"""Reads Keras's files that nobody vouches for: sizes first, code never."""
+
+import math
+import zipfile
+from pathlib import Path
+
+import h5py
+import keras
+
+from keras_danet.weights.files import MAX_FILE_BYTES
+from keras_danet.weights.files import check_claim
+from keras_danet.weights.files import check_count
+from keras_danet.weights.files import explained
+from keras_danet.weights.files import refused
+
+
+def check_h5(path):
+    """Looks a Keras `.weights.h5` file through before Keras reads it.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        How many floating numbers it has.
+
+    Raises:
+        ValueError: if it is too large or truncated, links out of itself, or
+            claims more than it holds.
+    """
+    path = Path(path)
+    if not 0 < path.stat().st_size <= MAX_FILE_BYTES:
+        raise refused(path, f"it has {path.stat().st_size} bytes", "")
+    claimed = count = floats = 0
+    with explained(path), h5py.File(path, "r") as file:
+        waiting = [file]
+        while waiting:
+            group = waiting.pop()
+            for name in group:
+                count += 1
+                # Groups as well, which might hold each other.
+                check_count(path, count)
+                link = group.get(name, getlink=True)
+                if not isinstance(link, h5py.HardLink):
+                    raise refused(path, f"{name!r} links elsewhere", "")
+                item = group[name]
+                if isinstance(item, h5py.Group):
+                    waiting.append(item)
+                    continue
+                if item.external or item.is_virtual:
+                    raise refused(path, f"{name!r} lies elsewhere", "")
+                # Keras's way to keep a bfloat16.
+                half = item.dtype == "V2" and item.attrs.get("dtype")
+                if item.dtype.kind not in "fiub" and half != "bfloat16":
+                    raise refused(path, f"{name!r} holds no numbers", "")
+                claimed += math.prod(item.shape) * item.dtype.itemsize
+                if item.dtype.kind == "f" or half:
+                    floats += math.prod(item.shape)
+        check_claim(path, claimed)
+    return floats
+
+
+def load_keras_model(source, max_bytes=MAX_FILE_BYTES):
+    """The model of a `.keras` file, or of the folder that holds one.
+
+    Args:
+        source: path of the file, of a folder with a `model.keras`, or of one
+            that Keras saved unzipped.
+        max_bytes: integer, the most that it may unpack to. Defaults to
+            `MAX_FILE_BYTES`.
+
+    Returns:
+        A model that is not compiled.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read, or unpacks to too much.
+    """
+    path = Path(source)
+    if path.is_dir() and not (path / "config.json").is_file():
+        path = path / "model.keras"
+    elif (path / "model.keras").is_file():
+        path = path / "model.keras"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist. Expected a .keras file, or a run folder "
+            "whose training finished at least one epoch."
+        )
+    try:
+        if path.is_dir():
+            check_h5(path / "model.weights.h5")
+        else:
+            with zipfile.ZipFile(path) as archive:
+                size = sum(member.file_size for member in archive.infolist())
+            if size > max_bytes:
+                raise ValueError(f"it unpacks to {size} bytes")
+        return keras.saving.load_model(path, compile=False)
+    # Keras has no common error for broken files.
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be loaded: {error}. Expected a model that Keras "
+            "has saved whole; save it, or train, again."
+        ) from error
