@@ -11,6 +11,7 @@ from keras import ops
 from keras_danet import arguments
 from keras_danet.layers.numerics import maximum
 from keras_danet.layers.numerics import wide_dtype
+from keras_danet.losses.pixels import weights_of_pixels
 
 # A count is `high * 2**30 + low`: 64-bit integers do not exist on JAX by
 # default, and a low limb below 2**30 leaves an int32 room for one update.
@@ -260,7 +261,7 @@ class SegmentationMetrics(keras.Metric):
             y_true = ops.reshape(y_true, ops.shape(y_pred)[:-1])
         self._check_shapes(y_true.shape, y_pred.shape)
         predicted = _predicted_class(y_pred, self.num_classes)
-        row = self._pixel_rows(y_true, sample_weight, mask)
+        row = self._pixel_rows(y_true, y_pred, sample_weight, mask)
         index = ops.reshape(row * self.num_classes + predicted, (-1,))
         counts = _histogram(index, (self._table_rows + 2) * self.num_classes)
         counts = ops.reshape(counts, (-1, self.num_classes))[:-1]
@@ -288,7 +289,7 @@ class SegmentationMetrics(keras.Metric):
                 "`num_classes`, and resize logits to labels."
             )
 
-    def _pixel_rows(self, y_true, sample_weight, mask):
+    def _pixel_rows(self, y_true, y_pred, sample_weight, mask):
         # One row per label value, one for invalid labels, one left out.
         if len(y_true.shape) == 4:
             y_true = ops.squeeze(y_true, axis=-1)
@@ -305,28 +306,7 @@ class SegmentationMetrics(keras.Metric):
             left_out = ops.logical_or(left_out, ops.logical_not(mask))
         if sample_weight is not None:
             weight = ops.convert_to_tensor(sample_weight)
-            if getattr(weight.shape, "rank", 0) is None:
-                # One per image or one per pixel: which is known as it runs.
-                size = ops.size(weight) // ops.shape(label)[0]
-                weight = ops.reshape(weight, (ops.shape(label)[0], size))
-                one = ops.ones((1, ops.size(label[0]) // size), weight.dtype)
-                weight = ops.reshape(
-                    ops.expand_dims(weight, 2) * one, ops.shape(label)
-                )
-            shape = tuple(weight.shape)
-            if len(shape) == 1:
-                weight = weight[:, None, None]
-            elif len(shape) == 4 and shape[3] == 1:
-                weight = ops.squeeze(weight, axis=-1)
-            if len(weight.shape) != 3 or any(
-                None not in pair and pair[0] != pair[1]
-                for pair in zip(shape[:3], label.shape, strict=False)
-            ):
-                raise ValueError(
-                    "Expected `sample_weight` of the labels' shape or "
-                    "(batch,). Received: sample_weight.shape="
-                    f"{shape}, y_true.shape={tuple(y_true.shape)}."
-                )
+            weight = weights_of_pixels(weight, y_pred)
             left_out = ops.logical_or(left_out, weight == 0)
         row = ops.where(valid, label, self._table_rows)
         return ops.where(left_out, self._table_rows + 1, row)

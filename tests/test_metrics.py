@@ -391,7 +391,7 @@ def test_nonsense_num_classes_is_refused(num_classes):
 def test_weights_of_other_shapes_are_refused(shape):
     metric = SegmentationMetrics(2)
     label, logits = np.zeros((2, 2, 3), "uint8"), np.zeros((2, 2, 3, 2))
-    with pytest.raises(ValueError, match="Expected `sample_weight`"):
+    with pytest.raises(ValueError, match="sample weights must have one value"):
         metric.update_state(label, logits, np.ones(shape, "float32"))
 
 

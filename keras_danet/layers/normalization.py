@@ -106,16 +106,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
         """Keras's batch norm, which elsewhere makes float32 of float64."""
         mean, variance = self.moving_mean.value, self.moving_variance.value
         if training:
-            kept = self.momentum
-            means = mean, variance
+            moving = mean, variance
             mean, variance = self._moments(inputs, mask)
-            for moving, old, new in zip(
-                (self.moving_mean, self.moving_variance),
-                means,
-                (mean, variance),
-                strict=True,
-            ):
-                moving.assign(old * kept + new * (1 - kept))
+            self._move(*moving, mean, variance)
         return ops.batch_normalization(
             inputs,
             mean,
@@ -161,16 +154,19 @@ class BatchNormalization(keras.layers.BatchNormalization):
             batch_variance = batch_variance * ((number - 1) / max(number, 1))
             if number < 2:
                 batch_variance = torch.zeros_like(variance)
-            kept = self.momentum
-            self.moving_mean.assign(mean * kept + batch_mean * (1 - kept))
-            self.moving_variance.assign(
-                variance * kept + batch_variance * (1 - kept)
-            )
+            self._move(mean, variance, batch_mean, batch_variance)
         else:
             x = torch.nn.functional.batch_norm(
                 x, mean, variance, gamma, beta, False, 0.0, self.epsilon
             )
         return ops.cast(ops.moveaxis(x, 1, axis), self.compute_dtype)
+
+    def _move(self, mean, variance, batch_mean, batch_variance):
+        kept = self.momentum
+        self.moving_mean.assign(mean * kept + batch_mean * (1 - kept))
+        self.moving_variance.assign(
+            variance * kept + batch_variance * (1 - kept)
+        )
 
     def get_config(self):
         config = super().get_config()

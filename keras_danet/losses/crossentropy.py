@@ -13,8 +13,8 @@ from keras_danet.losses.pixels import crossentropy
 class PixelMean(PixelLoss):
     """A mean over the labelled pixels that may weigh classes.
 
-    Subclasses give the loss of every pixel by `pixel_losses`, and may leave
-    pixels out of the mean by `kept`.
+    Subclasses change the loss of every pixel, a cross-entropy, by
+    `pixel_losses` and `smoothed`, or leave pixels out of the mean by `kept`.
     """
 
     def __init__(self, class_weights, *of_pixel_loss):
@@ -27,13 +27,12 @@ class PixelMean(PixelLoss):
         entropies = crossentropy(labels, y_pred)
         kept = self.kept(entropies, known)
         shares = ops.cast(kept, entropies.dtype)
-        if self.class_weights is None:
-            pixels = self.pixel_losses(entropies, y_pred, None, None)
-        else:
+        pixels, weights = self.pixel_losses(entropies), None
+        if self.class_weights is not None:
             weights = self._weight_tensor(num_classes, entropies.dtype)
             of_pixels = ops.take(weights, labels, axis=0)
-            pixels = self.pixel_losses(entropies, y_pred, of_pixels, weights)
-            shares = shares * of_pixels
+            pixels, shares = pixels * of_pixels, shares * of_pixels
+        pixels = self.smoothed(pixels, y_pred, weights)
         pixels = ops.where(kept, pixels, 0.0)
         if sample_weight is not None:
             pixels = pixels * sample_weight
@@ -41,9 +40,13 @@ class PixelMean(PixelLoss):
                 shares = shares * sample_weight
         return self.reduce(pixels, ops.sum(shares), poison)
 
-    def pixel_losses(self, entropies, logits, of_pixels, weights):
-        """Each pixel's loss; its class's weight, and all of them, or None."""
-        raise NotImplementedError
+    def pixel_losses(self, entropies):
+        """Each pixel's loss, before its class's weight."""
+        return entropies
+
+    def smoothed(self, pixels, logits, weights):
+        """The losses with what is added for the other classes."""
+        return pixels
 
     def kept(self, entropies, known):
         """Which of the `known` pixels, those labelled with a class, count."""
@@ -153,18 +156,16 @@ class PixelCrossentropy(PixelMean):
             number("label_smoothing", label_smoothing, must, least=0, below=1)
         )
 
-    def pixel_losses(self, entropies, logits, of_pixels, weights):
-        if weights is not None:
-            entropies = entropies * of_pixels
+    def smoothed(self, pixels, logits, weights):
         if not self.label_smoothing:
-            return entropies
+            return pixels
         num_classes = logits.shape[-1]
         if weights is None:
-            weights = ops.ones((num_classes,), entropies.dtype)
+            weights = ops.ones((num_classes,), pixels.dtype)
         share = self.label_smoothing / num_classes
         # A product with a vector: no map of weighted classes is made.
         of_all = -matmul(ops.log_softmax(logits), weights)
-        return (1 - self.label_smoothing) * entropies + share * of_all
+        return (1 - self.label_smoothing) * pixels + share * of_all
 
     def get_config(self):
         config = super().get_config()

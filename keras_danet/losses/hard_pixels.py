@@ -100,9 +100,6 @@ class OhemCrossentropy(PixelMean):
             hard = ops.logical_or(hard, entropies >= lowest)
         return ops.logical_and(known, hard)
 
-    def pixel_losses(self, entropies, logits, of_pixels, weights):
-        return entropies if weights is None else entropies * of_pixels
-
     def get_config(self):
         return {
             **super().get_config(),
@@ -164,13 +161,12 @@ class FocalLoss(PixelMean):
         must = "must be a number, 0 or more"
         self.gamma = float(number("gamma", gamma, must, least=0))
 
-    def pixel_losses(self, entropies, logits, of_pixels, weights):
-        pixels = entropies
-        if self.gamma:
-            # The root of 0 would have an infinite gradient.
-            missed = maximum(-ops.expm1(-entropies), 1e-12)
-            pixels = pixels * missed**self.gamma
-        return pixels if weights is None else pixels * of_pixels
+    def pixel_losses(self, entropies):
+        if not self.gamma:
+            return entropies
+        # The root of 0 would have an infinite gradient.
+        missed = maximum(-ops.expm1(-entropies), 1e-12)
+        return entropies * missed**self.gamma
 
     def get_config(self):
         return {**super().get_config(), "gamma": self.gamma}

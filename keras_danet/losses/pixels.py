@@ -57,7 +57,7 @@ class PixelLoss(keras.losses.Loss):
                 void = ops.convert_to_tensor(self.ignore_label, self.dtype)
                 y_true = ops.where(mask, y_true, void)
             if sample_weight is not None:
-                sample_weight = _weights_of_pixels(
+                sample_weight = weights_of_pixels(
                     ops.convert_to_tensor(sample_weight, self.dtype), y_pred
                 )
             # Not Keras's `__call__`, which divides by all pixels.
@@ -135,7 +135,7 @@ def of_known_shape(labels, logits, sample_weight=None):
     if _is_unknown(labels):
         labels = _one_per_pixel(labels, logits, "labels")
     if _is_unknown(sample_weight):
-        sample_weight = _weights_of_pixels(sample_weight, logits)
+        sample_weight = weights_of_pixels(sample_weight, logits)
     return labels, sample_weight
 
 
@@ -143,7 +143,7 @@ def _is_unknown(values):
     return ops.is_tensor(values) and _rank(values) is None
 
 
-def _weights_of_pixels(weights, logits):
+def weights_of_pixels(weights, logits):
     """Sample weights by pixel or by image, to be multiplied with a map."""
     rank = _rank(weights)
     if rank == 1:

@@ -71,6 +71,18 @@ def classifier(x, num_classes, dropout, name):
     )(x)
 
 
+def _fact(name, check, doc):
+    """A property that is kept with the model's arguments."""
+
+    def get(self):
+        return self._constructor_arguments[name]
+
+    def put(self, value):
+        self._constructor_arguments[name] = check(value, self.num_classes)
+
+    return property(get, put, doc=doc)
+
+
 @keras.saving.register_keras_serializable(package="keras_danet")
 class DANet(PretrainedDANet, DeepSupervision):
     """Dual Attention Network: a semantic segmentation of any image.
@@ -230,34 +242,19 @@ class DANet(PretrainedDANet, DeepSupervision):
             images, outputs["fusion"], name=f"{name}_inference"
         )
 
-    @property
-    def class_names(self):
-        """Tuple of a name per class, or None."""
-        return self._constructor_arguments["class_names"]
-
-    @class_names.setter
-    def class_names(self, names):
-        names = checked_names(names, self.num_classes)
-        self._constructor_arguments["class_names"] = names
-
-    @property
-    def palette(self):
-        """Tuple of a (red, green, blue) per class, or None."""
-        return self._constructor_arguments["palette"]
-
-    @palette.setter
-    def palette(self, colors):
-        colors = checked_palette(colors, self.num_classes)
-        self._constructor_arguments["palette"] = colors
-
-    @property
-    def test_size(self):
-        """(long, short) side that a `Predictor` resizes to, or Nones."""
-        return self._constructor_arguments["test_size"]
-
-    @test_size.setter
-    def test_size(self, size):
-        self._constructor_arguments["test_size"] = standardize_sides(size)
+    class_names = _fact(
+        "class_names", checked_names, "Tuple of a name per class, or None."
+    )
+    palette = _fact(
+        "palette",
+        checked_palette,
+        "Tuple of a (red, green, blue) per class, or None.",
+    )
+    test_size = _fact(
+        "test_size",
+        lambda size, _: standardize_sides(size),
+        "(long, short) side that a `Predictor` resizes to, or Nones.",
+    )
 
     def head_multipliers(self, factor=10.0):
         """`multipliers` of `SGD` for all that is not the backbone's.

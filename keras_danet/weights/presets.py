@@ -19,7 +19,6 @@ import warnings
 
 import keras
 
-from keras_danet.arguments import did_you_mean
 from keras_danet.data.datasets import DATASETS
 from keras_danet.weights import downloads
 from keras_danet.weights import files
@@ -78,19 +77,23 @@ def find(preset, cls, load_weights=True):
         folder = _converted(preset, _own_class(cls), row)
         config, folder, held = _looked_through(folder, cls)
         return {**config, **facts}, folder, held
-    elif preset.startswith("hf://"):
-        folder = hub.fetch_folder(
-            preset,
-            {
-                CONFIG_FILE: MAX_CONFIG_BYTES,
-                WEIGHTS_FILE: files.MAX_FILE_BYTES,
-            },
-        )
-    else:
-        folder = pathlib.Path(preset)
-    if not folder.is_dir():
-        raise ValueError(_no_preset(preset, cls, folder.is_file()))
-    return _looked_through(folder, cls)
+    if preset.startswith("hf://"):
+        most = {
+            CONFIG_FILE: MAX_CONFIG_BYTES,
+            WEIGHTS_FILE: files.MAX_FILE_BYTES,
+        }
+        return _looked_through(hub.fetch_folder(preset, most), cls)
+    # A name that is another class's; what is none is refused by `sources`.
+    for names, other in (
+        (DANET, "a whole DANet: DANet"),
+        (BACKBONES, "a backbone, for DANet's `backbone` or DilatedResNet"),
+    ):
+        if preset in names:
+            raise ValueError(
+                f"{preset!r} is {other}.from_preset({preset!r}). Expected one "
+                f"of {list(cls.presets)}."
+            )
+    return _looked_through(pathlib.Path(preset), cls)
 
 
 def split_frozen(config):
@@ -120,27 +123,6 @@ def _looked_through(folder, cls):
     # Before a network is made for them.
     held = keras_files.check_h5(_plain_file(folder, WEIGHTS_FILE))
     return config, folder, held
-
-
-def _no_preset(preset, cls, is_file):
-    """What to say of a name that is none."""
-    if is_file:
-        return (
-            f"{preset} is a file. A preset is a folder; a checkpoint's file "
-            f"is read by {cls.__name__}.from_checkpoint."
-        )
-    if preset in DANET:
-        return f"{preset!r} is a whole DANet: DANet.from_preset({preset!r})."
-    if preset in BACKBONES:
-        return (
-            f"{preset!r} is a backbone: DANet(num_classes=19, "
-            f"backbone={preset!r}), or DilatedResNet.from_preset({preset!r})."
-        )
-    return (
-        f"There is no preset {preset!r}.{did_you_mean(preset, cls.presets)} "
-        f"Expected one of {list(cls.presets)}, a folder that save_to_preset "
-        "wrote, or 'hf://user/repo'."
-    )
 
 
 def _converted(name, cls, row):
