@@ -7,6 +7,7 @@ logits. Both fill the same matrix: rows true classes, columns predicted ones.
 import keras
 import numpy as np
 from keras import ops
+from numpy.typing import ArrayLike
 
 from keras_danet import arguments
 from keras_danet.layers.numerics import maximum
@@ -21,7 +22,12 @@ SCORES = ("mean_iou", "pixel_accuracy")
 PLAIN_NAMES = ("segmentation_metrics", "mean_iou")
 
 
-def confusion_matrix(label, prediction, num_classes, ignore_label=255):
+def confusion_matrix(
+    label: ArrayLike,
+    prediction: ArrayLike,
+    num_classes: int,
+    ignore_label: int = 255,
+) -> np.ndarray:
     """Count every pair of true and predicted class.
 
     Args:
@@ -134,7 +140,7 @@ def wrong_labels(values, num_classes, ignored):
     )
 
 
-def class_iou(matrix):
+def class_iou(matrix: ArrayLike) -> np.ndarray:
     """Intersection over union of each class of a confusion matrix.
 
     Returns:
@@ -152,14 +158,14 @@ def class_iou(matrix):
     return iou
 
 
-def mean_iou(matrix):
+def mean_iou(matrix: ArrayLike) -> float:
     """Mean of `class_iou` over the classes that have one, NaN if none has."""
     iou = class_iou(matrix)
     present = ~np.isnan(iou)
     return float(iou[present].mean()) if present.any() else float("nan")
 
 
-def pixel_accuracy(matrix):
+def pixel_accuracy(matrix: ArrayLike) -> float:
     """Share of the counted pixels whose class is right, NaN without any."""
     matrix = np.asarray(matrix)
     total = matrix.sum()
@@ -234,8 +240,11 @@ class SegmentationMetrics(keras.Metric):
     """
 
     def __init__(
-        self, num_classes, ignore_label=255, name="segmentation_metrics"
-    ):
+        self,
+        num_classes: int,
+        ignore_label: int = 255,
+        name: str = "segmentation_metrics",
+    ) -> None:
         super().__init__(name=name)
         self.num_classes = arguments.integer(
             "num_classes",
@@ -332,7 +341,7 @@ class SegmentationMetrics(keras.Metric):
         poison = ops.sqrt(1.0 - 2.0 * ops.cast(counts[-1] > 0, counts.dtype))
         return mean * poison, accuracy * poison
 
-    def confusion_matrix(self):
+    def confusion_matrix(self) -> np.ndarray:
         """The exact int64 NumPy matrix so far, rows true, columns predicted."""
         low = ops.convert_to_numpy(self.low.value).astype(np.int64)
         high = ops.convert_to_numpy(self.high.value).astype(np.int64)
@@ -361,7 +370,9 @@ class MeanIoU(SegmentationMetrics):
         num_classes, ignore_label, name: those of `SegmentationMetrics`.
     """
 
-    def __init__(self, num_classes, ignore_label=255, name="mean_iou"):
+    def __init__(
+        self, num_classes: int, ignore_label: int = 255, name: str = "mean_iou"
+    ) -> None:
         super().__init__(num_classes, ignore_label, name)
 
     def result(self):
@@ -376,7 +387,12 @@ class PixelAccuracy(SegmentationMetrics):
         num_classes, ignore_label, name: those of `SegmentationMetrics`.
     """
 
-    def __init__(self, num_classes, ignore_label=255, name="pixel_accuracy"):
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_label: int = 255,
+        name: str = "pixel_accuracy",
+    ) -> None:
         super().__init__(num_classes, ignore_label, name)
 
     def result(self):

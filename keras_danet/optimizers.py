@@ -1,11 +1,14 @@
 """What Keras lacks: SGD and its schedule as the reference recipes mean them."""
 
-import collections.abc
 import re
 import warnings
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
+from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_danet import arguments
 from keras_danet.distribution.keras_fixes import summed
@@ -15,7 +18,7 @@ from keras_danet.layers.numerics import minimum
 
 
 @keras.saving.register_keras_serializable(package="keras_danet")
-class PolySchedule(keras.optimizers.schedules.LearningRateSchedule):
+class PolySchedule(LearningRateSchedule):
     """The field's "poly" learning rate, with a floor and a linear warm-up.
 
     At step t of T = total_steps, from 0, and from T on at t = T,
@@ -57,13 +60,13 @@ class PolySchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(
         self,
-        initial_learning_rate,
-        total_steps,
-        power=0.9,
-        end_learning_rate=0.0,
-        warmup_steps=0,
-        warmup_ratio=0.1,
-    ):
+        initial_learning_rate: float,
+        total_steps: int,
+        power: float = 0.9,
+        end_learning_rate: float = 0.0,
+        warmup_steps: int = 0,
+        warmup_ratio: float = 0.1,
+    ) -> None:
         super().__init__()
         given = {
             argument: arguments.number(
@@ -162,14 +165,14 @@ class SGD(keras.optimizers.SGD):
 
     def __init__(
         self,
-        learning_rate=0.01,
-        momentum=0.9,
-        weight_decay=0.0,
-        multipliers=None,
-        name="SGD",
-        nesterov=False,
-        **kwargs,
-    ):
+        learning_rate: float | LearningRateSchedule = 0.01,
+        momentum: float = 0.9,
+        weight_decay: float | None = 0.0,
+        multipliers: Mapping[str, float] | None = None,
+        name: str = "SGD",
+        nesterov: bool = False,
+        **kwargs: Any,
+    ) -> None:
         momentum = arguments.number(
             "momentum", momentum, "must be in [0, 1)", least=0, below=1
         )
@@ -205,7 +208,11 @@ class SGD(keras.optimizers.SGD):
         self.multipliers = _checked_multipliers(multipliers)
         self._not_decayed = {"paths": [], "names": [], "places": []}
 
-    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+    def exclude_from_weight_decay(
+        self,
+        var_list: Sequence[keras.Variable] | None = None,
+        var_names: Sequence[str] | None = None,
+    ) -> None:
         """Keeps variables from the decay, with which that is saved.
 
         Args:
@@ -289,8 +296,7 @@ class SGD(keras.optimizers.SGD):
     def _get_current_learning_rate(self):
         # Keras 3.15 asks a schedule for the rate of the batch, not of the
         # update, where gradients are accumulated.
-        schedule = keras.optimizers.schedules.LearningRateSchedule
-        if isinstance(self._learning_rate, schedule):
+        if isinstance(self._learning_rate, LearningRateSchedule):
             step = self.iterations
             if isinstance(self._learning_rate, PolySchedule):
                 if self.built and self._in_float64:
@@ -414,7 +420,7 @@ def _checked_options(given):
 
 def _checked_multipliers(multipliers):
     must = "must be a dict of regular expression to a number, 0 or more"
-    if not isinstance(multipliers or {}, collections.abc.Mapping):
+    if not isinstance(multipliers or {}, Mapping):
         raise arguments.refusal("multipliers", must, multipliers)
     multipliers = dict(multipliers or {})
     for pattern, factor in multipliers.items():

@@ -5,6 +5,8 @@ channels across positions. Each adds `gamma` times what it gathered to its
 input, and `gamma` starts at 0, so both begin as identities.
 """
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -23,7 +25,7 @@ from keras_danet.layers.tiled_attention import softmax
 class _Attention(keras.layers.Layer):
     """What both modules share: input checks, `gamma`, rows, shapes."""
 
-    def __init__(self, data_format=None, **kwargs):
+    def __init__(self, data_format: str | None = None, **kwargs: Any) -> None:
         super().__init__(**arguments.plain_values(kwargs))
         check_dtype(self.dtype_policy)
         self.data_format = standardize_data_format(data_format)
@@ -156,8 +158,12 @@ class PositionAttention(_Attention):
     """
 
     def __init__(
-        self, reduction=8, block_size=None, data_format=None, **kwargs
-    ):
+        self,
+        reduction: int = 8,
+        block_size: int | None = None,
+        data_format: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(data_format=data_format, **kwargs)
         must = "must be a positive integer"
         self.reduction = arguments.integer(

@@ -1,6 +1,8 @@
 """Batch normalisation as the reference networks have it."""
 
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -27,7 +29,9 @@ class Normalization(keras.layers.Layer):
         `(..., channels)`, floats.
     """
 
-    def __init__(self, mean, std, **kwargs):
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], **kwargs: Any
+    ) -> None:
         super().__init__(**arguments.plain_values(kwargs))
         check_dtype(self.dtype_policy)
         self.mean = arguments.numbers("mean", mean)
@@ -74,7 +78,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
         ValueError: for `synchronized`.
     """
 
-    def __init__(self, epsilon=1e-5, momentum=0.9, **kwargs):
+    def __init__(
+        self, epsilon: float = 1e-5, momentum: float = 0.9, **kwargs: Any
+    ) -> None:
         if "synchronized" in kwargs:
             raise ValueError(
                 "Whether statistics are synchronized is decided by the "

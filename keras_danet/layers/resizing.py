@@ -1,5 +1,7 @@
 """Bilinear interpolation as two matrix products."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -96,7 +98,12 @@ class BilinearResize(keras.layers.Layer):
     [0.0, 1.0, 2.0]
     """
 
-    def __init__(self, align_corners=True, data_format=None, **kwargs):
+    def __init__(
+        self,
+        align_corners: bool = True,
+        data_format: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**arguments.plain_values(kwargs))
         check_dtype(self.dtype_policy)
         self.align_corners = arguments.boolean("align_corners", align_corners)

@@ -1,5 +1,7 @@
 """A 3x3 convolution with fewer multiplications."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -54,7 +56,9 @@ class WinogradConv2D(keras.layers.Layer):
     (1, 5, 7, 4)
     """
 
-    def __init__(self, filters, dilation_rate=1, **kwargs):
+    def __init__(
+        self, filters: int, dilation_rate: int = 1, **kwargs: Any
+    ) -> None:
         super().__init__(**arguments.plain_values(kwargs))
         check_dtype(self.dtype_policy)
         must = "must be a positive integer"

@@ -1,5 +1,9 @@
 """Losses that are a mean over pixels, and the first of them."""
 
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -140,14 +144,14 @@ class PixelCrossentropy(PixelMean):
 
     def __init__(
         self,
-        ignore_label=255,
-        reduction="sum_over_batch_size",
-        reducer=None,
-        class_weights=None,
-        label_smoothing=0.0,
-        name="pixel_crossentropy",
-        dtype=None,
-    ):
+        ignore_label: int = 255,
+        reduction: str | None = "sum_over_batch_size",
+        reducer: Callable | None = None,
+        class_weights: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
+        name: str = "pixel_crossentropy",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(
             class_weights, ignore_label, reduction, reducer, name, dtype
         )

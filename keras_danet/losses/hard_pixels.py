@@ -1,6 +1,9 @@
 """Means over pixels to which hard ones matter more: OHEM and focal."""
 
 import math
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -64,15 +67,15 @@ class OhemCrossentropy(PixelMean):
 
     def __init__(
         self,
-        threshold=0.7,
-        min_kept=100_000,
-        class_weights=None,
-        ignore_label=255,
-        reduction="sum_over_batch_size",
-        reducer=None,
-        name="ohem_crossentropy",
-        dtype=None,
-    ):
+        threshold: float = 0.7,
+        min_kept: int = 100_000,
+        class_weights: Sequence[float] | None = None,
+        ignore_label: int = 255,
+        reduction: str | None = "sum_over_batch_size",
+        reducer: Callable | None = None,
+        name: str = "ohem_crossentropy",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(
             class_weights, ignore_label, reduction, reducer, name, dtype
         )
@@ -147,14 +150,14 @@ class FocalLoss(PixelMean):
 
     def __init__(
         self,
-        gamma=2.0,
-        class_weights=None,
-        ignore_label=255,
-        reduction="sum_over_batch_size",
-        reducer=None,
-        name="focal_loss",
-        dtype=None,
-    ):
+        gamma: float = 2.0,
+        class_weights: Sequence[float] | None = None,
+        ignore_label: int = 255,
+        reduction: str | None = "sum_over_batch_size",
+        reducer: Callable | None = None,
+        name: str = "focal_loss",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(
             class_weights, ignore_label, reduction, reducer, name, dtype
         )

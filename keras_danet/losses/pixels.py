@@ -1,6 +1,7 @@
 """What every loss over label maps has in common, and their sum."""
 
 import copy
+from collections.abc import Sequence
 
 import keras
 from keras import ops
@@ -213,7 +214,11 @@ class SumOfLosses(keras.losses.Loss):
 
     knows_replicas = True
 
-    def __init__(self, losses, name="sum_of_losses"):
+    def __init__(
+        self,
+        losses: Sequence[tuple[float, keras.losses.Loss]],
+        name: str = "sum_of_losses",
+    ) -> None:
         super().__init__(name=name)
         self.losses = _checked_pairs(losses)
 

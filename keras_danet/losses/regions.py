@@ -1,5 +1,8 @@
 """Losses that measure overlap over many pixels: Dice and Lovász-Softmax."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -88,14 +91,14 @@ class DiceLoss(RegionLoss):
 
     def __init__(
         self,
-        smooth=1.0,
-        classes="present",
-        ignore_label=255,
-        reduction="sum_over_batch_size",
-        reducer=None,
-        name="dice_loss",
-        dtype=None,
-    ):
+        smooth: float = 1.0,
+        classes: str = "present",
+        ignore_label: int = 255,
+        reduction: str | None = "sum_over_batch_size",
+        reducer: Callable | None = None,
+        name: str = "dice_loss",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(classes, ignore_label, reduction, reducer, name, dtype)
         must = "must be a number, 0 or more"
         self.smooth = float(number("smooth", smooth, must, least=0))
@@ -185,14 +188,14 @@ class LovaszSoftmax(RegionLoss):
 
     def __init__(
         self,
-        classes="present",
-        per_image=False,
-        ignore_label=255,
-        reduction="sum_over_batch_size",
-        reducer=None,
-        name="lovasz_softmax",
-        dtype=None,
-    ):
+        classes: str = "present",
+        per_image: bool = False,
+        ignore_label: int = 255,
+        reduction: str | None = "sum_over_batch_size",
+        reducer: Callable | None = None,
+        name: str = "lovasz_softmax",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(classes, ignore_label, reduction, reducer, name, dtype)
         per_image = boolean("per_image", per_image)
         if reducer is not None and not per_image:

@@ -1,5 +1,8 @@
 """DANet: two attention branches over a dilated backbone, and their sum."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import layers
 
@@ -183,23 +186,23 @@ class DANet(PretrainedDANet, DeepSupervision):
 
     def __init__(
         self,
-        num_classes,
-        backbone="resnet50",
-        attention=("position", "channel"),
-        auxiliary=False,
-        dropout=0.1,
-        align_corners=True,
-        output_stride=None,
-        multi_grid=None,
-        stem_filters=None,
-        pixel_mean=IMAGENET_MEAN,
-        pixel_std=IMAGENET_STD,
-        class_names=None,
-        palette=None,
-        test_size=None,
-        name="danet",
-        dtype=None,
-    ):
+        num_classes: int,
+        backbone: str | keras.Model = "resnet50",
+        attention: str | Sequence[str] = ("position", "channel"),
+        auxiliary: bool = False,
+        dropout: float = 0.1,
+        align_corners: bool = True,
+        output_stride: int | None = None,
+        multi_grid: Sequence[int] | None = None,
+        stem_filters: Sequence[int] | None = None,
+        pixel_mean: float | Sequence[float] = IMAGENET_MEAN,
+        pixel_std: float | Sequence[float] = IMAGENET_STD,
+        class_names: Sequence[str] | None = None,
+        palette: Sequence[tuple[int, int, int]] | None = None,
+        test_size: int | tuple[int | None, int | None] | None = None,
+        name: str = "danet",
+        dtype: Any = None,
+    ) -> None:
         given = {
             "num_classes": checked_num_classes(num_classes),
             "backbone": backbone,
@@ -256,7 +259,7 @@ class DANet(PretrainedDANet, DeepSupervision):
         "(long, short) side that a `Predictor` resizes to, or Nones.",
     )
 
-    def head_multipliers(self, factor=10.0):
+    def head_multipliers(self, factor: float = 10.0) -> dict[str, float]:
         """`multipliers` of `SGD` for all that is not the backbone's.
 
         The authors train the head, and an auxiliary one, with ten times the

@@ -3,6 +3,8 @@
 import contextlib
 import inspect
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -60,14 +62,14 @@ class DeepSupervision(FunctionalModel):
 
     def compile(
         self,
-        optimizer="auto",
-        loss="auto",
-        loss_weights=None,
-        metrics="auto",
-        weighted_metrics=None,
-        total_steps=None,
-        **kwargs,
-    ):
+        optimizer: Any = "auto",
+        loss: Any = "auto",
+        loss_weights: dict[str, float] | Sequence[float] | None = None,
+        metrics: Any = "auto",
+        weighted_metrics: Any = None,
+        total_steps: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Configures training; the defaults are the paper's.
 
         Args:

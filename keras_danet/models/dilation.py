@@ -201,7 +201,7 @@ class _Dilation:
         return self.put(copy(x), after._replace(rate=place.rate * stride))
 
 
-def dilate(backbone, output_stride=8):
+def dilate(backbone: keras.Model, output_stride: int = 8) -> FunctionalModel:
     """Turns the late strides of a Keras backbone into dilation.
 
     A copy is made in which each convolution before a removed stride keeps

@@ -31,7 +31,9 @@ class InferenceModel(FunctionalModel):
         self.fit()
 
 
-def optimize_for_inference(model, winograd=False):
+def optimize_for_inference(
+    model: keras.Model, winograd: bool = False
+) -> InferenceModel:
     """A copy of a network that computes the same with less work.
 
     Batch norms, constant once training is over, are folded into the

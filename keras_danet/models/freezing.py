@@ -1,16 +1,18 @@
 """What a network's parts are: backbone, head, batch norms; freezing them."""
 
 import re
+from typing import TypeVar
 
 import keras
 from keras import layers
 
 from keras_danet.arguments import choice
 
+Model = TypeVar("Model", bound=keras.Model)
 PARTS = ("backbone", "batch_norm", "backbone_batch_norm")
 
 
-def freeze(model, part):
+def freeze(model: Model, part: str) -> Model:
     """Keeps a part of a model as it is, in the training that follows.
 
     Frozen layers have no gradient, decay or momentum, and frozen batch norms
@@ -58,7 +60,7 @@ def freeze(model, part):
     return model
 
 
-def unfreeze(model):
+def unfreeze(model: Model) -> Model:
     """Makes all of a model trainable, and returns it; `compile` it anew."""
     # On TensorFlow setting what a model has already reaches no layer.
     model.trainable = False

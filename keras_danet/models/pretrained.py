@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import warnings
 
 import keras
@@ -60,7 +61,7 @@ class Pretrained:
             )
         return restore_frozen(cls(**config), frozen)
 
-    def save_to_preset(self, folder):
+    def save_to_preset(self, folder: str | os.PathLike) -> None:
         """Writes the model as a preset: `config.json`, `model.weights.h5`.
 
         `from_preset` reads it on every backend, from the folder or, once

@@ -1,8 +1,13 @@
 """DANets with the weights of checkpoints, presets and other models."""
 
+import os
 import warnings
+from collections.abc import Sequence
+from typing import Any
+from typing import Self
 
 import keras
+import numpy as np
 
 from keras_danet.layers.convolution import blank_kernels
 from keras_danet.models.backbones import NAMED_BACKBONES
@@ -25,13 +30,13 @@ class PretrainedDANet(Pretrained):
     @classmethod
     def from_checkpoint(
         cls,
-        source,
-        multi_grid=None,
-        align_corners=None,
-        num_classes=None,
-        ignore=(),
-        **overrides,
-    ):
+        source: str | os.PathLike | dict[str, Any],
+        multi_grid: Sequence[int] | None = None,
+        align_corners: bool | None = None,
+        num_classes: int | None = None,
+        ignore: str | Sequence[str] = (),
+        **overrides: Any,
+    ) -> Self:
         """The model of a PyTorch checkpoint, with its weights.
 
         Depth, stem, class count and auxiliary head are read off the tensors.
@@ -99,8 +104,12 @@ class PretrainedDANet(Pretrained):
 
     @classmethod
     def from_preset(
-        cls, preset, num_classes=None, load_weights=True, **overrides
-    ):
+        cls,
+        preset: str | os.PathLike,
+        num_classes: int | None = None,
+        load_weights: bool = True,
+        **overrides: Any,
+    ) -> Self:
         """The model of a preset, with its weights.
 
         A preset by name is fetched once, into the Keras cache
@@ -141,7 +150,12 @@ class PretrainedDANet(Pretrained):
         return cls._of_preset(preset, load_weights, overrides)
 
     @classmethod
-    def from_model(cls, source, num_classes=None, **overrides):
+    def from_model(
+        cls,
+        source: keras.Model | str | os.PathLike,
+        num_classes: int | None = None,
+        **overrides: Any,
+    ) -> Self:
         """A new model with the weights of a trained one.
 
         For training on with other classes, or another `dropout`, `dtype` or
@@ -179,7 +193,7 @@ class PretrainedDANet(Pretrained):
             overrides["num_classes"] = num_classes
         return cls._made_again(source, overrides)
 
-    def to_state_dict(self, naming="official"):
+    def to_state_dict(self, naming: str = "official") -> dict[str, np.ndarray]:
         """The weights in the naming and layout of a PyTorch implementation.
 
         Args:

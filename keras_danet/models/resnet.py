@@ -1,5 +1,10 @@
 """ResNet whose late strides are turned into dilation."""
 
+import os
+from collections.abc import Sequence
+from typing import Any
+from typing import Self
+
 import keras
 
 from keras_danet import arguments
@@ -85,14 +90,14 @@ class DilatedResNet(Pretrained, FunctionalModel):
 
     def __init__(
         self,
-        depth,
-        output_stride=8,
-        multi_grid=None,
-        stem_filters=None,
-        filters=64,
-        name=None,
-        dtype=None,
-    ):
+        depth: int,
+        output_stride: int = 8,
+        multi_grid: Sequence[int] | None = None,
+        stem_filters: Sequence[int] | None = None,
+        filters: int = 64,
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
         given = _checked_arguments(
             depth, output_stride, multi_grid, stem_filters, filters
         )
@@ -109,7 +114,12 @@ class DilatedResNet(Pretrained, FunctionalModel):
     made_for = ("depth", "filters", "stem_filters")
 
     @classmethod
-    def from_checkpoint(cls, source, ignore=(), **overrides):
+    def from_checkpoint(
+        cls,
+        source: str | os.PathLike | dict[str, Any],
+        ignore: str | Sequence[str] = (),
+        **overrides: Any,
+    ) -> Self:
         """The backbone of a PyTorch checkpoint, with its weights.
 
         Depth, width and stem are read off the tensors; a classifier and a
@@ -149,7 +159,12 @@ class DilatedResNet(Pretrained, FunctionalModel):
         return cls._of_checkpoint(source, ignore, overrides, make)
 
     @classmethod
-    def from_preset(cls, preset, load_weights=True, **overrides):
+    def from_preset(
+        cls,
+        preset: str | os.PathLike,
+        load_weights: bool = True,
+        **overrides: Any,
+    ) -> Self:
         """The backbone of a preset, with its weights.
 
         A preset by name is fetched once, into the Keras cache
