@@ -13,12 +13,13 @@ PYTEST := $(ON_CPU) $(BIN)/python -m pytest -q --durations=10 -p no:cacheprovide
 # Makes before 4.0 cannot keep the suites' lines apart.
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: help demo test test-tensorflow test-jax test-torch test-data \
+.PHONY: help setup demo test test-tensorflow test-jax test-torch test-data \
 	test-alone test-slow lint format check bench bench-metrics \
 	bench-data clean
 
 help:
 	@echo "make demo    train, evaluate, predict and export on drawn scenes"
+	@echo "make setup   .venv with what the tests need"
 	@echo "make test    the whole suite on TensorFlow, JAX and torch"
 	@echo "make test-slow  what takes minutes a test"
 	@echo "make lint    ruff: format and rules        make format  mend them"
@@ -44,6 +45,8 @@ $(VENV)/bench.stamp: $(VENV)/dev.stamp benchmarks/requirements.txt
 	@echo "Installing the peers of the benchmarks into $(VENV) ..."
 	@$(PIP) -c constraints.txt -r benchmarks/requirements.txt
 	@touch $@
+
+setup: $(VENV)/dev.stamp
 
 demo: export KERAS_BACKEND = tensorflow
 demo: $(VENV)/demo.stamp

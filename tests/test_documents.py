@@ -29,6 +29,8 @@ from keras_danet.recipe import find_recipe
 BACKEND = keras.backend.backend()
 DOCUMENTS = [
     ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "training").rglob("*.md")),
     ROOT / "saved_models" / "README.md",
@@ -270,6 +272,8 @@ def is_make(words):
 
 
 def is_python(words):
+    if words[:2] == ["-m", "pytest"]:
+        words = words[2:]
     return [] if (ROOT / words[0]).is_file() else [f"there is no {words[0]}"]
 
 
@@ -278,6 +282,7 @@ RULES = {
     "pip": is_pip,
     "make": is_make,
     "python": is_python,
+    ".venv/bin/python": is_python,
 }
 
 
@@ -318,6 +323,17 @@ def test_verbs_in_sentences_are_there():
     for path in DOCUMENTS:
         said = re.findall(r"`keras-danet ([a-z][\w-]*)", path.read_text())
         assert set(said) <= known, path
+
+
+@one_backend
+def test_tests_that_are_named_are_there():
+    for path in DOCUMENTS:
+        for file, name in re.findall(
+            r"(tests/[\w/]+\.py)(?:::(\w+))?", path.read_text()
+        ):
+            assert (ROOT / file).is_file(), f"{path}: {file}"
+            text = (ROOT / file).read_text()
+            assert not name or f"def {name}(" in text, f"{path}: {name}"
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="ONNX is written from torch")

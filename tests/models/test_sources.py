@@ -159,6 +159,21 @@ def test_what_names_no_model_is_told_apart(saved, tmp_path):
             assert said in str(caught.value), (ask, source)
 
 
+@one_backend
+def test_a_model_with_code_in_it_is_refused(tmp_path):
+    code = keras.layers.Lambda(lambda images: images)
+    path = tmp_path / "model.keras"
+    keras.Sequential([keras.Input((8, 8, 3)), code]).save(path)
+    with pytest.raises(
+        ValueError, match="model.keras cannot be loaded.*unsafe"
+    ):
+        keras_danet.Predictor(path)
+    with pytest.raises(
+        ValueError, match="model.keras cannot be loaded.*unsafe"
+    ):
+        keras_danet.DANet.from_model(path)
+
+
 def test_a_backbone_has_nothing_to_measure(capsys):
     assert main(["evaluate", "resnet18_imagenet"]) == 2
     assert "is a backbone without a head" in capsys.readouterr().err
