@@ -110,6 +110,14 @@ def test_optional_packages_are_imported_lazily():
         assert not found, f"{path.name} imports {found} at once"
 
 
+def test_private_names_stay_in_their_modules():
+    for path, _ in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                taken = [a.name for a in node.names if a.name.startswith("_")]
+                assert not taken, f"{path.name} imports {taken}"
+
+
 def test_no_drawers_and_no_unsafe_loading():
     for path, _ in modules():
         assert path.stem not in ("utils", "common", "helpers")

@@ -14,7 +14,6 @@ import json
 import os
 import pathlib
 import tempfile
-import types
 import warnings
 
 import keras
@@ -152,7 +151,7 @@ def _converted(name, cls, row):
             if row["sha256"] is None:
                 downloads.forget(path)
             raise
-        save(model, folder, dtype=None)
+        save(model, folder, keep_dtype=False)
     return folder
 
 
@@ -167,14 +166,15 @@ def _check_row(name, row, model):
             )
 
 
-def save(model, folder, **changes):
+def save(model, folder, keep_dtype=True):
     """Writes `config.json` and `model.weights.h5`, both or neither.
 
     Args:
         model: `DANet` or `DilatedResNet`.
         folder: path of the folder to make. An older preset there is replaced,
             anything else is left alone.
-        **changes: entries of the configuration to set otherwise.
+        keep_dtype: boolean. `False` leaves the policy to who makes it again.
+            Defaults to `True`.
 
     Raises:
         FileExistsError: if `folder` holds something else than a preset.
@@ -194,7 +194,7 @@ def save(model, folder, **changes):
             f"{folder} is the working directory, which cannot be replaced. "
             "Choose another folder."
         )
-    text = json.dumps(_describe(model, changes), indent=2) + "\n"
+    text = json.dumps(_describe(model, keep_dtype), indent=2) + "\n"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         prefix=f".{folder.name}-", dir=folder.parent
@@ -215,9 +215,9 @@ def save(model, folder, **changes):
             raise
 
 
-def _describe(model, changes=types.MappingProxyType({})):
+def _describe(model, keep_dtype=True):
     """A model as `read_config` understands it."""
-    config = _plain({**model.get_config(), **changes}, changes)
+    config = _plain(model.get_config(), keep_dtype)
     backbone = config.get("backbone")
     if isinstance(backbone, dict):
         if backbone["registered_name"] != "keras_danet>DilatedResNet":
@@ -228,7 +228,7 @@ def _describe(model, changes=types.MappingProxyType({})):
             )
         config["backbone"] = {
             **{k: backbone[k] for k in ("module", "class_name")},
-            "config": _plain(backbone["config"], changes),
+            "config": _plain(backbone["config"], keep_dtype),
             "registered_name": backbone["registered_name"],
         }
     own = _own_class(type(model))
@@ -241,11 +241,11 @@ def _describe(model, changes=types.MappingProxyType({})):
     }
 
 
-def _plain(config, changes):
+def _plain(config, keep_dtype):
     """A configuration without what belongs to a training, policies by name."""
     config = _untrained(config)
-    if "dtype" in changes:
-        config["dtype"] = changes["dtype"]
+    if not keep_dtype:
+        config["dtype"] = None
     if config["dtype"] not in DTYPES:
         raise ValueError(
             f"A preset keeps one of the policies {DTYPES}. Received: "
