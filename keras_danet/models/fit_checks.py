@@ -164,16 +164,14 @@ def _parts(variable, strategy):
 
 
 def check_labels(found, num_classes, ignored, where):
-    """Raises a ValueError if any label was wrong.
+    """Raises the ValueError for wrong labels.
 
     Args:
-        found: (lowest, highest) of the wrong ones, or `None`.
+        found: (lowest, highest) of them.
         num_classes: integer.
         ignored: set of labels.
         where: string, as in "Training".
     """
-    if found is None:
-        return
     # Several replicas may have halved it.
     values = dict.fromkeys(NAN if abs(v) > NOTHING / 1e4 else v for v in found)
     told = f"{where}: {wrong_labels(values, num_classes, ignored)}"

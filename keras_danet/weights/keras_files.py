@@ -59,12 +59,11 @@ def check_h5(path):
     return floats
 
 
-def load_keras_model(source, max_bytes=MAX_FILE_BYTES):
-    """The model of a `.keras` file, or of the folder that holds one.
+def load_keras_model(path, max_bytes=MAX_FILE_BYTES):
+    """The model of a `.keras` file, or of a folder that Keras saved unzipped.
 
     Args:
-        source: path of the file, of a folder with a `model.keras`, or of one
-            that Keras saved unzipped.
+        path: path of either, as `sources.find` gives it.
         max_bytes: integer, the most that it may unpack to. Defaults to
             `MAX_FILE_BYTES`.
 
@@ -72,19 +71,9 @@ def load_keras_model(source, max_bytes=MAX_FILE_BYTES):
         A model that is not compiled.
 
     Raises:
-        FileNotFoundError: if there is no such file.
         ValueError: if it cannot be read, or unpacks to too much.
     """
-    path = Path(source)
-    if path.is_dir() and not (path / "config.json").is_file():
-        path = path / "model.keras"
-    elif (path / "model.keras").is_file():
-        path = path / "model.keras"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} does not exist. Expected a .keras file, or a run folder "
-            "whose training finished at least one epoch."
-        )
+    path = Path(path)
     try:
         if path.is_dir():
             check_h5(path / "model.weights.h5")
