@@ -272,7 +272,7 @@ def _undecided(found, told, multi_grid, align_corners):
                     if name == "multi_grid" and found.naming == "official"
                     else "."
                 ),
-                stacklevel=3,
+                stacklevel=5,
             )
         given[name] = told.get(name, guess)
     if given["multi_grid"] in ((), []):

@@ -203,7 +203,7 @@ def load_tensors(variables, tensors, description, skip=()):
             "The checkpoint has NaN or infinity in "
             f"{listed(odd)}: the model computes nothing of use. Ask for "
             "another file.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
