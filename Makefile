@@ -22,7 +22,7 @@ help:
 	@echo "make setup   .venv with what the tests need"
 	@echo "make test    the whole suite on TensorFlow, JAX and torch"
 	@echo "make test-slow  what takes minutes a test"
-	@echo "make lint    ruff: format and rules        make format  mend them"
+	@echo "make lint    ruff and mypy: format, rules, types   make format  mend them"
 	@echo "make check   lint and test"
 	@echo "make bench   time and memory beside peers: hours. A part of it:"
 	@echo "             make bench ROWS=attention,training RUNS=3"
@@ -107,6 +107,7 @@ test-slow: $(VENV)/dev.stamp
 lint: $(VENV)/dev.stamp
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
+	@$(BIN)/mypy
 
 format: $(VENV)/dev.stamp
 	@$(BIN)/ruff format .

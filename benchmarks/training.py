@@ -28,7 +28,7 @@ from keras_danet.distribution.engines import Placement
 from keras_danet.trainer.callbacks.checkpoints import Checkpoints
 from keras_danet.trainer.callbacks.checkpoints import training_state
 from keras_danet.trainer.checkpoints import save_checkpoint
-from keras_danet.trainer.loop import _Training
+from keras_danet.trainer.training import Training
 
 WARM_STEPS = 3
 # Name -> how many images of which size are drawn, and the recipe.
@@ -99,7 +99,7 @@ def measure_overhead(folder, network, rounds, steps):
     )
     run = folder / "run"
     run.mkdir()
-    training = _Training(config, run, Placement(), None)
+    training = Training(config, run, Placement(), None)
     bare, watched = [], []
     for _ in range(rounds + 1):
         place = Checkpoints(run / "checkpoints", steps, every=10**9)

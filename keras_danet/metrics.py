@@ -48,18 +48,18 @@ def confusion_matrix(
     """
     num_classes = arguments.integer("num_classes", num_classes, least=1)
     ignore_label = arguments.integer("ignore_label", ignore_label)
-    label, prediction = np.asarray(label), np.asarray(prediction)
-    if label.shape != prediction.shape:
+    labels, predictions = np.asarray(label), np.asarray(prediction)
+    if labels.shape != predictions.shape:
         raise ValueError(
             "`label` and `prediction` must have the same shape: resize the "
-            f"prediction. Received: {label.shape} and {prediction.shape}."
+            f"prediction. Received: {labels.shape} and {predictions.shape}."
         )
-    valid = label != ignore_label
-    label, prediction = (
+    valid = labels != ignore_label
+    rows, columns = (
         _checked_classes(name, values[valid], num_classes, {ignore_label})
-        for name, values in (("label", label), ("prediction", prediction))
+        for name, values in (("label", labels), ("prediction", predictions))
     )
-    cells = label * num_classes + prediction
+    cells = rows * num_classes + columns
     counts = np.bincount(cells, minlength=num_classes**2).astype(np.int64)
     return counts.reshape(num_classes, num_classes)
 

@@ -206,7 +206,11 @@ class SGD(keras.optimizers.SGD):
             )
         self._given_rate = arguments.plain(learning_rate)
         self.multipliers = _checked_multipliers(multipliers)
-        self._not_decayed = {"paths": [], "names": [], "places": []}
+        self._not_decayed: dict[str, list] = {
+            "paths": [],
+            "names": [],
+            "places": [],
+        }
 
     def exclude_from_weight_decay(
         self,

@@ -34,9 +34,7 @@ from keras_danet.weights.files import load_keras_model
 MAX_MODEL_BYTES = 2**33
 
 
-def write_run_config(
-    run, config, root, distribute, devices, recipe, data_digest
-):
+def write_run_config(run, config, root, placement, recipe, data_digest):
     """Writes `config.json`: what is run, on what, by which command.
 
     Resuming a run adds to its `sessions`. The classes of your own
@@ -46,8 +44,7 @@ def write_run_config(
         run: `pathlib.Path` of the run folder.
         config: `TrainConfig`.
         root: path of the data set.
-        distribute: string, name of the engine.
-        devices: integer.
+        placement: `distribution.Placement`.
         recipe: string, path of the recipe, or `None`.
         data_digest: string, which tells the data from others.
     """
@@ -73,8 +70,8 @@ def write_run_config(
                     "T", "seconds"
                 ),
                 "command": sys.argv,
-                "distribute": distribute,
-                "devices": devices,
+                "distribute": placement.engine,
+                "devices": placement.num_devices,
                 "versions": _versions(),
                 "commit": _commit(),
             },

@@ -14,7 +14,7 @@ TERMINAL_SECONDS = 0.5
 LOG_SECONDS = 30
 _POLL_SECONDS = 0.1
 # The innermost `Countdown` in force.
-_countdowns = []
+_countdowns: list["Countdown"] = []
 
 
 def answering(function, *arguments):

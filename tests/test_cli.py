@@ -520,3 +520,23 @@ def test_an_export_tells_its_check_as_json(workshop, tmp_path, capfd):
     assert report["passed"]
     assert report["path"] == str(run / "exports" / "model.tflite")
     assert "XNNPACK" not in captured.err
+
+
+@one_backend
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_completion_script_names_verbs_and_options(shell, capsys):
+    pytest.importorskip("shtab")
+    with pytest.raises(SystemExit) as caught:
+        main(["--print-completion", shell])
+    assert caught.value.code == 0
+    script = capsys.readouterr().out
+    assert "class-weights" in script and "--checkpoint-every" in script
+
+
+@one_backend
+def test_a_completion_script_needs_a_package(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    with pytest.raises(SystemExit) as caught:
+        main(["--print-completion", "bash"])
+    assert caught.value.code == 2
+    assert "pip install shtab" in capsys.readouterr().err

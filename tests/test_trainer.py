@@ -35,6 +35,7 @@ from keras_danet.inference.predictor import Predictor
 from keras_danet.optimizers import SGD
 from keras_danet.recipe import TrainConfig
 from keras_danet.trainer import loop
+from keras_danet.trainer import training as training_module
 from keras_danet.trainer.callbacks import progress
 from keras_danet.trainer.callbacks import validation
 from keras_danet.trainer.callbacks.checkpoints import Checkpoints
@@ -43,6 +44,7 @@ from keras_danet.trainer.checkpoints import checkpoints
 from keras_danet.trainer.checkpoints import load_checkpoint
 from keras_danet.trainer.checkpoints import read_header
 from keras_danet.trainer.run_folder import open_run_folder
+from keras_danet.trainer.training import Training
 
 needs_tensorflow = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow") is None, reason="tf.data's"
@@ -78,7 +80,7 @@ def test_validation_that_cannot_fit_is_refused_first(
     root, tmp_path, monkeypatch
 ):
     asked = []
-    for module in (loop, inference):
+    for module in (training_module, inference):
         monkeypatch.setattr(
             module,
             "check_memory",
@@ -216,7 +218,7 @@ def test_nan_ends_training_and_leaves_nothing(root, tmp_path):
     assert not run.exists()
     # The batch whose update spoilt it, and the one that showed it.
     assert "none yet" in str(caught.value)
-    training = loop._Training(config, tmp_path, Placement(), None)
+    training = Training(config, tmp_path, Placement(), None)
     for step in range(2):
         (names,) = re.findall(f"step {step + 1}: ([^;]*png)", str(caught.value))
         assert names.split(", ") == training.files(0, step)
@@ -224,7 +226,7 @@ def test_nan_ends_training_and_leaves_nothing(root, tmp_path):
 
 def test_the_files_of_a_batch_are_those_that_are_read(root, tmp_path):
     config = tiny(root, flip=0.0, scale_range=(1.0, 1.0), crop_size=(48, 64))
-    training = loop._Training(config, tmp_path, Placement(), None)
+    training = Training(config, tmp_path, Placement(), None)
     with training._crops(1, 2) as batches:
         images, _ = next(iter(batches))
     images = keras.ops.convert_to_numpy(images)
@@ -343,7 +345,7 @@ def test_averages_survive_as_well(root, tmp_path, monkeypatch):
             jit_compile=config.jit_compile,
         )
 
-    monkeypatch.setattr(loop, "compile_model", compile_with_averages)
+    monkeypatch.setattr(training_module, "compile_model", compile_with_averages)
     # The last epoch is the best.
     scores = iter(range(100))
     monkeypatch.setattr(
@@ -361,7 +363,7 @@ def test_averages_survive_as_well(root, tmp_path, monkeypatch):
     loop.train(config, tmp_path / "b", resume=True, verbose=0)
     assert same_weights(tmp_path / "a", tmp_path / "b")
     # What is kept are the averages, not the weights that go on.
-    training = loop._Training(config, tmp_path / "a", Placement(), None)
+    training = Training(config, tmp_path / "a", Placement(), None)
     place = Checkpoints(tmp_path / "a" / "checkpoints", training.steps)
     place.set_model(training.model)
     training.model.build_optimizer()
@@ -419,7 +421,7 @@ def test_sigterm_while_scenes_are_drawn_ends_before_training(
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr("keras_danet.data.scenes.write_scenes", write)
-    monkeypatch.setattr(loop._Training, "fit", None)
+    monkeypatch.setattr(Training, "fit", None)
     config = tiny(root).replace({"data_root": None})
     with pytest.raises(SystemExit) as caught:
         loop.train(config, tmp_path / "run", verbose=0)
@@ -788,7 +790,7 @@ def test_nothing_to_learn_from_is_told(root, tmp_path):
 def test_what_tells_a_training_from_others(root, tmp_path):
     def digest(root, **settings):
         config = tiny(root, **settings)
-        return loop._Training(config, tmp_path, Placement(), None).digest()
+        return Training(config, tmp_path, Placement(), None).digest
 
     shutil.copytree(root, tmp_path / "moved")
     shutil.copytree(root, tmp_path / "less")
@@ -801,14 +803,14 @@ def test_what_tells_a_training_from_others(root, tmp_path):
     listed = tmp_path / "judged" / "val.txt"
     listed.write_text("".join(listed.read_text().splitlines(True)[1:]))
     assert digest(tmp_path / "judged") != same
-    training = loop._Training(tiny(root), tmp_path, Placement(), None)
-    assert training.digest() == same
+    training = Training(tiny(root), tmp_path, Placement(), None)
+    assert training.digest == same
     swapped = list(training.dataset.label_map)
     swapped[:2] = swapped[1::-1]
     training.dataset = dataclasses.replace(
         training.dataset, label_map=tuple(swapped)
     )
-    assert training.digest() != same
+    assert training.digest != same
     assert digest(root, seed=1) != same
 
 

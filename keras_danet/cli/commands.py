@@ -26,6 +26,12 @@ from keras_danet.text_tables import harmless
 # What is installed by another name than it is imported by.
 DISTRIBUTIONS = {"ai_edge_litert": "ai-edge-litert"}
 
+# Arguments for which a shell completes names of files.
+NAMES_OF_FILES = (
+    *("CHECKPOINT", "DIR", "FILE", "FILE.png", "FOLDER", "IMAGE", "MODEL"),
+    *("RECIPE", "ROOT", "RUN"),
+)
+
 DESCRIPTION = """\
 Train, evaluate, use and export DANet, the Dual Attention Network for scene
 segmentation.
@@ -166,6 +172,13 @@ def _parser():
     parser.add_argument(
         "--version", action="version", version=f"keras-danet {_version()}"
     )
+    parser.add_argument(
+        "--print-completion",
+        action=_PrintCompletion,
+        choices=("bash", "zsh", "tcsh"),
+        help="print a script that completes commands in this shell (needs "
+        "shtab)",
+    )
     _add_traceback(parser, False)
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     for verb in (
@@ -184,6 +197,27 @@ def _parser():
         # Without a default, which would undo what came before the verb.
         _add_traceback(verb, argparse.SUPPRESS)
     return parser
+
+
+class _PrintCompletion(argparse.Action):
+    """Prints a completion script and ends, as --help does."""
+
+    def __call__(self, parser, arguments, shell, option_string=None):
+        try:
+            import shtab
+        except ImportError as error:
+            parser.error(f"{_explain(error)}")
+        (verbs,) = (
+            action
+            for action in parser._actions
+            if isinstance(action, argparse._SubParsersAction)
+        )
+        for verb in verbs.choices.values():
+            for action in verb._actions:
+                if action.metavar in NAMES_OF_FILES:
+                    action.complete = shtab.FILE
+        print(shtab.complete(parser, shell))
+        parser.exit()
 
 
 def _add_traceback(parser, default):

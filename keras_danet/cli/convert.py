@@ -108,11 +108,8 @@ def run(arguments):
         )
     for warning in caught:
         print(f"note: {warning.message}", file=sys.stderr)
-    anew = (
-        torch_names.CLASSIFIERS
-        if model.num_classes != found.num_classes
-        else ()
-    )
+    is_new_head = model.num_classes != found.num_classes
+    anew = torch_names.CLASSIFIERS if is_new_head else ()
     ignored = set(tensors) - {
         torch_names.their_name(
             weight.path, found.naming, bool(found.stem_filters)

@@ -10,6 +10,7 @@ from keras_danet.cli.arguments import add_size
 from keras_danet.cli.arguments import open_predictor
 from keras_danet.files import check_folder
 from keras_danet.files import make_folder
+from keras_danet.text_tables import harmless
 
 # Names of files that are skipped, as many as a line has room for.
 MAX_SKIPPED_NAMES = 3
@@ -62,20 +63,46 @@ def add(verbs):
 
 
 def run(arguments):
-    import numpy as np
-
     from keras_danet import runs
-    from keras_danet.cli.output import warnings_as_notes
     from keras_danet.data.decoding import read_image
-    from keras_danet.inference import visualization
-    from keras_danet.text_tables import harmless
     from keras_danet.waiting import answering
 
-    # What is no model is told before images are read.
+    # What is not a model is told before images are read.
     runs.config_of(arguments.model)
     output = pathlib.Path(arguments.output)
     check_folder(output)
     images = _find_images(arguments.images, output)
+    kinds = ["label", "overlay"]
+    kinds += [kind for kind in ("sheet", "attention") if vars(arguments)[kind]]
+    _check_results(images, output, kinds, arguments.overwrite)
+    # Every image is read before the first result is written, because a bad
+    # one must leave no half of the work behind; none is kept, because
+    # together they may not fit into memory.
+    sizes = [answering(read_image, path).shape[:2] for path, _ in images]
+    predictor = open_predictor(arguments)
+    if arguments.attention and not getattr(predictor.model, "attention", ()):
+        raise ValueError(
+            f"The network of {arguments.model} has no attention module. Leave "
+            "out --attention, or give a model whose network has one."
+        )
+    for size in sizes:
+        predictor.check_size(*size)
+    make_folder(output)
+    rows = []
+    for path, name in images:
+        classes = _write_results(predictor, path, output / name, kinds)
+        results = {kind: f"{output / name}_{kind}.png" for kind in kinds}
+        rows.append({"image": str(path), **results, "classes": classes})
+        if not arguments.json:
+            files = ", ".join(f"_{kind}.png" for kind in kinds)
+            print(harmless(f"{output / name}{files}: {', '.join(classes)}"))
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+    return 0
+
+
+def _check_results(images, output, kinds, overwrite):
+    """Refuses results that would replace an image, or each other."""
     names = [name for _, name in images]
     for name in names:
         if names.count(name) > 1:
@@ -85,13 +112,11 @@ def run(arguments):
                 f"replace the other's: {' and '.join(both)}. Rename one of "
                 "them."
             )
-    kinds = ["label", "overlay"]
-    kinds += [kind for kind in ("sheet", "attention") if vars(arguments)[kind]]
     written = [
         output / f"{name}_{kind}.png" for name in names for kind in kinds
     ]
     present = [str(path) for path in written if path.exists()]
-    if present and not arguments.overwrite:
+    if present and not overwrite:
         raise FileExistsError(
             f"{present[0]} exists. Choose another --output, or replace it with "
             "--overwrite."
@@ -102,62 +127,39 @@ def run(arguments):
             f"A result would replace an image that is read, in {output}. "
             "Choose another --output."
         )
-    # Every image is read before the first result is written, because a bad
-    # one must leave no half of the work behind; none is kept, because
-    # together they may not fit into memory.
-    sizes = [answering(read_image, path).shape[:2] for path, _ in images]
-    predictor = open_predictor(arguments)
-    class_names, palette = predictor.class_names, predictor.palette
-    if arguments.attention and not getattr(predictor.model, "attention", ()):
-        raise ValueError(
-            f"The network of {arguments.model} has no attention module. Leave "
-            "out --attention, or give a model whose network has one."
-        )
-    colors = visualization.display_palette(palette)
-    for size in sizes:
-        predictor.check_size(*size)
-    make_folder(output)
-    rows = []
-    for path, name in images:
-        image = answering(read_image, path)
-        label = _predict(predictor, image, path)
-        visualization.save_png(output / f"{name}_label.png", label, palette)
-        visualization.save_png(
-            output / f"{name}_overlay.png",
-            answering(visualization.overlay, image, label, colors),
-        )
-        if arguments.sheet:
-            with warnings_as_notes():
-                sheet = answering(
-                    visualization.compare,
-                    *(image, None, label, colors, class_names),
-                )
-            visualization.save_png(output / f"{name}_sheet.png", sheet)
-        present = np.flatnonzero(answering(np.bincount, label.ravel()))
-        classes = [class_names[index] for index in present]
-        rows.append(
-            {
-                "image": str(path),
-                **{kind: f"{output / name}_{kind}.png" for kind in kinds},
-                "classes": classes,
-            }
-        )
-        if arguments.attention:
-            visualization.save_png(
-                output / f"{name}_attention.png",
-                _attention_picture(predictor, image),
+
+
+def _write_results(predictor, path, stem, kinds):
+    """Writes an image's pictures, `{stem}_{kind}.png`; gives its classes."""
+    import numpy as np
+
+    from keras_danet.cli.output import warnings_as_notes
+    from keras_danet.data.decoding import read_image
+    from keras_danet.inference import visualization
+    from keras_danet.waiting import answering
+
+    class_names = predictor.class_names
+    colors = visualization.display_palette(predictor.palette)
+    image = answering(read_image, path)
+    label = _predict(predictor, image, path)
+    visualization.save_png(f"{stem}_label.png", label, predictor.palette)
+    overlay = answering(visualization.overlay, image, label, colors)
+    visualization.save_png(f"{stem}_overlay.png", overlay)
+    if "sheet" in kinds:
+        with warnings_as_notes():
+            sheet = answering(
+                visualization.compare, image, None, label, colors, class_names
             )
-        if not arguments.json:
-            files = ", ".join(f"_{kind}.png" for kind in kinds)
-            print(harmless(f"{output / name}{files}: {', '.join(classes)}"))
-    if arguments.json:
-        print(json.dumps(rows, indent=1))
-    return 0
+        visualization.save_png(f"{stem}_sheet.png", sheet)
+    if "attention" in kinds:
+        picture = _attention_picture(predictor, image)
+        visualization.save_png(f"{stem}_attention.png", picture)
+    present = np.flatnonzero(answering(np.bincount, label.ravel()))
+    return [class_names[index] for index in present]
 
 
 def _predict(predictor, image, path):
     """The label map; what takes long is told beforehand."""
-    from keras_danet.text_tables import harmless
     from keras_danet.waiting import LOG_SECONDS
     from keras_danet.waiting import Countdown
     from keras_danet.waiting import clock
@@ -178,7 +180,6 @@ def _predict(predictor, image, path):
 def _find_images(given, output):
     """(path, name of its results) of every image, of folders in order."""
     from keras_danet.data.decoding import PHOTO_ENDINGS
-    from keras_danet.text_tables import harmless
 
     found = []
     for path in map(pathlib.Path, given):

@@ -36,6 +36,15 @@ def add(verbs):
     verb.add_argument(
         "--data", metavar="FOLDER", help="root folder of the data set"
     )
+    _add_run(verb)
+    _add_devices(verb)
+    verb.set_defaults(run_verb=run)
+    usage = verb.format_help
+    # Only when they are asked for: reading them takes NumPy.
+    verb.format_help = lambda: f"{usage()}\n{_keys()}"
+
+
+def _add_run(verb):
     verb.add_argument(
         "--output",
         metavar="RUN",
@@ -78,6 +87,9 @@ def add(verbs):
         help="send figures to tensorboard (RUN/tensorboard), wandb or mlflow "
         "as well; may be given several times",
     )
+
+
+def _add_devices(verb):
     verb.add_argument(
         "--distribute",
         default="auto",
@@ -100,10 +112,6 @@ def add(verbs):
         help="devices that share the widest kernels with model_parallel "
         "(default: 2)",
     )
-    verb.set_defaults(run_verb=run)
-    usage = verb.format_help
-    # Only when they are asked for: reading them takes NumPy.
-    verb.format_help = lambda: f"{usage()}\n{_keys()}"
 
 
 def _keys():
@@ -133,6 +141,7 @@ def run(arguments):
     run = arguments.output or os.path.join("saved_models", recipe.stem)
     # What is wrong with a recipe is told without Keras.
     from keras_danet.trainer import loop
+    from keras_danet.trainer.training import validation_epochs
 
     try:
         history = loop.train(
@@ -154,7 +163,7 @@ def run(arguments):
             _say_how_to_go_on(run)
         raise
     best = max(history["val_mean_iou"])
-    epoch = loop.validation_epochs(config)[history["val_mean_iou"].index(best)]
+    epoch = validation_epochs(config)[history["val_mean_iou"].index(best)]
     say_last(
         f"Best mean IoU on whole validation images {best:.2%}, epoch {epoch} "
         f"of {config.epochs}. Run saved in {run}"

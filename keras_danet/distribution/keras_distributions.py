@@ -26,7 +26,7 @@ WIDE_KERNELS = (
 )
 
 # Model -> the lock of whose turn it is.
-_turns = weakref.WeakKeyDictionary()
+_turns: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 _making_turns = threading.Lock()
 
 

@@ -14,7 +14,7 @@ VERSIONS = ("3.15.1",)
 
 # Keras's sum of gradients, within `fixed_keras`: fixed twice, gradients
 # would be summed twice.
-_open = []
+_open: list = []
 
 
 @contextlib.contextmanager

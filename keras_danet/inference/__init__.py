@@ -10,12 +10,12 @@ if typing.TYPE_CHECKING:
     from keras_danet.inference.predictor import Predictor as Predictor
     from keras_danet.inference.predictor import attention_maps as attention_maps
 
-__getattr__, __dir__ = lazily(
-    __name__,
-    {
-        "Predictor": "predictor",
-        "attention_maps": "predictor",
-        "Report": "evaluation",
-        "evaluate": "evaluation",
-    },
-)
+_HOMES = {
+    "Predictor": "predictor",
+    "attention_maps": "predictor",
+    "Report": "evaluation",
+    "evaluate": "evaluation",
+}
+__all__ = [*_HOMES]
+
+__getattr__, __dir__ = lazily(__name__, _HOMES)

@@ -48,7 +48,7 @@ BORDER_SHARE = 1 / 1500
 # Pixels that are worked on at once: more memory is only taken for results.
 _PIECE = 2**20
 MID_GREY = 128
-_named_stand_ins = set()
+_named_stand_ins: set[str] = set()
 
 
 def colorize(label, palette, ignore_label=255):

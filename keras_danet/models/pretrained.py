@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import warnings
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -39,8 +40,9 @@ class Pretrained:
     weights fit no more, and by `_in_file` what is theirs in a `.keras` file.
     """
 
-    made_for = ()
-    reshaping = ()
+    made_for: tuple[str, ...] = ()
+    reshaping: tuple[str, ...] = ()
+    presets: ClassVar[dict[str, dict]] = {}
 
     def get_config(self):
         refuse_h5(self)

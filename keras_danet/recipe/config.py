@@ -1,9 +1,10 @@
 """`TrainConfig`: everything that decides a training."""
 
-import collections.abc
 import dataclasses
 import math
-import typing
+from collections.abc import Mapping
+from typing import Any
+from typing import Literal
 
 from keras_danet.arguments import did_you_mean
 from keras_danet.data.datasets import get_dataset
@@ -87,7 +88,7 @@ class ModelConfig:
     align_corners: bool = True
     backbone_weights: str | None = None
     start_from: str | None = None
-    freeze: typing.Literal[
+    freeze: Literal[
         "nothing", "backbone", "batch_norm", "backbone_batch_norm"
     ] = "nothing"
 
@@ -168,7 +169,7 @@ class ObjectiveConfig:
             at least (100,000, as in MMSegmentation; fewer than a crop has).
     """
 
-    loss: typing.Literal["crossentropy", "ohem", "focal"] = "crossentropy"
+    loss: Literal["crossentropy", "ohem", "focal"] = "crossentropy"
     dice_weight: float = 0.0
     lovasz_weight: float = 0.0
     class_weights: tuple[float, ...] | None = None
@@ -260,12 +261,10 @@ class TrainConfig:
     batch_size: int
     augmentation: Augmentation
     test_size: (
-        int
-        | tuple[int | None, int | None]
-        | typing.Literal["training", "image"]
+        int | tuple[int | None, int | None] | Literal["training", "image"]
     ) = "training"
-    on_bad_file: typing.Literal["error", "skip"] = "error"
-    loader: typing.Literal["auto", "tf.data", "numpy"] = "auto"
+    on_bad_file: Literal["error", "skip"] = "error"
+    loader: Literal["auto", "tf.data", "numpy"] = "auto"
     data_root: str | None = None
     train_split: str = "train"
     val_split: str = "val"
@@ -274,7 +273,7 @@ class TrainConfig:
     model: ModelConfig = ModelConfig()
     optimization: OptimizationConfig = OptimizationConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
-    dtype: typing.Literal[
+    dtype: Literal[
         "float32",
         "mixed_float16",
         "mixed_bfloat16",
@@ -282,13 +281,13 @@ class TrainConfig:
         "float16",
         "float64",
     ] = "float32"
-    jit_compile: bool | typing.Literal["auto"] = "auto"
+    jit_compile: bool | Literal["auto"] = "auto"
     seed: int = 0
 
     def __post_init__(self):
         for name in GROUPS:
             value = getattr(self, name)
-            if isinstance(value, collections.abc.Mapping):
+            if isinstance(value, Mapping):
                 object.__setattr__(self, name, _group(name, value))
         check_fields(self, RANGES)
         if self.dataset != FOLDER:
@@ -312,7 +311,7 @@ class TrainConfig:
             )
 
     @classmethod
-    def from_keys(cls, keys):
+    def from_keys(cls, keys: Mapping[str, Any]) -> "TrainConfig":
         """A config from a dict of its keys.
 
         Args:
@@ -326,17 +325,17 @@ class TrainConfig:
         """
         return cls(**_grouped(keys))
 
-    def replace(self, settings):
+    def replace(self, settings: Mapping[str, Any]) -> "TrainConfig":
         """A copy with `settings`, a dict of keys as `from_keys` takes them."""
-        settings = _grouped(settings)
+        changes = _grouped(settings)
         for name in GROUPS:
-            if isinstance(settings.get(name), dict):
-                settings[name] = _group(
-                    name, {**vars(getattr(self, name)), **settings[name]}
+            if name in changes:
+                changes[name] = _group(
+                    name, {**vars(getattr(self, name)), **changes[name]}
                 )
-        return dataclasses.replace(self, **settings)
+        return dataclasses.replace(self, **changes)
 
-    def values(self):
+    def values(self) -> dict[str, Any]:
         """Every key with its value: "epochs", "model.depth" and so on."""
         return {
             f"{group}.{name}" if group else name: getattr(
@@ -345,7 +344,7 @@ class TrainConfig:
             for name, group in GROUP_OF.items()
         }
 
-    def changes(self):
+    def changes(self) -> dict[str, Any]:
         """The keys whose values are not the defaults, without their groups."""
         return {
             field.name: value
@@ -354,7 +353,7 @@ class TrainConfig:
         }
 
     @property
-    def test_sides(self):
+    def test_sides(self) -> tuple[int | None, int | None]:
         """(long, short) side, the `size` of the `Predictor` of a run."""
         if self.test_size == "training":
             return self.augmentation.long_side, self.augmentation.short_side
@@ -388,7 +387,7 @@ def _grouped(keys):
         if key in GROUPS:
             if isinstance(value, GROUPS[key]):
                 value = vars(value)
-            if not isinstance(value, collections.abc.Mapping):
+            if not isinstance(value, Mapping):
                 raise ValueError(
                     f"`{key}` must be a dict of its keys. Received: "
                     f"{key}={value!r}"

@@ -1,6 +1,7 @@
 """Recipes as files: where they lie, and what they define."""
 
 import importlib.util
+import os
 import pathlib
 import re
 
@@ -12,7 +13,7 @@ from keras_danet.recipe.config import TrainConfig
 ALIASES = {"camvid": "camvid_danet_resnet18"}
 
 
-def recipes_folder():
+def recipes_folder() -> pathlib.Path:
     """Where the recipes lie that come with the package.
 
     Installed they lie in it; in a checkout beside it, as `training/`.
@@ -22,7 +23,7 @@ def recipes_folder():
     return installed if installed.is_dir() else package.parent / "training"
 
 
-def find_recipe(name):
+def find_recipe(name: str | os.PathLike[str]) -> pathlib.Path:
     """The path of a recipe, given by its path or by a name.
 
     Args:
@@ -62,7 +63,7 @@ def find_recipe(name):
     )
 
 
-def load_recipe(path):
+def load_recipe(path: str | os.PathLike[str]) -> TrainConfig:
     """The `config` of a recipe, a Python file (which is executed)."""
     path = pathlib.Path(path)
     if not path.is_file():
@@ -73,7 +74,7 @@ def load_recipe(path):
             "one for data of your own."
         )
     spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
-    if spec is None:
+    if spec is None or spec.loader is None:
         raise ValueError(f"{path} is no Python file; a recipe ends in .py.")
     module = importlib.util.module_from_spec(spec)
     try:

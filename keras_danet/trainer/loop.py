@@ -1,70 +1,46 @@
 """Training: the one loop of compile and fit, from a recipe to a run folder."""
 
 import contextlib
-import hashlib
-import importlib.util
-import json
-import math
 import os
 import pathlib
 import sys
 import tempfile
+from collections.abc import Sequence
+from typing import Literal
 
 import keras
 
 from keras_danet import runs
-from keras_danet.data.bad_files import BadFiles
-from keras_danet.data.decoding import check_pair
-from keras_danet.data.decoding import read_pair_size
-from keras_danet.data.files import find_pairs
-from keras_danet.data.numpy_batches import TrainingBatches
-from keras_danet.data.plan import check_integer
-from keras_danet.data.plan import draw_plan
-from keras_danet.data.plan import places
-from keras_danet.data.plan import steps_per_epoch
+from keras_danet.arguments import integer
+from keras_danet.arguments import refusal
 from keras_danet.distribution import engines as distribution
-from keras_danet.inference.predictor import Predictor
-from keras_danet.models.memory import check_memory
+from keras_danet.recipe import TrainConfig
 from keras_danet.trainer import resuming
-from keras_danet.trainer.build import build_model
-from keras_danet.trainer.build import compile_model
 from keras_danet.trainer.callbacks.checkpoints import Checkpoints
-from keras_danet.trainer.callbacks.divergence import StopAtDivergence
-from keras_danet.trainer.callbacks.figures import CountSkipped
-from keras_danet.trainer.callbacks.figures import Gammas
-from keras_danet.trainer.callbacks.figures import HistoryFile
-from keras_danet.trainer.callbacks.figures import Throughput
-from keras_danet.trainer.callbacks.progress import Progress
-from keras_danet.trainer.callbacks.tracking import tracking
-from keras_danet.trainer.callbacks.validation import Validation
-from keras_danet.trainer.checkpoints import remove_leftovers
 from keras_danet.trainer.run_folder import open_run_folder
 from keras_danet.trainer.stopping import StopSignal
+from keras_danet.trainer.training import Training
 from keras_danet.waiting import is_terminal
 
-
-def validation_epochs(config):
-    """The epochs (from 1) that end with a validation; the last one does."""
-    every = range(config.val_every, config.epochs, config.val_every)
-    return [*every, config.epochs]
+POSITIVE = "must be a positive integer"
 
 
 def train(
-    config,
-    run,
-    distribute="none",
-    num_devices=None,
-    recipe=None,
-    overwrite=False,
-    resume=False,
-    checkpoint_every=1000,
-    keep_checkpoints=2,
-    background=False,
-    track=(),
-    verbose="auto",
-    model_devices=2,
-    callbacks=(),
-):
+    config: TrainConfig,
+    run: str | os.PathLike[str],
+    distribute: str = "none",
+    num_devices: int | None = None,
+    recipe: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    checkpoint_every: int = 1000,
+    keep_checkpoints: int = 2,
+    background: bool = False,
+    track: Sequence[str] = (),
+    verbose: int | Literal["auto"] = "auto",
+    model_devices: int = 2,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> dict[str, list[float]]:
     """Trains a model and leaves it in a run folder that explains itself.
 
     Killed at any moment, it is resumed by the same call with `resume`:
@@ -120,44 +96,32 @@ def train(
         SystemExit: after SIGTERM, with 143; after Ctrl-C, with 130; with 141
             where nobody reads the output any more.
     """
-    for name, value in (
-        ("checkpoint_every", checkpoint_every),
-        ("keep_checkpoints", keep_checkpoints),
-    ):
-        check_integer(name, value, least=1)
-    for callback in callbacks:
-        if not isinstance(callback, keras.callbacks.Callback):
-            raise ValueError(
-                "`callbacks` must be instances of keras.callbacks.Callback. "
-                f"Received: {callback!r}"
-            )
+    _check_arguments(checkpoint_every, keep_checkpoints, callbacks)
     with (
         distribution.scope(distribute, num_devices, model_devices) as placement,
         StopSignal().listening() as stop,
         _run_folder(run, overwrite, resume, placement) as folder,
     ):
         keras.utils.set_random_seed(config.seed)
-        # The chief's folder, whoever this process is.
         run = pathlib.Path(run)
         if resume:
             resuming.check_recipe(run, config)
         like = run / "model.keras" if resume else None
-        training = _Training(config, folder, placement, stop, like)
-        data_digest, digest = training.data_digest(), training.digest()
-        checkpoint = None
+        training = Training(config, folder, placement, stop, like)
         if resume:
-            checkpoint = resuming.find_checkpoint(run, config, digest)
-            resuming.check_data(run, data_digest)
+            resuming.check_data(run, training.data_digest)
+        checkpoint = resume and resuming.find_checkpoint(
+            run, config, training.digest
+        )
         # Drawing the scenes takes a while.
         stop.check()
         runs.write_run_config(
             folder,
             config,
-            training.root,
-            placement.engine,
-            placement.num_devices,
-            recipe,
-            data_digest,
+            root=training.root,
+            placement=placement,
+            recipe=recipe,
+            data_digest=training.data_digest,
         )
         checkpoints = Checkpoints(
             folder / "checkpoints",
@@ -166,23 +130,27 @@ def train(
             keep=keep_checkpoints,
             stop=stop,
             background=background,
-            run=digest,
+            run=training.digest,
             files=training.files,
             writes=placement.is_chief,
         )
+        if verbose == "auto":
+            verbose = 1 if is_terminal(sys.stdout) else 2
         if not placement.is_chief:
             track, verbose = (), 0
         with training.tracking(track) as trackers:
-            watchers = training.watchers(
-                checkpoints, [*trackers, *callbacks], _verbosity(verbose)
-            )
-            if checkpoint:
-                training.build_metrics()
-                checkpoints.restore(*checkpoint)
-                resuming.check_best_model(
-                    run, config, checkpoints, checkpoints.parts["validation"]
-                )
-            return training.fit(checkpoints, watchers)
+            guests = [*trackers, *callbacks]
+            return training.run_from(checkpoint, checkpoints, guests, verbose)
+
+
+def _check_arguments(checkpoint_every, keep_checkpoints, callbacks):
+    integer("checkpoint_every", checkpoint_every, POSITIVE, least=1)
+    integer("keep_checkpoints", keep_checkpoints, POSITIVE, least=1)
+    if not all(
+        isinstance(each, keras.callbacks.Callback) for each in callbacks
+    ):
+        must = "must be instances of keras.callbacks.Callback"
+        raise refusal("callbacks", must, callbacks)
 
 
 @contextlib.contextmanager
@@ -197,262 +165,3 @@ def _run_folder(run, overwrite, resume, placement):
     else:
         with tempfile.TemporaryDirectory(prefix="keras-danet-") as folder:
             yield pathlib.Path(folder)
-
-
-def _verbosity(verbose):
-    if verbose != "auto":
-        return verbose
-    return 1 if is_terminal(sys.stdout) else 2
-
-
-class _Training:
-    """A model, its data and what watches over both."""
-
-    def __init__(self, config, run, placement, stop, like=None):
-        placement.check_batch_size(config.batch_size)
-        self.config = config
-        self.run = run
-        self.placement = placement
-        self.stop = stop
-        self.dataset, self.root = runs.find_data(config, run)
-        self.train_files, self.val_files = (
-            BadFiles(
-                find_pairs(self.dataset, self.root, split),
-                self.dataset,
-                policy,
-            )
-            for split, policy in (
-                (config.train_split, config.on_bad_file),
-                # A figure that leaves images out compares with no other.
-                (config.val_split, "error"),
-            )
-        )
-        self.steps = steps_per_epoch(
-            len(self.train_files.pairs), config.batch_size
-        )
-        self.model = build_model(config, self.dataset.num_classes, like)
-        self.model.class_names = self.dataset.class_names
-        self.model.palette = self.dataset.palette
-        self.model.test_size = config.test_sides
-        compile_model(self.model, config, config.epochs * self.steps)
-        self.model.build_optimizer()
-        self.predictor = Predictor(self.model, config.test_sides)
-        self.val_sizes = self._validation_sizes()
-        self._check_memory()
-
-    def _check_memory(self):
-        check_memory(
-            self.model,
-            self.config.batch_size,
-            *self.config.augmentation.crop_size,
-            training=True,
-            num_devices=self.placement.num_replicas,
-        )
-        self.predictor.check_size(*max(self.val_sizes, key=self._num_pixels))
-
-    def _validation_sizes(self):
-        """Refuses what headers tell, lest it be found after an epoch."""
-        pairs = self.val_files.pairs
-        check_pair(pairs[0], self.dataset)
-        return [read_pair_size(pair) for pair in pairs]
-
-    def _num_pixels(self, size):
-        """Those that the network sees of an image in a validation."""
-        return math.prod(self.predictor.network_size(*size))
-
-    def build_metrics(self):
-        """Makes the metrics' variables, for a checkpoint to be put into.
-
-        Keras's trainer of TensorFlow makes them within the first step.
-        """
-        size = self.config.batch_size, *self.config.augmentation.crop_size
-        self.model._symbolic_build(
-            data_batch=(
-                keras.KerasTensor((*size, 3), "float32"),
-                keras.KerasTensor(size, "uint8"),
-            )
-        )
-
-    def data_digest(self):
-        """What figures are of: files, in their order, and what labels mean.
-
-        Not the files' contents, which would all have to be read.
-        """
-        names = [
-            [
-                os.path.relpath(path, self.root)
-                for pair in split
-                for path in pair
-            ]
-            for split in (self.train_files.pairs, self.val_files.pairs)
-        ]
-        dataset = self.dataset
-        colors = sorted((dataset.label_colors or {}).items())
-        meaning = [dataset.class_names, dataset.label_map, colors]
-        text = json.dumps([names, meaning])
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    def digest(self):
-        """What tells this training from others of the same model."""
-        # A setting that is new in a later version changes nothing.
-        settings = self.config.changes()
-        # Data may move.
-        settings.pop("data_root", None)
-        text = json.dumps([settings, self.data_digest()])
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    def files(self, epoch, step):
-        """The images of a batch."""
-        config = self.config
-        pairs = self.train_files.pairs
-        plan = draw_plan(config.seed, epoch, len(pairs), config.augmentation)
-        used = plan.order[places(len(pairs), config.batch_size)[step]]
-        return [pairs[index].image for index in used]
-
-    def tracking(self, names):
-        """A context of callbacks that send figures elsewhere."""
-        return tracking(
-            names,
-            self.run,
-            self.config,
-            self.predictor,
-            self.val_files.pairs,
-            self.dataset,
-            self.steps,
-        )
-
-    def fit(self, checkpoints, watchers):
-        """Goes on from where it is to the end; gives the history."""
-        remove_leftovers(self.run)
-        remove_leftovers(checkpoints.folder)
-        try:
-            while checkpoints.epoch < self.config.epochs:
-                if checkpoints.parts["validation"].is_over:
-                    break
-                if checkpoints.step == self.steps:
-                    self._end_epoch(watchers, checkpoints)
-                else:
-                    self._fit_on(watchers, checkpoints)
-                # By a callback of the user's.
-                if self.model.stop_training:
-                    break
-        except SystemExit:
-            checkpoints.save()
-            raise
-        finally:
-            checkpoints.finish()
-        return checkpoints.parts["history"].history
-
-    def _end_epoch(self, watchers, checkpoints):
-        """What was left of an epoch whose steps are all done."""
-        epoch, logs = checkpoints.epoch, dict(checkpoints.logs)
-        for watcher in watchers:
-            watcher.set_model(self.model)
-            watcher.set_params({"epochs": epoch + 1})
-            watcher.on_epoch_end(epoch, logs)
-
-    def _fit_on(self, watchers, checkpoints):
-        epoch, step = checkpoints.epoch, checkpoints.step
-        with self._crops(epoch, step) as crops:
-            self.model.fit(
-                crops,
-                steps_per_epoch=self.steps - step,
-                initial_epoch=epoch,
-                # The rest of an epoch is one call, and what follows another.
-                epochs=epoch + 1 if step else self.config.epochs,
-                callbacks=watchers,
-                # The plan has its own order; Keras would warn that it cannot.
-                shuffle=False,
-                verbose=0,
-            )
-        checkpoints.put_weights_back()
-
-    @contextlib.contextmanager
-    def _crops(self, epoch, step):
-        """Training crops from a place in the plan, by tf.data or without."""
-        config, files = self.config, self.train_files
-        data = files.pairs, files.dataset, config.augmentation
-        options = {
-            "batch_size": config.batch_size,
-            "seed": config.seed,
-            "start_epoch": epoch,
-            "start_step": step,
-            "shard": self.placement.shard,
-            "bad_files": files,
-        }
-        if not self._uses_tensorflow():
-            batches = TrainingBatches(*data, **options, workers=_num_cores())
-            yield self.placement.distribute(batches)
-            return
-        # TensorFlow is imported for the pipeline, whatever the backend.
-        from keras_danet.data import tensorflow_batches
-
-        with tensorflow_batches.readable_errors(files):
-            batches = tensorflow_batches.training_dataset(*data, **options)
-            yield self.placement.distribute(batches)
-
-    def _uses_tensorflow(self):
-        if self.config.loader != "auto":
-            return self.config.loader == "tf.data"
-        return importlib.util.find_spec("tensorflow") is not None
-
-    def watchers(self, checkpoints, guests, verbose):
-        """The callbacks of the training, of which `checkpoints` is the last.
-
-        Args:
-            checkpoints: `Checkpoints`.
-            guests: callbacks of trackers and the user's own.
-            verbose: integer, 0, 1 or 2.
-        """
-        config = self.config
-        checkpoints.set_model(self.model)
-        throughput = Throughput(config.batch_size)
-        divergence = StopAtDivergence(checkpoints)
-        validation = Validation(
-            self.predictor,
-            self.val_files.pairs,
-            self.dataset,
-            config.val_split,
-            validation_epochs(config),
-            self.run / "model.keras",
-            config.patience,
-            self.stop,
-            self.placement,
-            sum(map(self._num_pixels, self.val_sizes))
-            / math.prod(config.augmentation.crop_size),
-        )
-        history = HistoryFile(self.run / "history.csv")
-        checkpoints.parts = {
-            "divergence": divergence,
-            "validation": validation,
-            "history": history,
-            "bad_files": CountSkipped(self.train_files),
-            **{
-                f"own/{number}": callback
-                for number, callback in enumerate(guests)
-                if hasattr(callback, "get_state")
-                and hasattr(callback, "set_state")
-            },
-        }
-        progress = Progress(
-            throughput,
-            checkpoints,
-            config.epochs,
-            redraw=verbose == 1,
-            validation=validation if verbose else None,
-        )
-        return [
-            throughput,
-            divergence,
-            checkpoints.parts["bad_files"],
-            Gammas(),
-            validation,
-            history,
-            *guests,
-            *([progress] if verbose else []),
-            checkpoints,
-        ]
-
-
-def _num_cores():
-    return os.cpu_count() or 1

@@ -96,11 +96,11 @@ def find_checkpoint(run, config, digest=None):
     return None
 
 
-def check_best_model(run, config, place, validation):
+def check_best_model(path, config, place, validation):
     """Without its best model a run keeps the next one, or is at its end.
 
     Args:
-        run: `pathlib.Path` of the run folder.
+        path: `pathlib.Path` of the run's best model.
         config: `TrainConfig`.
         place: the run's `Checkpoints`, restored.
         validation: the run's `Validation`, restored.
@@ -108,7 +108,6 @@ def check_best_model(run, config, place, validation):
     Raises:
         ValueError: if the training has ended and nothing will write it again.
     """
-    path = run / "model.keras"
     if validation.best == -math.inf or path.exists():
         return
     if place.epoch >= config.epochs or validation.is_over:
