@@ -91,6 +91,18 @@ def test_arrows_point_one_way(path, name):
         ), f"{name} imports {target}"
 
 
+def test_the_drawing_is_true():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    drawing = page.partition("```text\n")[2].partition("```")[0]
+    # What is right of the names says what they are.
+    rows = [
+        line.strip().split("    ")[0].split() for line in drawing.splitlines()
+    ]
+    drawn = [set(row) for row in rows if row != ["|"]]
+    names = [{name or "__init__" for name in row} for row in ROWS]
+    assert drawn == names[::-1]
+
+
 def test_tensorflow_is_imported_where_it_may_be():
     for path, _ in modules():
         file = path.relative_to(PACKAGE).as_posix()

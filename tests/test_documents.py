@@ -60,7 +60,7 @@ def test_every_block_says_what_it_is():
     for path in DOCUMENTS:
         fences = re.findall(r"^```(.*)$", path.read_text(), re.M)
         assert set(fences[1::2]) <= {""}, path
-        assert set(fences[::2]) <= {"python", "sh", "json"}, (
+        assert set(fences[::2]) <= {"python", "sh", "json", "text"}, (
             f"{path} has a block of another language. {REMEDY}"
         )
 
