@@ -9,6 +9,7 @@ import sys
 from typing import NamedTuple
 
 import keras
+import psutil
 
 from keras_danet.data.resampling import scaled_size
 from keras_danet.layers import PositionAttention
@@ -257,28 +258,19 @@ def available_memory(num_devices=1):
             cached = cuda.memory_reserved() - cuda.memory_allocated()
             free = cuda.mem_get_info()[0] + cached
     if on_cpu:
-        free = host_memory()
-        return None if free is None else free // num_devices
+        return host_memory() // num_devices
     return free
 
 
 def host_memory(root="/"):
-    """The bytes that a process can still take on Linux, `None` elsewhere.
+    """The bytes that a process can still take.
 
     Args:
-        root: path of the folder that holds `proc` and `sys`. Defaults to
-            `"/"`.
+        root: path of the folder that holds `proc` and `sys`, where Linux
+            says what its control groups allow. Defaults to `"/"`.
     """
-    root = pathlib.Path(root)
-    try:
-        with open(root / "proc/meminfo") as file:
-            rows = dict(line.split(":") for line in file)
-        free = sum(
-            int(rows[name].split()[0]) for name in ("MemAvailable", "SwapFree")
-        )
-    except (OSError, KeyError, ValueError):
-        return None
-    return min([1024 * free, *_control_group_memory(root)])
+    free = psutil.virtual_memory().available + psutil.swap_memory().free
+    return min([free, *_control_group_memory(pathlib.Path(root))])
 
 
 def _control_group_memory(root):
