@@ -538,7 +538,7 @@ def test_help_lists_every_key(capsys):
     text = capsys.readouterr().out
     for name in CONFIG.values():
         assert re.search(rf"^  {name} \(.*;", text, re.MULTILINE)
-    assert "batch_size (int; the recipe says)" in text
+    assert "batch_size (int; required)" in text
     assert "optimization.momentum (float; default: 0.9)" in text
     assert "augmentation.long_side (int or None; default: None)" in text
     assert all(meaning for *_, meaning in describe_keys())

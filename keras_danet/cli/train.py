@@ -121,7 +121,7 @@ def _keys():
     width = shutil.get_terminal_size().columns - 2
     lines = ["keys of a recipe, for --set KEY=VALUE:"]
     for name, kind, default, meaning in describe_keys():
-        given = "the recipe says" if default is None else f"default: {default}"
+        given = "required" if default is None else f"default: {default}"
         lines.append(f"  {name} ({kind}; {given})")
         lines += textwrap.wrap(
             meaning, width, initial_indent=" " * 6, subsequent_indent=" " * 6
