@@ -27,7 +27,7 @@ from keras_danet.models import DANet
 from keras_danet.models import DilatedResNet
 from keras_danet.recipe import TrainConfig
 from keras_danet.weights import sources
-from keras_danet.weights.files import load_keras_model
+from keras_danet.weights.keras_files import load_keras_model
 
 # DANet-ResNet152 with its optimizer takes 1 GB; what says it unpacks to more
 # than this is no model of ours.

@@ -415,10 +415,3 @@ def refused(path, reason, remedy):
             "again."
         )
     )
-
-
-def load_keras_model(*arguments):
-    """`keras_files.load_keras_model`, for `runs`."""
-    from keras_danet.weights import keras_files
-
-    return keras_files.load_keras_model(*arguments)
