@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_danet.arguments import choice
 from keras_danet.arguments import integer
@@ -43,11 +45,11 @@ class Placement:
     strategy: Any = None
 
     @property
-    def is_chief(self):
+    def is_chief(self) -> bool:
         """Whether this process is the one that writes files."""
         return self.shard[0] == 0
 
-    def check_batch_size(self, batch_size):
+    def check_batch_size(self, batch_size: int) -> None:
         """Refuses a batch that does not divide among the replicas."""
         if batch_size % self.num_replicas:
             less = batch_size // self.num_replicas * self.num_replicas
@@ -60,7 +62,7 @@ class Placement:
                 "--distribute none)."
             )
 
-    def distribute(self, batches):
+    def distribute(self, batches: Any) -> Any:
         """What `fit` is to be given of this process's share of the batches.
 
         The same, but under several workers of TensorFlow, which would share it
@@ -81,7 +83,7 @@ class Placement:
         )
 
     @property
-    def measuring_shard(self):
+    def measuring_shard(self) -> tuple[int, int]:
         """(which, of how many) processes, where each may measure its own.
 
         A network that is spread over processes computes in all of them at a
@@ -89,7 +91,7 @@ class Placement:
         """
         return (0, 1) if self.engine == "model_parallel" else self.shard
 
-    def sum_over_processes(self, counts):
+    def sum_over_processes(self, counts: np.ndarray) -> np.ndarray:
         """The sum of the int64 arrays of all processes, in each of them."""
         if self.measuring_shard[1] == 1:
             return counts
@@ -101,7 +103,9 @@ class Placement:
 
 
 @contextlib.contextmanager
-def scope(name="auto", num_devices=None, model_devices=2):
+def scope(
+    name: str = "auto", num_devices: int | None = None, model_devices: int = 2
+) -> Iterator[Placement]:
     """Makes models built and fitted inside use several devices.
 
     A batch is global: it must divide among the devices of all machines.

@@ -3,11 +3,16 @@
 import dataclasses
 import json
 import math
+import os
+from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 
 from keras_danet import metrics
+from keras_danet.data.datasets import Dataset
 from keras_danet.data.decoding import read_pair
+from keras_danet.data.files import Pair
 from keras_danet.distribution.engines import Placement
 from keras_danet.files import save_text
 from keras_danet.text_tables import harmless
@@ -36,21 +41,21 @@ class Report:
     confusion_matrix: np.ndarray
 
     @property
-    def mean_iou(self):
+    def mean_iou(self) -> float:
         """Mean over the classes that occur, in [0, 1]."""
         return float(metrics.mean_iou(self.confusion_matrix))
 
     @property
-    def pixel_accuracy(self):
+    def pixel_accuracy(self) -> float:
         return float(metrics.pixel_accuracy(self.confusion_matrix))
 
     @property
-    def class_iou(self):
+    def class_iou(self) -> dict[str, float]:
         """Dict of class name to IoU; NaN for a class that does not occur."""
         iou = metrics.class_iou(self.confusion_matrix)
         return dict(zip(self.class_names, map(float, iou), strict=True))
 
-    def table(self):
+    def table(self) -> str:
         """The report as text, one row per class."""
         share = self.confusion_matrix.sum(axis=1)
         share = share / max(int(share.sum()), 1)
@@ -68,7 +73,7 @@ class Report:
         )
         return "\n".join([harmless(heading), *table_lines(rows)])
 
-    def as_json(self):
+    def as_json(self) -> str:
         """The report as JSON text."""
         content = {
             "dataset": self.dataset,
@@ -82,12 +87,19 @@ class Report:
         }
         return json.dumps(content, indent=1)
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the report as JSON, whole or not at all."""
         save_text(self.as_json() + "\n", path)
 
 
-def evaluate(predictor, pairs, dataset, split, progress=None, placement=None):
+def evaluate(
+    predictor: Callable[[np.ndarray], np.ndarray],
+    pairs: Sequence[Pair],
+    dataset: Dataset,
+    split: str,
+    progress: Callable[[int, int], None] | None = None,
+    placement: Placement | None = None,
+) -> Report:
     """Predicts every image and counts every labelled pixel.
 
     Args:

@@ -6,6 +6,9 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Sequence
+from typing import Any
+from typing import Literal
 
 import keras
 import numpy as np
@@ -30,6 +33,10 @@ from keras_danet.models.memory import count_multiplications
 from keras_danet.runs import classes_of
 from keras_danet.runs import open_model
 from keras_danet.waiting import answering
+
+# What images are resized to: the longer side, (long, short), their own size
+# for `None`, or what the model was trained with for "auto".
+Size = int | tuple[int | None, int | None] | None | Literal["auto"]
 
 
 def _as_numpy(image):
@@ -122,7 +129,11 @@ class Predictor:
     ((37, 20), dtype('uint8'))
     """
 
-    def __init__(self, model, size="auto"):
+    def __init__(
+        self,
+        model: keras.Model | str | os.PathLike[str],
+        size: Size = "auto",
+    ):
         config = None
         if isinstance(model, (str, os.PathLike)):
             model, config = open_model(model)
@@ -140,13 +151,13 @@ class Predictor:
         self.class_names, self.palette = classes_of(model)
         self.size = standardize_sides(size)
         self._forward = _forward(model)
-        self._fitting_sizes = []
+        self._fitting_sizes: list[tuple[int, int]] = []
         self._speed = None
 
-    def __call__(self, image):
+    def __call__(self, image: Any) -> np.ndarray:
         return self._resized(largest_class, image)
 
-    def logits(self, image):
+    def logits(self, image: Any) -> np.ndarray:
         """The logits, `(height, width, num_classes)` float array."""
         return self._resized(resize_logits, image)
 
@@ -155,18 +166,18 @@ class Predictor:
         return answering(resize, self._logits(image), image.shape[:2])
 
     @property
-    def protocol(self):
+    def protocol(self) -> str:
         return f"whole images {_describe(self.size)}, one scale, no mirroring"
 
-    def network_size(self, height, width):
+    def network_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of what the network sees of such an image."""
         return tuple(scaled_size((height, width), *self.size).tolist())
 
-    def resize(self, image):
+    def resize(self, image: np.ndarray) -> np.ndarray:
         """What the network sees of an image."""
         return resize_image(image, self.network_size(*image.shape[:2]))
 
-    def check_size(self, height, width):
+    def check_size(self, height: int, width: int) -> None:
         """Raises a ValueError if images of this size need too much memory."""
         height, width = self.network_size(height, width)
         # An estimate takes as long as a small image; of many sizes in a data
@@ -178,7 +189,7 @@ class Predictor:
             check_memory(self.model, 1, height, width)
             self._fitting_sizes.append((height, width))
 
-    def expected_seconds(self, height, width):
+    def expected_seconds(self, height: int, width: int) -> float:
         """About how long such an image will take, by how long a small one does.
 
         Returns:
@@ -213,7 +224,7 @@ class Predictor:
             return answering(self._forward, batch)
 
     @staticmethod
-    def as_array(image):
+    def as_array(image: Any) -> np.ndarray:
         """`image` in any accepted form as a `(height, width, 3)` array."""
         if isinstance(image, (str, os.PathLike)):
             return read_image(image)
@@ -339,7 +350,13 @@ def _gives_logits(model):
     return len(output) == 4 and tuple(output[1:3]) == size
 
 
-def attention_maps(model, image, points, num_channels=3, size="auto"):
+def attention_maps(
+    model: keras.Model,
+    image: Any,
+    points: Sequence[tuple[int, int]],
+    num_channels: int = 3,
+    size: Size = "auto",
+) -> tuple[list[np.ndarray], list[np.ndarray], list[int]]:
     """What a DANet's attentions look at in an image.
 
     One position's row of the N x N map is computed, never the map.

@@ -9,6 +9,7 @@ import contextlib
 import contextvars
 import math
 import sys
+from collections.abc import Iterator
 
 import keras
 from keras import ops
@@ -27,7 +28,7 @@ _unrolled = contextvars.ContextVar("unrolled", default=False)
 
 
 @contextlib.contextmanager
-def unrolled_blocks():
+def unrolled_blocks() -> Iterator[None]:
     """Lets attentions of known size that are traced inside hold no loop.
 
     Their blocks of queries are written out one after another instead, each
