@@ -1,10 +1,12 @@
 """How a photograph is turned upright by the orientation that it carries."""
 
+import itertools
 import struct
 
 import numpy as np
 
 from keras_danet.data.png import PNG_SIGNATURE
+from keras_danet.data.png import png_chunks
 
 _EXIF_ORIENTATION = 0x0112
 # Whether rows and columns change places, and which axes are reversed then.
@@ -58,19 +60,12 @@ def may_be_turned(file):
 
 
 def _png_may(file):
-    for _ in range(_MAX_CHUNKS):
-        header = file.read(8)
-        if len(header) < 8:
-            return False
-        length, kind = struct.unpack(">I4s", header)
+    for kind, length in itertools.islice(png_chunks(file), _MAX_CHUNKS):
         if kind == b"eXIf":
             return True
-        if kind in (b"tEXt", b"zTXt", b"iTXt"):
-            text = file.read(min(length, 17))
-            if text.startswith(_PNG_TEXTS):
-                return True
-            length -= len(text)
-        file.seek(length + 4, 1)
+        is_text = kind in (b"tEXt", b"zTXt", b"iTXt")
+        if is_text and file.read(min(length, 17)).startswith(_PNG_TEXTS):
+            return True
     return False
 
 

@@ -36,6 +36,15 @@ def read_png_kind(path):
     return 0, None
 
 
+def png_chunks(file):
+    """Yields the kind and length of each chunk; its data may be read then."""
+    while len(header := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", header)
+        start = file.tell()
+        yield kind, length
+        file.seek(start + length + 4)
+
+
 def check_png_rows(path):
     """Refuses a PNG that lacks rows, which Pillow would make black.
 
@@ -49,11 +58,9 @@ def check_png_rows(path):
             return
         inflate = zlib.decompressobj()
         missing = None
-        while missing != 0 and len(start := file.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", start)
+        for kind, length in png_chunks(file):
             if kind == b"IHDR":
                 missing = _num_bytes(*struct.unpack(">IIBBxxB", file.read(13)))
-                length -= 13
             while kind == b"IDAT" and length and missing:
                 piece = file.read(min(length, _PIECE))
                 length -= len(piece)
@@ -64,7 +71,8 @@ def check_png_rows(path):
                     data = inflate.decompress(piece, _PIECE)
                     missing -= min(len(data), missing)
                     piece = inflate.unconsumed_tail
-            file.seek(length + 4, 1)
+            if missing == 0:
+                return
     if missing:
         raise EOFError(f"its pixels end {missing} bytes too early")
 
