@@ -11,11 +11,13 @@ def with_pillow(pairs, dataset):
 def with_tensorflow(pairs, dataset):
     import tensorflow as tf
 
-    from keras_danet.data.tensorflow_batches import readable_errors
-    from keras_danet.data.tensorflow_batches import whole_pair
+    from keras_danet.data import tensorflow_batches
 
     bad_files = BadFiles(pairs, dataset)
     bad_files.remember(len(pairs))
-    with readable_errors(bad_files):
+    with tensorflow_batches.readable_errors(bad_files):
         numbers = tf.data.Dataset.range(len(pairs))
-        return list(numbers.map(whole_pair(bad_files)).as_numpy_iterator())
+        whole = numbers.map(tensorflow_batches.whole_pair(bad_files))
+        # Without TensorFlow's tuning, which may hang where a stream is short.
+        fixed = whole.with_options(tensorflow_batches.FIXED)
+        return list(fixed.as_numpy_iterator())

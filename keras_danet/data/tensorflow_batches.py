@@ -27,8 +27,8 @@ PREFETCHED_BATCHES = 2
 # Not `tf.data.AUTOTUNE`: TensorFlow 2.21 may wait for ever for the thread that
 # tunes a stream, where that ends as soon as it has begun.
 NUM_CALLS = os.cpu_count() or 1
-_FIXED = tf.data.Options()
-_FIXED.autotune.enabled = False
+FIXED = tf.data.Options()
+FIXED.autotune.enabled = False
 # Nothing here needs AutoGraph, which would take a second to rewrite it.
 _as_it_is = tf.autograph.experimental.do_not_convert
 
@@ -140,7 +140,7 @@ def training_dataset(*data, **options):
         .map(augmented, NUM_CALLS, deterministic=True)
         .batch(stream.share, drop_remainder=True)
         .prefetch(PREFETCHED_BATCHES)
-        .with_options(_FIXED)
+        .with_options(FIXED)
     )
 
 
@@ -173,7 +173,7 @@ def _blame(bad_files, message):
     )
     good = 0
     try:
-        for _ in again.with_options(_FIXED):
+        for _ in again.with_options(FIXED):
             good += 1
     except tf.errors.OpError:
         bad_files.give_up(indices[good])
