@@ -68,11 +68,6 @@ def read_raw_pair(pair, dataset):
     return image, read_raw_label(pair.label, dataset)
 
 
-def check_pair(pair, dataset):
-    """Raises what `read_pair` raises."""
-    read_pair(pair, dataset)
-
-
 def read_pair_size(pair):
     """The (height, width) in the headers of an image and its label.
 

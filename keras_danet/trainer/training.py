@@ -11,7 +11,7 @@ import keras
 
 from keras_danet import runs
 from keras_danet.data.bad_files import BadFiles
-from keras_danet.data.decoding import check_pair
+from keras_danet.data.decoding import read_pair
 from keras_danet.data.decoding import read_pair_size
 from keras_danet.data.files import find_pairs
 from keras_danet.data.numpy_batches import TrainingBatches
@@ -90,7 +90,7 @@ class Training:
     def _validation_sizes(self):
         """Refuses what headers tell, lest it be found after an epoch."""
         pairs = self.val_files.pairs
-        check_pair(pairs[0], self.dataset)
+        read_pair(pairs[0], self.dataset)
         return [read_pair_size(pair) for pair in pairs]
 
     def _num_pixels(self, size):
