@@ -19,8 +19,17 @@ LOSS_WEIGHTS = {
 }
 
 
-def default_optimizer(total_steps=None):
+def chosen_optimizer(optimizer, total_steps):
     """The optimizer of `DANet.compile`; see there."""
+    if optimizer != "auto":
+        if total_steps is None:
+            refuse_lost_exclusions(optimizer)
+            return optimizer
+        raise ValueError(
+            "`total_steps` sets the schedule of optimizer='auto'; give "
+            "your own optimizer a learning-rate schedule instead. "
+            f"Received: optimizer={optimizer!r}"
+        )
     learning_rate = 0.01
     if total_steps is not None:
         learning_rate = PolySchedule(learning_rate, total_steps)

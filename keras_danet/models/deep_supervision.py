@@ -21,9 +21,8 @@ from keras_danet.losses import PixelCrossentropy
 from keras_danet.losses.pixels import of_known_shape
 from keras_danet.metrics import SegmentationMetrics
 from keras_danet.models import fit_checks
-from keras_danet.models.compiling import default_optimizer
+from keras_danet.models.compiling import chosen_optimizer
 from keras_danet.models.compiling import of_logits
-from keras_danet.models.compiling import refuse_lost_exclusions
 from keras_danet.models.compiling import refuse_other_outputs
 from keras_danet.models.compiling import weighted_losses
 from keras_danet.models.functional import FunctionalModel
@@ -106,24 +105,16 @@ class DeepSupervision(FunctionalModel):
         """
         refuse_other_outputs("metrics", metrics)
         refuse_other_outputs("weighted_metrics", weighted_metrics)
-        if optimizer != "auto" and total_steps is not None:
-            raise ValueError(
-                "`total_steps` sets the schedule of optimizer='auto'; give "
-                "your own optimizer a learning-rate schedule instead. "
-                f"Received: optimizer={optimizer!r}"
-            )
         wide = self.inference_model.output.dtype
         given = PixelCrossentropy() if loss == "auto" else loss
         weighted = weighted_losses(given, loss_weights, self.output, wide)
         losses = [loss for _, loss in weighted.values()]
         kwargs = arguments.plain_values(kwargs)
         refuse_on_replicas(self, kwargs)
-        refuse_lost_exclusions(optimizer)
         ignored = fit_checks.ignored_by_all(losses)
         # What is made here belongs to the replicas of the model.
         with strategy_scope(self):
-            if optimizer == "auto":
-                optimizer = default_optimizer(total_steps)
+            optimizer = chosen_optimizer(optimizer, total_steps)
             if metrics == "auto":
                 label = 255 if ignored is None else ignored
                 # Of this name callbacks know that more is better.

@@ -104,9 +104,9 @@ def train(
     ):
         keras.utils.set_random_seed(config.seed)
         run = pathlib.Path(run)
+        like = resume and run / "model.keras"
         if resume:
             resuming.check_recipe(run, config)
-        like = run / "model.keras" if resume else None
         training = Training(config, folder, placement, stop, like)
         if resume:
             resuming.check_data(run, training.data_digest)
@@ -138,8 +138,7 @@ def train(
             verbose = 1 if is_terminal(sys.stdout) else 2
         if not placement.is_chief:
             track, verbose = (), 0
-        with training.tracking(track) as trackers:
-            guests = [*trackers, *callbacks]
+        with training.tracking(track, callbacks) as guests:
             return training.run_from(checkpoint, checkpoints, guests, verbose)
 
 

@@ -148,9 +148,10 @@ class Training:
         used = plan.order[places(len(pairs), config.batch_size)[step]]
         return [pairs[index].image for index in used]
 
-    def tracking(self, names):
-        """A context of callbacks that send figures elsewhere."""
-        return tracking(
+    @contextlib.contextmanager
+    def tracking(self, names, callbacks=()):
+        """Callbacks that send figures elsewhere, and those of the user."""
+        with tracking(
             names,
             self.run,
             self.config,
@@ -158,7 +159,8 @@ class Training:
             self.val_files.pairs,
             self.dataset,
             self.steps,
-        )
+        ) as trackers:
+            yield [*trackers, *callbacks]
 
     def run_from(self, checkpoint, checkpoints, guests, verbose):
         """Trains to the end, from a checkpoint or from the beginning.
