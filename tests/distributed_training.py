@@ -1,4 +1,4 @@
-"""A short training in a process of its own, for `test_distribution.py`.
+"""A short training in a process of its own, for `distribution/test_engines.py`.
 
     python tests/distributed_training.py OUT.npz '{"name": "mirrored", ...}'
 

@@ -1,19 +1,19 @@
 import csv
 import json
 import os
-import pathlib
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
+from conftest import ROOT
 from conftest import one_backend
 from conftest import x64
+from workers import environments
 
 from keras_danet.cli import commands
 from keras_danet.data.scenes import write_scenes
@@ -22,7 +22,6 @@ from keras_danet.distribution import keras_distributions
 from keras_danet.distribution import keras_fixes
 from keras_danet.distribution import tensorflow_strategies
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / "training" / "launch"
 BACKEND = keras.backend.backend()
 TWO = {"tensorflow": "mirrored", "jax": "data_parallel"}.get(BACKEND)
@@ -65,37 +64,6 @@ def results(path, *processes):
     for process, text in zip(processes, said, strict=True):
         assert process.returncode == 0, text[-3000:]
     return dict(np.load(path))
-
-
-def environments(workers):
-    """What tells each of the processes on this machine of the others."""
-    ports = []
-    for _ in range(workers):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            ports.append(f"127.0.0.1:{free.getsockname()[1]}")
-    if BACKEND == "tensorflow":
-        return [
-            {
-                "TF_CONFIG": json.dumps(
-                    {
-                        "cluster": {"worker": ports},
-                        "task": {"type": "worker", "index": index},
-                    }
-                )
-            }
-            for index in range(workers)
-        ]
-    return [
-        dict(
-            zip(
-                keras_distributions.PROCESS_VARIABLES,
-                (ports[0], str(workers), str(index)),
-                strict=True,
-            )
-        )
-        for index in range(workers)
-    ]
 
 
 @pytest.fixture(scope="module")

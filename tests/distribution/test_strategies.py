@@ -2,16 +2,16 @@
 
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
-from test_distribution import environments
+from conftest import ROOT
+from workers import environments
 
-TESTS = pathlib.Path(__file__).parent
+TESTS = ROOT / "tests"
 BACKEND = keras.backend.backend()
 ENGINE = {"tensorflow": "mirrored", "jax": "data_parallel"}.get(BACKEND)
 # Computed in float64: sums are taken in another order. Labelled pixels

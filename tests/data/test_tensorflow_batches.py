@@ -312,7 +312,7 @@ def test_an_error_that_has_passed_names_what_tensorflow_named(pairs):
 
 ENDING = """
 import sys, time
-import test_pipeline
+import test_tensorflow_batches as ours
 from keras_danet.data import tensorflow_batches
 
 read = tensorflow_batches.read_orientation
@@ -322,9 +322,9 @@ def slowly(path):
     return read(path)
 
 tensorflow_batches.read_orientation = slowly
-pairs = [test_pipeline.Pair(*line.split("|")) for line in sys.argv[1:]]
+pairs = [ours.Pair(*line.split("|")) for line in sys.argv[1:]]
 batches = iter(tensorflow_batches.training_dataset(
-    pairs, test_pipeline.CAMVID, **test_pipeline.OPTIONS
+    pairs, ours.CAMVID, **ours.OPTIONS
 ))
 next(batches)
 print("done")

@@ -1,13 +1,13 @@
 """Whatever names a model, everywhere a model is asked for."""
 
 import json
-import pathlib
 import shutil
 import zipfile
 
 import keras
 import numpy as np
 import pytest
+from conftest import ROOT
 from conftest import one_backend
 
 import keras_danet
@@ -20,7 +20,7 @@ from keras_danet.trainer.build import build_backbone
 from keras_danet.trainer.build import build_model
 from keras_danet.weights import sources
 
-FIXTURE = pathlib.Path(__file__).parents[1] / "fixtures"
+FIXTURE = ROOT / "tests" / "fixtures"
 IMAGE = (np.arange(37 * 51 * 3).reshape(37, 51, 3) % 256).astype("uint8")
 
 
