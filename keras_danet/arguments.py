@@ -88,18 +88,6 @@ def as_sequence(values):
     return tuple(map(plain, values))
 
 
-def as_numbers(values):
-    """`as_sequence` of finite numbers alone, as floats; else `None`.
-
-    >>> as_numbers([1, np.float32(0.5)]), as_numbers("152"), as_numbers(["1"])
-    ((1.0, 0.5), None, None)
-    """
-    values = as_sequence(values)
-    if values is None or not all(map(is_number, values)):
-        return None
-    return tuple(map(float, values))
-
-
 def integer(name, value, must="must be an integer", **bounds):
     """`value` as an int within `bounds`, those of `_within`."""
     found = plain(value)

@@ -29,10 +29,6 @@ from keras_danet.recipe import TrainConfig
 from keras_danet.weights import sources
 from keras_danet.weights.keras_files import load_keras_model
 
-# DANet-ResNet152 with its optimizer takes 1 GB; what says it unpacks to more
-# than this is no model of ours.
-MAX_MODEL_BYTES = 2**33
-
 
 def write_run_config(run, config, root, placement, recipe, data_digest):
     """Writes `config.json`: what is run, on what, by which command.
@@ -124,7 +120,7 @@ def open_model(source):
     kind, place = sources.find(source)
     if kind == "preset":
         return DANet.from_preset(place), None
-    model = load_keras_model(place, MAX_MODEL_BYTES)
+    model = load_keras_model(place)
     config = config_of(source)
     if config and isinstance(model, DANet) and model.class_names is None:
         # Runs of before kept them beside the model alone.

@@ -16,7 +16,6 @@ from keras_danet import arguments
 from keras_danet import layers
 from keras_danet import losses
 from keras_danet import metrics
-from keras_danet.arguments import as_numbers
 from keras_danet.arguments import as_sequence
 from keras_danet.data import plan
 from keras_danet.data import scenes
@@ -257,7 +256,6 @@ def test_tensors_are_taken():
 def test_sequences():
     assert as_sequence(iter([1, "a"])) == (1, "a")
     assert as_sequence(np.array(3)) is None
-    assert as_numbers([]) == ()
 
 
 @pytest.mark.parametrize("values", [*WRONG[:10], *WRONG[11:13]], ids=repr)

@@ -7,8 +7,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_danet.arguments import as_numbers
 from keras_danet.arguments import number
+from keras_danet.arguments import numbers
+from keras_danet.arguments import refusal
 from keras_danet.layers.numerics import matmul
 from keras_danet.losses.pixels import PixelLoss
 from keras_danet.losses.pixels import crossentropy
@@ -179,12 +180,11 @@ class PixelCrossentropy(PixelMean):
 def _checked_weights(class_weights):
     if class_weights is None:
         return None
-    weights = as_numbers(class_weights) or ()
-    if not any(weights) or min(weights) < 0:
-        raise ValueError(
-            "`class_weights` must be one number per class, 0 or more and not "
-            "all 0, in the order of the classes: a tuple, list or array, such "
-            "as (1.0, 5.0, 2.0). "
-            f"Received: class_weights={class_weights!r}"
-        )
-    return weights
+    must = (
+        "must be one number per class, 0 or more and not all 0, in the order "
+        "of the classes: a tuple, list or array, such as (1.0, 5.0, 2.0)"
+    )
+    weights = numbers("class_weights", class_weights, must, least=0)
+    if not any(weights):
+        raise refusal("class_weights", must, class_weights)
+    return tuple(map(float, weights))

@@ -13,6 +13,10 @@ from keras_danet.weights.files import check_count
 from keras_danet.weights.files import explained
 from keras_danet.weights.files import refused
 
+# DANet-ResNet152 with its optimizer takes 1 GB; what says it unpacks to more
+# than this is no model of ours.
+MAX_MODEL_BYTES = 2**33
+
 
 def check_h5(path):
     """Looks a Keras `.weights.h5` file through before Keras reads it.
@@ -59,13 +63,11 @@ def check_h5(path):
     return floats
 
 
-def load_keras_model(path, max_bytes=MAX_FILE_BYTES):
+def load_keras_model(path):
     """The model of a `.keras` file, or of a folder that Keras saved unzipped.
 
     Args:
         path: path of either, as `sources.find` gives it.
-        max_bytes: integer, the most that it may unpack to. Defaults to
-            `MAX_FILE_BYTES`.
 
     Returns:
         A model that is not compiled.
@@ -80,7 +82,7 @@ def load_keras_model(path, max_bytes=MAX_FILE_BYTES):
         else:
             with zipfile.ZipFile(path) as archive:
                 size = sum(member.file_size for member in archive.infolist())
-            if size > max_bytes:
+            if size > MAX_MODEL_BYTES:
                 raise ValueError(f"it unpacks to {size} bytes")
         return keras.saving.load_model(path, compile=False)
     # Keras has no common error for broken files.

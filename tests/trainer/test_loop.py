@@ -45,6 +45,7 @@ from keras_danet.trainer.checkpoints import load_checkpoint
 from keras_danet.trainer.checkpoints import read_header
 from keras_danet.trainer.run_folder import open_run_folder
 from keras_danet.trainer.training import Training
+from keras_danet.weights import keras_files
 
 needs_tensorflow = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow") is None, reason="tf.data's"
@@ -837,7 +838,7 @@ def test_run_folders_that_are_none(tmp_path, monkeypatch):
     other.save(tmp_path / "model.keras")
     with pytest.raises(ValueError, match="images"):
         Predictor(tmp_path)
-    monkeypatch.setattr(runs, "MAX_MODEL_BYTES", 1000)
+    monkeypatch.setattr(keras_files, "MAX_MODEL_BYTES", 1000)
     with pytest.raises(ValueError, match=r"unpacks to \d+ bytes"):
         trained_model(tmp_path)
     for content in ("{", "{}", '{"config": {"speed": 3}}', "[]"):
