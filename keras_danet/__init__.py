@@ -1,7 +1,7 @@
 """DANet, the Dual Attention Network for scene segmentation, for Keras 3.
 
-Names are imported when they are first used: the command line and what needs
-no network do without Keras.
+Names are imported when they are first used, so that the command line and
+whatever needs no network work without Keras.
 """
 
 import typing

@@ -1,9 +1,9 @@
-"""What an argument may be: an integer, a number, a boolean, or several.
+"""Checks of arguments: an integer, a number, a boolean, or several.
 
-`integer`, `number`, `boolean`, `integers` and `numbers` give plain Python,
-which configs, JSON and `.keras` files can hold, for whatever means the same:
-NumPy's scalars and arrays of no dimension. Everything else is a ValueError,
-"`name` must be .... Received: name=value". A boolean is no number.
+`integer`, `number`, `boolean`, `integers` and `numbers` return plain Python
+values, which configs, JSON and `.keras` files can hold. They also accept
+NumPy's scalars and arrays without dimensions. Everything else is a ValueError,
+"`name` must be .... Received: name=value". A boolean is not a number.
 
 >>> integer("filters", np.int64(8), "must be a positive integer", least=1)
 8
@@ -23,7 +23,8 @@ from numbers import Real
 
 import numpy as np
 
-# Python iterates over them, too: over letters, bytes, keys, or in any order.
+# Iterable, but not sequences of values: they give letters, bytes or keys, or
+# have no order.
 NO_SEQUENCES = (
     str,
     bytes,
@@ -34,25 +35,25 @@ NO_SEQUENCES = (
 
 
 def plain(value):
-    """`value`, but a scalar of NumPy, or of its like, as Python's own."""
+    """`value`, with a scalar of NumPy or similar as a plain Python value."""
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         return value.item()
     return value
 
 
 def plain_values(given):
-    """Keyword arguments, each of them `plain`."""
+    """Keyword arguments, each made `plain`."""
     return {key: plain(value) for key, value in given.items()}
 
 
 def is_number(value):
-    """Whether it is a finite real number, of Python or NumPy; no boolean.
+    """Whether it is a finite real number, of Python or NumPy; not a boolean.
 
     >>> is_number(np.float32(0.5)), is_number("0.5"), is_number(True)
     (True, False, False)
     """
     value = plain(value)
-    # A comparison, as an integer may be too large for a float.
+    # Compared, because an integer may be too large for `math.isfinite`.
     return (
         isinstance(value, Real)
         and not isinstance(value, bool)
@@ -61,7 +62,7 @@ def is_number(value):
 
 
 def is_integer(value):
-    """Whether it is an integer, of Python or NumPy; no boolean.
+    """Whether it is an integer, of Python or NumPy; not a boolean.
 
     >>> is_integer(np.int64(3)), is_integer(3.0), is_integer(True)
     (True, False, False)
@@ -71,10 +72,10 @@ def is_integer(value):
 
 
 def as_sequence(values):
-    """The values as a tuple; `None` for what holds none in an order.
+    """The values as a tuple; `None` for what is not a sequence of values.
 
-    A list, a tuple, an array or tensor, a generator; but no dict, set or
-    string. Numbers come as Python's own.
+    A list, a tuple, an array or tensor, a generator; but not a dict, set or
+    string. Numbers become plain Python values.
 
     >>> as_sequence(np.array([1, 5])), as_sequence({0: 1, 1: 5})
     ((1, 5), None)
@@ -89,7 +90,7 @@ def as_sequence(values):
 
 
 def integer(name, value, must="must be an integer", **bounds):
-    """`value` as an int within `bounds`, those of `_within`."""
+    """`value` as an int within `bounds`, the keywords of `_within`."""
     found = plain(value)
     if not is_integer(found) or not _within(found, **bounds):
         raise refusal(name, must, value)
@@ -122,7 +123,7 @@ def choice(name, value, known):
 
 
 def did_you_mean(name, known):
-    """A sentence that offers the known name nearest to `name`, or nothing.
+    """A sentence that suggests the known name closest to `name`, or nothing.
 
     >>> did_you_mean("ResNet-50", ["resnet18", "resnet50"])
     " Did you mean 'resnet50'?"
@@ -137,12 +138,12 @@ def _letters(name):
 
 
 def integers(name, values, must="must be integers", length=None, **bounds):
-    """A tuple of what `as_sequence` finds, if these are integers; not empty."""
+    """The values of `as_sequence`, if they are integers; not empty."""
     return _several(integer, name, values, must, length, bounds)
 
 
 def numbers(name, values, must="must be numbers", length=None, **bounds):
-    """A tuple of what `as_sequence` finds, if these are numbers; not empty."""
+    """The values of `as_sequence`, if they are numbers; not empty."""
     return _several(number, name, values, must, length, bounds)
 
 
@@ -162,7 +163,7 @@ def refusal(name, must, value):
 
 
 def shown(value):
-    """`repr` for an error: a number may have thousands of digits."""
+    """`repr` for an error, shortened: a number may have thousands of digits."""
     try:
         text = repr(value)
     except ValueError:

@@ -1,6 +1,6 @@
-"""Which backend Keras takes, what is installed, and what to type if neither.
+"""Which backend Keras uses, which are installed, and what to do if it is not.
 
-Nothing here imports Keras: it takes a second and more, and fails where its
+Nothing here imports Keras: that takes a second or more, and fails if its
 backend is missing.
 """
 
@@ -18,14 +18,14 @@ from keras_danet.import_hooks import AroundImport
 from keras_danet.import_hooks import install
 
 BACKENDS = ("tensorflow", "jax", "torch")
-# What registers classes under the package's name, for Keras to load.
+# Modules that register classes under the package's name, for Keras to load.
 _REGISTERING = ("layers", "losses", "metrics", "models", "optimizers")
-# How many of the package's modules are being imported, within each other.
+# How many of the package's modules are being imported, nested.
 _importing = threading.local()
 
 
 def configured_backend():
-    """(name, where it comes from) of the backend that Keras takes."""
+    """(name, where it comes from) of the backend that Keras uses."""
     if _has_keras():
         return sys.modules["keras"].config.backend(), "which Keras runs on"
     if name := os.environ.get("KERAS_BACKEND"):
@@ -34,7 +34,7 @@ def configured_backend():
     try:
         settings = json.loads(path.read_text("utf-8"))
         return settings["backend"], f'"backend" in {path}'
-    # Keras passes over a file that it cannot read, too.
+    # Keras also ignores a file that it cannot read.
     except (OSError, ValueError, KeyError, TypeError):
         return "tensorflow", "Keras's default, as KERAS_BACKEND is not set"
 
@@ -55,7 +55,7 @@ def installed_backends():
 
 
 def check_backend():
-    """Raises an ImportError unless Keras's backend is ours and installed."""
+    """Raises an ImportError unless Keras's backend is known and installed."""
     name, origin = configured_backend()
     installed = installed_backends()
     if name in installed:
@@ -85,7 +85,7 @@ def _remedy(name, installed):
 
 
 def register_classes():
-    """Imports what registers classes, so that Keras can load saved models."""
+    """Registers the package's classes, so that Keras can load saved models."""
     check_backend()
     with _nested():
         for name in _REGISTERING:
@@ -102,13 +102,13 @@ def _nested():
 
 
 def is_importing():
-    """Whether this thread is importing Keras, or what imports it."""
+    """Whether this thread is importing Keras or a module that imports it."""
     return getattr(_importing, "depth", 0) > 0
 
 
 @contextlib.contextmanager
 def _around_keras():
-    """Says what is wrong if Keras cannot run; registers classes if it can."""
+    """Explains why Keras cannot be imported; registers classes if it can."""
     check_backend()
     try:
         yield
@@ -117,11 +117,11 @@ def _around_keras():
         raise ImportError(
             f"Keras cannot be imported with the backend {name} ({origin}): "
             f"{type(error).__name__}: {error}. If that is not about an "
-            f"installed package, look into Keras's settings, {_settings_file()}"
+            f"installed package, check Keras's settings, {_settings_file()}"
             f". {_remedy(str(name), installed_backends())}"
         ) from error
-    # A module of ours that is half imported could not be imported from; then
-    # the outermost one does it when it is through.
+    # A half-imported module of ours cannot be imported from; then the
+    # outermost import registers the classes when it is done.
     if not is_importing():
         register_classes()
 
@@ -136,12 +136,12 @@ def _around_ours():
 
 def _has_keras():
     spec = getattr(sys.modules.get("keras"), "__spec__", None)
-    # Not where Keras itself is in the middle of its import.
+    # Not while Keras itself is being imported.
     return spec is not None and not getattr(spec, "_initializing", False)
 
 
 def watch_imports():
-    """Has classes registered as soon as Keras is there, and not before."""
+    """Registers classes as soon as Keras is imported, and not before."""
     install(AroundImport("keras".__eq__, _around_keras))
     install(
         AroundImport(lambda name: name.startswith("keras_danet."), _around_ours)

@@ -1,4 +1,4 @@
-"""Exported models, each checked against the model as it is written."""
+"""Exports models, and checks each export against its model."""
 
 import dataclasses
 import json
@@ -17,8 +17,8 @@ from keras_danet.layers.tiled_attention import unrolled_blocks
 from keras_danet.models import optimize_for_inference
 from keras_danet.waiting import answering
 
-# A float32 graph rounds otherwise than the model, not more: 1e-4 of the
-# logits' deviation is some hundred times what is measured.
+# A float32 graph rounds differently from the model, but not more: 1e-4 of the
+# logits' deviation is about a hundred times what is measured.
 MAX_RELATIVE_ERROR = 1e-4
 MIN_ARGMAX_AGREEMENT = 0.999
 
@@ -27,13 +27,13 @@ FILE_NAMES = {"saved_model": "saved_model", "tflite": "model.tflite"}
 
 @dataclasses.dataclass(frozen=True)
 class ExportCheck:
-    """How far an exported model is from the model it was made of.
+    """How far an exported model is from the model it was made from.
 
     Args:
         path: string, the exported file or folder.
         sizes: (height, width) of the images that both were given.
-        relative_error: float, the largest difference of the logits over
-            their standard deviation.
+        relative_error: float, the largest difference of the logits, divided
+            by their standard deviation.
         argmax_agreement: float, the share of pixels of the same class.
     """
 
@@ -72,19 +72,19 @@ def export_model(model, folder, kind, images=(), size=None, test_sides=None):
         model: `DANet`.
         folder: path of the folder to write to.
         kind: `"saved_model"` or `"tflite"`.
-        images: arrays `(height, width, 3)` in 0-255 to check with. Noise is
-            used where there are none.
+        images: arrays `(height, width, 3)` in 0-255 to check with, besides
+            noise. Defaults to `()`.
         size: (height, width) of a TFLite file. Defaults to the first image's.
-        test_sides: (long, short) side that images are to have, each `None`
-            for their own, which the file beside the export tells its users.
+        test_sides: (long, short) side that images should have, each `None`
+            for their own, recorded for users in the file beside the export.
             Defaults to `None`, the model's `test_size`.
 
     Returns:
         An `ExportCheck`; look at `passed`.
 
     Raises:
-        ValueError: for another kind, no size for a TFLite file, or a backend
-            that cannot export.
+        ValueError: for an unknown kind, no size for a TFLite file, or a
+            backend that cannot export.
     """
     choice("kind", kind, FILE_NAMES)
     backends = (
@@ -145,7 +145,7 @@ def check_export(model, run, images, path):
         received = np.asarray(run(batch))
         if received.shape != expected.shape:
             raise ValueError(
-                f"{path} gives shape {received.shape} where the model gives "
+                f"{path} gives shape {received.shape}, but the model gives "
                 f"{expected.shape}; it was not kept."
             )
         difference = np.abs(received - expected).max() / expected.std()
@@ -185,10 +185,10 @@ def _write_tflite(model, path, size):
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        # Loops crash the runtime once they are quantised to int8.
+        # Loops crash the runtime if they are quantised to int8.
         with unrolled_blocks():
             _write_saved_model(model, folder, tuple(size))
-        # Without SELECT_TF_OPS: an operator that phones lack is an error.
+        # No SELECT_TF_OPS: an operator that phones lack must be an error.
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         path.write_bytes(converter.convert())
 

@@ -1,4 +1,4 @@
-"""What is done around the import of a module, whoever imports it."""
+"""Runs code around the import of a module, wherever it is imported."""
 
 import functools
 import importlib.abc
@@ -6,15 +6,15 @@ import sys
 
 
 class AroundImport(importlib.abc.MetaPathFinder):
-    """Runs some modules in a context of ours when they are first imported.
+    """Runs certain modules in a given context when they are first imported.
 
-    Put at the front of `sys.meta_path`, it asks the finders behind it, and
-    changes nothing but the moment at which the module runs.
+    Placed at the front of `sys.meta_path`, it asks the finders behind it, and
+    changes only the context that the module runs in.
 
     Args:
-        covers: function of a module's name to whether it is meant.
-        context: function without arguments to a context manager, within
-            which the module runs.
+        covers: function from a module's name to whether it is covered.
+        context: function without arguments that returns the context manager
+            in which the module runs.
     """
 
     def __init__(self, covers, context):
@@ -39,7 +39,7 @@ class AroundImport(importlib.abc.MetaPathFinder):
 
         @functools.wraps(run)
         def exec_module(module):
-            # Loaders of archives serve other modules as well.
+            # Loaders of archives also serve other modules.
             if module.__name__ != name:
                 return run(module)
             with self.context():

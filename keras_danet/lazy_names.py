@@ -1,4 +1,4 @@
-"""The names of a package, each imported when it is first used (PEP 562)."""
+"""Names of a package that are imported on first use (PEP 562)."""
 
 import importlib
 import importlib.util
@@ -6,12 +6,12 @@ import sys
 
 
 def lazily(package, homes):
-    """`__getattr__` and `__dir__` of a package.
+    """`__getattr__` and `__dir__` for a package.
 
     Args:
         package: string, its `__name__`.
-        homes: dict of a name to the module of the package that holds it. The
-            package's modules themselves are found without.
+        homes: dict from a name to the module of the package that holds it.
+            The package's modules need no entry.
     """
 
     def __getattr__(name):

@@ -1,17 +1,17 @@
-"""Text for terminals: names made harmless, and columns that line up."""
+"""Text for terminals: harmless names, and columns that line up."""
 
 import unicodedata
 
 from rich.cells import cell_len
 
-# Persian and Indian scripts need them inside of words, emoji to be combined.
+# Persian and Indian scripts need them inside words, emoji to combine.
 _JOINERS = "\u200c\u200d"
 
 
 def harmless(text):
     r"""Text with escapes for what a terminal would obey or not show.
 
-    Line ends, control characters, ANSI's escape among them, and marks that
+    Line ends, control characters, including ANSI escapes, and marks that
     reorder a line are written out. Letters of all scripts stay.
 
     Args:
@@ -39,10 +39,10 @@ def table_lines(rows, num_texts=1):
     """Lines of a table whose columns line up.
 
     Args:
-        rows: Iterable of rows of strings, all of the same length, the heading
-            among them. They are made `harmless`.
-        num_texts: Integer, how many columns, from the first on, are set to
-            the left; numbers are set to the right. Defaults to `1`.
+        rows: Iterable of rows of strings, all of the same length, including
+            the heading. They are made `harmless`.
+        num_texts: Integer, how many columns, from the first on, are aligned
+            left; numbers are aligned right. Defaults to `1`.
 
     Returns:
         List of strings.

@@ -1,4 +1,4 @@
-"""Computations that take long: signals are answered, and time is told."""
+"""Long computations that answer signals and report their progress."""
 
 import atexit
 import contextlib
@@ -7,23 +7,23 @@ import sys
 import threading
 import time
 
-# Nothing is told of what takes less, in seconds.
+# Nothing is reported about work that takes fewer seconds.
 QUIET_SECONDS = 2
-# From one line to the next: on a terminal, which redraws it, and in a log.
+# Seconds between lines: on a terminal, which redraws its line, and in a log.
 TERMINAL_SECONDS = 0.5
 LOG_SECONDS = 30
 _POLL_SECONDS = 0.1
-# The innermost `Countdown` in force.
+# The `Countdown`s in use, the innermost last.
 _countdowns: list["Countdown"] = []
 
 
 def answering(function, *arguments):
-    """Calls a function that may compute for minutes, and listens meanwhile.
+    """Calls a function that may compute for minutes, and answers signals.
 
     Python answers signals between two of its steps, and only in the main
-    thread: a network's call is one step. In the main thread the call is made
-    by another one, which a signal's exception leaves to itself: the process
-    does not wait for it in the end.
+    thread; a network's call is one step. So the main thread makes the call in
+    another thread. A signal's exception abandons that thread: the process
+    does not wait for it when it ends.
 
     Args:
         function: callable.
@@ -44,7 +44,7 @@ def answering(function, *arguments):
 
     worker = threading.Thread(target=call, daemon=True)
     try:
-        # A signal may be answered in here, too.
+        # A signal may also be answered in here.
         worker.start()
         while worker.is_alive():
             worker.join(_POLL_SECONDS)
@@ -69,17 +69,17 @@ def _end(worker, code):
 
 
 class Countdown:
-    """Tells how far a work is, and how long the rest will take.
+    """Shows how far some work is, and how long the rest will take.
 
     A line that redraws itself on a terminal, and a line now and then
-    elsewhere; nothing of what is done within two seconds. Within its context
-    `answering` keeps it going.
+    elsewhere; nothing if the work is done within two seconds. Within its
+    context `answering` keeps it updated.
 
     Args:
         what: string, what is counted. Defaults to `"images"`.
         stream: where it is written. Defaults to `None`, standard error.
-        expected: float, about how many seconds it takes, where that is
-            known beforehand. Defaults to `0`.
+        expected: float, about how many seconds it takes, if that is known
+            beforehand. Defaults to `0`.
     """
 
     def __init__(self, what="images", stream=None, expected=0):
@@ -103,7 +103,7 @@ class Countdown:
     def __call__(self, done, count):
         """Counts: `done` of `count` are done."""
         if done == 1:
-            # Compiling is no part of the others.
+            # Later items do not include compiling.
             self.first = time.monotonic()
         self.done, self.count = done, count
         self.tick()
@@ -123,7 +123,7 @@ class Countdown:
         self._write(f"\r\033[K{line}" if redraws else f"{line}\n")
 
     def line(self, now):
-        """The line of this moment."""
+        """The current line."""
         passed = clock(now - self.started)
         if self.count is None:
             text = f"{self.what}: {passed} so far"
@@ -133,9 +133,9 @@ class Countdown:
         return text if left is None else f"{text}, about {clock(left)} left"
 
     def seconds_left(self, now):
-        """Seconds, or `None` while nothing is known of them."""
+        """Seconds, or `None` while they are unknown."""
         if not self.done:
-            # It takes longer than was expected where nothing is left of that.
+            # If nothing is left, it takes longer than expected.
             left = self.expected - (now - self.started)
             return left if left > 0 else None
         if self.done == 1:
@@ -146,13 +146,13 @@ class Countdown:
     def _write(self, text):
         with contextlib.suppress(OSError, ValueError):
             self.stream.write(text)
-            # What stands in for a stream may have nothing to flush.
+            # A replaced stream may have no `flush`.
             if hasattr(self.stream, "flush"):
                 self.stream.flush()
 
 
 def is_terminal(stream):
-    """Whether a stream is one that redraws its line; some cannot tell."""
+    """Whether a stream is a terminal; some streams cannot tell."""
     tell = getattr(stream, "isatty", None)
     return tell is not None and tell()
 

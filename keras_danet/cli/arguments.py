@@ -1,4 +1,4 @@
-"""What several verbs take."""
+"""Arguments that several verbs share."""
 
 import argparse
 
@@ -17,10 +17,10 @@ def add_size(verb):
         "--size",
         type=_size,
         metavar="SIZE",
-        help="what images are resized to for the network: pixels of the "
+        help="size that images are resized to for the network: pixels of the "
         "longer side, such as 640; LONGxSHORT, which neither side exceeds; or "
-        "'image', their own size (default: the `test_size` that the model was "
-        "trained with)",
+        "'image', their own size (default: the model's `test_size` from "
+        "training)",
     )
 
 
@@ -52,9 +52,9 @@ def add_data(verb):
     verb.add_argument(
         "name",
         metavar="NAME",
-        help="of the data set, such as cityscapes; 'folder' for your own",
+        help="data set, such as cityscapes; 'folder' for your own",
     )
-    verb.add_argument("root", metavar="ROOT", help="folder where it lies")
+    verb.add_argument("root", metavar="ROOT", help="folder of the data set")
     verb.add_argument(
         "--workers",
         type=int,

@@ -13,10 +13,10 @@ NUM_SAMPLES = 12
 def add(verbs):
     verb = verbs.add_parser(
         "check-data",
-        help="read a whole data set and say what is wrong with it",
+        help="read a whole data set and report what is wrong with it",
         description="Reads every image and label of a data set, as training "
         "does. Counts pairs, sizes and pixels of every class, and names "
-        "files that are missing, unreadable, of another size or with label "
+        "files that are missing, unreadable, of the wrong size or with label "
         "values that the data set does not have. Exits with 1 if something "
         "is wrong.",
     )
@@ -24,7 +24,7 @@ def add(verbs):
     verb.add_argument(
         "--split",
         action="append",
-        help="split to check, may be given again (default: all that are there)",
+        help="split to check, can be repeated (default: all that exist)",
     )
     verb.add_argument(
         "--json", action="store_true", help="print the report as JSON"
@@ -32,7 +32,7 @@ def add(verbs):
     verb.add_argument(
         "--sheet",
         metavar="FILE.png",
-        help=f"draw {NUM_SAMPLES} samples with their labels laid over them",
+        help=f"draw {NUM_SAMPLES} samples overlaid with their labels",
     )
     verb.set_defaults(run_verb=run)
 
@@ -67,7 +67,7 @@ def run(arguments):
 
 
 def _check_sheet(path):
-    # Told before hours of reading, not after.
+    # Reported before hours of reading, not after.
     if path.suffix != ".png":
         raise ValueError(
             f"--sheet expects a name that ends in '.png'. Received: {path}"
@@ -104,7 +104,7 @@ def _draw_samples(reports, root, path):
             for pair in search_pairs(dataset, root, report.split)[0]
             if pair.label not in bad
         ]
-    # Evenly over all that there is.
+    # Evenly spaced over all pairs.
     count = min(NUM_SAMPLES, len(titled))
     chosen = [titled[index * len(titled) // count] for index in range(count)]
     if not chosen:

@@ -55,9 +55,9 @@ def run(arguments):
     ]
     if broken or not report.num_pairs:
         raise ValueError(
-            f"{(broken or [report.problems[0].message])[0]} Weights of half a "
-            "data set would be wrong; `keras-danet check-data` tells all that "
-            "is."
+            f"{(broken or [report.problems[0].message])[0]} Weights from part "
+            "of a data set would be wrong; `keras-danet check-data` reports "
+            "all problems."
         )
     for problem in report.problems:
         print(f"keras-danet: {problem.message}", file=sys.stderr)
@@ -73,8 +73,8 @@ def run(arguments):
     }
     if report.never_seen:
         print(
-            "keras-danet: never seen, so that no weight follows from the "
-            f"data: {harmless(', '.join(report.never_seen))}",
+            "keras-danet: never seen, so the data give no weight: "
+            f"{harmless(', '.join(report.never_seen))}",
             file=sys.stderr,
         )
     if arguments.json:

@@ -23,10 +23,10 @@ from keras_danet.cli.streams import prepared_streams
 from keras_danet.cli.streams import quiet_tensorflow
 from keras_danet.text_tables import harmless
 
-# What is installed by another name than it is imported by.
+# Import name -> the name it is installed by, where they differ.
 DISTRIBUTIONS = {"ai_edge_litert": "ai-edge-litert"}
 
-# Arguments for which a shell completes names of files.
+# Arguments for which a shell completes file names.
 NAMES_OF_FILES = (
     *("CHECKPOINT", "DIR", "FILE", "FILE.png", "FOLDER", "IMAGE", "MODEL"),
     *("RECIPE", "ROOT", "RUN"),
@@ -53,28 +53,28 @@ examples:
   keras-danet convert danet.pth -o danet.keras --multi-grid 4 8 16
 
 exit codes:
-  0  done    1  checked and found wrong    2  could not do it
+  0  done    1  the check found a problem    2  failed
   130  interrupted from the keyboard        143  stopped by SIGTERM
-  141  what read the output, such as head, has ended"""
+  141  the reader of the output, such as head, has ended"""
 
 
 def main(argv=None):
     """Runs the command line.
 
-    It can be called from a notebook or a thread as well.
+    It can also be called from a notebook or a thread.
 
     Args:
-        argv: list of strings or paths. Defaults to `None`, the process's
-            arguments.
+        argv: list of strings or paths. Defaults to `None`, the arguments of
+            the process.
 
     Returns:
-        Exit code: 0 done, 1 checked and found wrong, 2 could not do it, 130
+        Exit code: 0 done, 1 the check found a problem, 2 failed, 130
         interrupted from the keyboard, 141 if nobody reads the output any
         more.
 
     Raises:
-        SystemExit: with 143 after SIGTERM; with 2 for arguments that there
-            are not, and with 0 after `--help` and `--version`.
+        SystemExit: with 143 after SIGTERM; with 2 for unknown arguments,
+            and with 0 after `--help` and `--version`.
     """
     with prepared_streams():
         if argv is not None:
@@ -100,7 +100,7 @@ def _run(arguments):
         # The user's mistakes: our own errors, and the file system's.
         if arguments.traceback:
             raise
-        # Names of files and classes in it may be anybody's.
+        # File and class names in it are untrusted.
         lines = map(harmless, str(_explain(error)).split("\n"))
         print("keras-danet: error:", "\n".join(lines), file=sys.stderr)
         return 2
@@ -119,16 +119,16 @@ def _explain(error):
 
 @contextlib.contextmanager
 def _terminable():
-    """Lets SIGTERM unwind as an error does: nothing half-done stays."""
-    # Elsewhere Python lets nobody listen.
+    """Lets SIGTERM unwind like an error: nothing is left half done."""
+    # Python allows signal handlers in the main thread only.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(*_):
         if is_importing():
-            # Libraries that are half there crash as Python ends, and so far
-            # nothing was begun.
+            # Half-imported libraries crash as Python exits, and no work has
+            # begun yet.
             os._exit(143)
         sys.exit(143)
 
@@ -144,18 +144,18 @@ def _terminable():
 def _send_again(lost):
     """Sends a signal again whose exception Python could not raise.
 
-    It comes between any two steps of Python, within a destructor or a
-    callback of the garbage collector, too, which let nothing out.
+    A signal may also arrive within a destructor or a callback of the garbage
+    collector, from which no exception propagates.
     """
     if isinstance(lost.exc_value, KeyboardInterrupt):
         number = signal.SIGINT
     elif getattr(lost.exc_value, "code", None) in (130, 143):
-        # By the codes of this command line: 128 and the signal's number.
+        # Our exit codes are 128 plus the signal's number.
         number = lost.exc_value.code - 128
     else:
         sys.__unraisablehook__(lost)
         return
-    # When this step is over.
+    # Once the destructor or callback is done.
     again = threading.Timer(0.1, os.kill, (os.getpid(), number))
     again.daemon = True
     again.start()
@@ -194,7 +194,7 @@ def _parser():
     ):
         verb.add(verbs)
     for verb in verbs.choices.values():
-        # Without a default, which would undo what came before the verb.
+        # No default: it would override a --traceback before the verb.
         _add_traceback(verb, argparse.SUPPRESS)
     return parser
 
@@ -225,7 +225,7 @@ def _add_traceback(parser, default):
         "--traceback",
         action="store_true",
         default=default,
-        help="show where in the code an error arose",
+        help="show where in the code an error was raised",
     )
 
 

@@ -14,22 +14,22 @@ def add(verbs):
         "convert",
         help="turn a PyTorch checkpoint into a .keras file",
         description="Reads a DANet in the authors' or MMSegmentation's naming "
-        "without running code, says what it is, and writes it as a model "
+        "without running code, reports what it is, and writes it as a model "
         "that keras.saving.load_model reads on every backend.",
     )
     verb.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        help=".pth, .pth.tar, .safetensors or .npz; or a model as predict "
-        "takes it",
+        help=".pth, .pth.tar, .safetensors or .npz; or any model that predict "
+        "accepts",
     )
     verb.add_argument(
         "-o",
         "--output",
         required=True,
         metavar="MODEL",
-        help="file to write, with the ending .keras, or, without an ending, "
-        "folder of a preset; it must not exist",
+        help="file to write, ending in .keras, or, without an ending, folder "
+        "of a preset; it must not exist",
     )
     verb.add_argument(
         "--multi-grid",
@@ -37,31 +37,31 @@ def add(verbs):
         nargs="*",
         metavar="RATE",
         help="dilation rates of the last stage (the authors' released model: "
-        "4 8 16; none: no numbers)",
+        "4 8 16; no multi-grid: no numbers)",
     )
     verb.add_argument(
         "--align-corners",
         action=argparse.BooleanOptionalAction,
-        help="how logits are upsampled (default: by the naming)",
+        help="how logits are upsampled (default: depends on the naming)",
     )
     verb.add_argument(
         "--num-classes",
         type=int,
         metavar="N",
-        help="start the classifiers anew for N classes",
+        help="replace the classifiers by untrained ones for N classes",
     )
     verb.add_argument(
         "--dataset",
         metavar="NAME",
-        help="data set whose class names and colors the model keeps",
+        help="data set whose class names and colors the model takes",
     )
     verb.add_argument(
         "--ignore",
         action="append",
         default=[],
         metavar="PATTERN",
-        help="regular expression of names of tensors that may be left over; "
-        "may be given several times",
+        help="regular expression for names of tensors that may be left over; "
+        "can be repeated",
     )
     verb.add_argument(
         "--json", action="store_true", help="print what was found as JSON"
@@ -153,7 +153,7 @@ def _write(model, output, dataset, said, as_json):
 
 
 def _kinds(names):
-    """The names, but of batch counters, of which there are hundreds."""
+    """The names, with the hundreds of batch counters as one number."""
     counters = [n for n in names if n.endswith(".num_batches_tracked")]
     kinds = sorted(set(names) - set(counters))
     if counters:
@@ -162,7 +162,7 @@ def _kinds(names):
 
 
 def fingerprint(model):
-    """Figures by which two conversions of one checkpoint are compared."""
+    """Figures to compare two conversions of one checkpoint by."""
     import numpy as np
 
     rows, columns = np.mgrid[0:65, 0:97]

@@ -74,14 +74,14 @@ def run(arguments):
         predictor = open_predictor(arguments)
         output = output or os.path.join(arguments.model, "report.json")
     if output:
-        # A measurement that takes hours is not lost to a wrong name.
+        # So that hours of measuring are not lost to a wrong name.
         _check_file(pathlib.Path(output))
     with Countdown() as countdown:
         report = evaluate(predictor, pairs, dataset, split, countdown)
     try:
         if output:
             report.save(output)
-    # What was measured is told, whatever became of the file.
+    # The result is printed even if writing the file fails.
     finally:
         print(report.as_json() if arguments.json else report.table())
     return 0

@@ -1,4 +1,4 @@
-"""`keras-danet export`: a file for others, and its check."""
+"""`keras-danet export`: a file for other runtimes, and its check."""
 
 import argparse
 import pathlib
@@ -7,7 +7,7 @@ from keras_danet.cli.arguments import add_model
 from keras_danet.cli.streams import held_standard_error
 from keras_danet.files import check_folder
 
-# What the runtime says when it starts.
+# What the runtime prints when it starts.
 RUNTIME_NOISE = "INFO: Created TensorFlow Lite XNNPACK delegate"
 
 
@@ -24,14 +24,14 @@ def add(verbs):
         "--format",
         required=True,
         choices=("saved_model", "tflite"),
-        help="saved_model takes any image size, tflite one",
+        help="saved_model takes any image size, tflite only one",
     )
     verb.add_argument(
         "--size",
         type=_size,
         metavar="HxW",
-        help="image size of a tflite file (default: what the first "
-        "validation image has where the run is measured)",
+        help="image size of a tflite file (default: that of the first "
+        "validation image as the run is evaluated)",
     )
     verb.add_argument(
         "--json", action="store_true", help="print the comparison as JSON"

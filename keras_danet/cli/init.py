@@ -9,9 +9,9 @@ MOST_EPOCHS = 400
 BATCH_SIZE = 8
 LARGEST_CROP = 512
 SMALLEST_CROP = 32
-# Photos beyond it are made smaller, lest a crop shows a detail of them.
+# Larger photos are scaled down, so that a crop shows more than a detail.
 LARGEST_SIDE = 1280
-# Files to look into: enough for a size that most have, and quick.
+# Files to look into: enough to find the usual size, and quick.
 NUM_LOOKED_AT = 200
 SPLITS = {
     "train": ("train", "training", "all"),
@@ -21,7 +21,7 @@ SPLITS = {
 RECIPE = '''\
 """DANet-ResNet18 on {title}.
 
-Written by `keras-danet init` from what lies in the folder; change what you
+Written by `keras-danet init` from what is in the folder; change what you
 know better. `keras-danet train --help` lists every key.
 
 Data: {counts}; images of {sizes} pixels (height x width);
@@ -43,8 +43,8 @@ config = TrainConfig(
     batch_size={batch_size},
     val_every={val_every},
     augmentation={{
-        # Height and width in pixels, of the part of an image that is learned
-        # from at a time.
+        # Height and width in pixels of the part of an image that is trained
+        # on at a time.
         "crop_size": {crop_size},
 {long_side}    }},
     model={{
@@ -57,8 +57,8 @@ config = TrainConfig(
 )
 '''
 UNMEASURED = (
-    "    # There is no other split, so figures are of what it learned from.\n"
-    "    # Better put some of them into images/val and masks/val.\n"
+    "    # There is no other split, so it is measured on its training data.\n"
+    "    # Better to move some into images/val and masks/val.\n"
 )
 
 
@@ -73,7 +73,7 @@ def add(verbs):
         "is missing, one is proposed.",
     )
     verb.add_argument(
-        "folder", metavar="FOLDER", help="what holds images and masks"
+        "folder", metavar="FOLDER", help="folder of images and masks"
     )
     verb.set_defaults(run_verb=run)
 
@@ -122,7 +122,7 @@ def write_recipe(dataset, folder):
     }
     if is_large:
         values["long_side"] = LARGEST_SIDE
-    # Told here rather than by the recipe.
+    # Errors are raised here rather than by the recipe.
     TrainConfig.from_keys({"dataset": "folder", "depth": 18, **values})
     return RECIPE.format(
         title="your own folder",
@@ -151,7 +151,7 @@ def write_recipe(dataset, folder):
 
 
 def _splits(dataset):
-    """The names of the splits to train and to measure on."""
+    """The names of the splits to train on and to measure on."""
     found = {
         use: next((n for n in names if n in dataset.splits), None)
         for use, names in SPLITS.items()
@@ -160,7 +160,7 @@ def _splits(dataset):
         (found["train"],) = dataset.splits
     if found["train"] is None:
         raise ValueError(
-            "No split is called train. Expected one of "
+            "There is no split to train on. Expected one of "
             f"{', '.join(SPLITS['train'])}. Received: "
             f"{', '.join(dataset.splits)}. Rename one."
         )
@@ -168,11 +168,11 @@ def _splits(dataset):
 
 
 def _crop_size(sizes, long_side):
-    """(height, width) in multiples of 16 that nine of ten images have."""
+    """(height, width), multiples of 16, that nine of ten images reach."""
     if long_side:
         sizes = [[n * long_side / max(size) for n in size] for size in sizes]
     crop = []
-    # Of photos both upright and not, the shorter side is that of either.
+    # With portrait and landscape photos, both sides get the shorter one.
     for sides in zip(*sizes, strict=True):
         side = min(int(sorted(sides)[len(sides) // 10]), LARGEST_CROP)
         crop.append(max(side // 16 * 16, SMALLEST_CROP))
@@ -185,13 +185,13 @@ def _within_docstring(text):
 
 
 def _proposal(folder, name):
-    """What to write into a missing `classes.json`, from what masks hold."""
+    """What to write into a missing `classes.json`, going by the masks."""
     path = folder / name
     start = f"There is no {path}, which names the classes."
     masks = sorted((folder / "masks").rglob("*.png"))
     if not masks:
         return (
-            f"{start} Expected it beside images/ and masks/, with one entry a "
+            f"{start} Expected it beside images/ and masks/, an entry for each "
             'class, such as {"classes": [{"name": "background", "value": 0}, '
             '{"name": "road", "value": 1}], "ignore": [255]}. Received: a '
             "folder without masks/*.png."
@@ -202,14 +202,14 @@ def _proposal(folder, name):
         found |= _values(mask)
         if len(found) > 256:
             return (
-                f"{start} More than 256 values are in {mask} and those before "
-                "it, so that these are no masks of classes. Expected PNGs "
+                f"{start} {mask} and the masks before it have more than 256 "
+                "values, so they are not masks of classes. Expected PNGs "
                 "whose pixels are numbers or colours of classes."
             )
     colors = {value for value in found if isinstance(value, tuple)}
     if colors and colors != found:
         return f"{start} Some masks hold numbers of classes and others colours."
-    # What is ignored where nothing else is said.
+    # 255 is ignored by default.
     used = sorted(colors or found - {255})
     key = "color" if colors else "value"
     proposal = {
@@ -221,8 +221,8 @@ def _proposal(folder, name):
     }
     return (
         f"{start} Save this as {path}, with the names of your classes, and "
-        f"run the line again (it is what {len(looked_at)} of {len(masks)} "
-        f"masks hold): {json.dumps(proposal)}"
+        f"run the command again (found in {len(looked_at)} of {len(masks)} "
+        f"masks): {json.dumps(proposal)}"
     )
 
 

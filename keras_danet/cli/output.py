@@ -8,7 +8,7 @@ import warnings
 
 @contextlib.contextmanager
 def warnings_as_notes():
-    """Prints what is warned of as lines, without the place in the code."""
+    """Prints warnings as lines, without the place in the code."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         yield
@@ -17,20 +17,20 @@ def warnings_as_notes():
 
 
 def say_last(text):
-    """Prints what a verb ends with, whose work is done and stays done."""
+    """Prints a verb's last line; failing to print it is not an error."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
-        # A full disk below a log, perhaps.
+        # A log on a full disk, perhaps.
         print(f"{text} (Standard output: {error})", file=sys.stderr)
         give_up_output()
 
 
 def give_up_output():
-    """Drops what is left to print: Python would complain as it ends."""
-    # A notebook's stream, or one of the caller's, is not ours to drop.
+    """Drops what is left to print: Python would complain as it exits."""
+    # A stream of a notebook or of the caller is not ours to drop.
     if sys.stdout is not sys.__stdout__:
         return
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,7 +12,7 @@ from keras_danet.files import check_folder
 from keras_danet.files import make_folder
 from keras_danet.text_tables import harmless
 
-# Names of files that are skipped, as many as a line has room for.
+# How many names of skipped files fit in a line.
 MAX_SKIPPED_NAMES = 3
 RESULTS = ("_label", "_overlay", "_sheet", "_attention")
 
@@ -30,8 +30,8 @@ def add(verbs):
         "images",
         nargs="+",
         metavar="IMAGE",
-        help="PNG, JPEG and others, or a folder: all images in it and in its "
-        "folders, whose results lie in folders of the same names",
+        help="PNG, JPEG and others, or a folder: all images in it and its "
+        "subfolders, with results in subfolders of the same names",
     )
     verb.add_argument(
         "--output", required=True, metavar="DIR", help="folder to write to"
@@ -42,8 +42,8 @@ def add(verbs):
     verb.add_argument(
         "--sheet",
         action="store_true",
-        help="write NAME_sheet.png as well: image and overlay beside each "
-        "other, with the names of the classes, at the size of a screen",
+        help="write NAME_sheet.png as well: image and overlay side by side, "
+        "with the names of the classes, at the size of a screen",
     )
     verb.add_argument(
         "--attention",
@@ -67,7 +67,7 @@ def run(arguments):
     from keras_danet.data.decoding import read_image
     from keras_danet.waiting import answering
 
-    # What is not a model is told before images are read.
+    # A wrong model is reported before images are read.
     runs.config_of(arguments.model)
     output = pathlib.Path(arguments.output)
     check_folder(output)
@@ -75,9 +75,9 @@ def run(arguments):
     kinds = ["label", "overlay"]
     kinds += [kind for kind in ("sheet", "attention") if vars(arguments)[kind]]
     _check_results(images, output, kinds, arguments.overwrite)
-    # Every image is read before the first result is written, because a bad
-    # one must leave no half of the work behind; none is kept, because
-    # together they may not fit into memory.
+    # Every image is read before the first result is written, so that a bad
+    # one does not leave the work half done; none is kept, because together
+    # they may not fit into memory.
     sizes = [answering(read_image, path).shape[:2] for path, _ in images]
     predictor = open_predictor(arguments)
     if arguments.attention and not getattr(predictor.model, "attention", ()):
@@ -108,7 +108,7 @@ def _check_results(images, output, kinds, overwrite):
         if names.count(name) > 1:
             both = [str(path) for path, other in images if other == name][:2]
             raise ValueError(
-                f"Two images are called {name}, so that one's results would "
+                f"Two images are called {name}, so the results of one would "
                 f"replace the other's: {' and '.join(both)}. Rename one of "
                 "them."
             )
@@ -124,13 +124,13 @@ def _check_results(images, output, kinds, overwrite):
     inputs = {os.path.realpath(image) for image, _ in images}
     if any(os.path.realpath(path) in inputs for path in written):
         raise ValueError(
-            f"A result would replace an image that is read, in {output}. "
+            f"A result would replace an input image in {output}. "
             "Choose another --output."
         )
 
 
 def _write_results(predictor, path, stem, kinds):
-    """Writes an image's pictures, `{stem}_{kind}.png`; gives its classes."""
+    """Writes an image's pictures, `{stem}_{kind}.png`; returns its classes."""
     import numpy as np
 
     from keras_danet.cli.output import warnings_as_notes
@@ -159,7 +159,7 @@ def _write_results(predictor, path, stem, kinds):
 
 
 def _predict(predictor, image, path):
-    """The label map; what takes long is told beforehand."""
+    """The label map; says beforehand if it will take long."""
     from keras_danet.waiting import LOG_SECONDS
     from keras_danet.waiting import Countdown
     from keras_danet.waiting import clock
@@ -178,7 +178,7 @@ def _predict(predictor, image, path):
 
 
 def _find_images(given, output):
-    """(path, name of its results) of every image, of folders in order."""
+    """(path, name of its results) of every image, folders in order."""
     from keras_danet.data.decoding import PHOTO_ENDINGS
 
     found = []
@@ -187,11 +187,11 @@ def _find_images(given, output):
             found.append((path, path.stem))
             continue
         within, skipped = [], []
-        # Of an earlier time, among the images themselves.
+        # Earlier results, if they were written among the images.
         results = RESULTS if path.resolve() == output.resolve() else ()
         for folder, folders, files in os.walk(path):
             folder = pathlib.Path(folder)
-            # Results in a folder of their own, and what is hidden.
+            # Skips an output folder inside, and hidden folders.
             folders[:] = sorted(
                 name
                 for name in folders
@@ -210,7 +210,7 @@ def _find_images(given, output):
         if not within:
             raise FileNotFoundError(
                 f"{path} holds no image. Expected files that end in "
-                f"{', '.join(PHOTO_ENDINGS)}, in it or in its folders."
+                f"{', '.join(PHOTO_ENDINGS)}, in it or its subfolders."
             )
         if skipped:
             print(harmless(_skipped(skipped, path)), file=sys.stderr)

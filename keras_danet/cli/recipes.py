@@ -1,4 +1,4 @@
-"""`keras-danet recipes`: the recipes in a folder, and what each aims at."""
+"""`keras-danet recipes`: the recipes in a folder and their figures."""
 
 import ast
 import contextlib
@@ -7,7 +7,7 @@ import pathlib
 import re
 import sys
 
-# What others published, or was measured once, and what came out here.
+# The figure to expect (published or measured before) and the one measured.
 FIGURES = {
     kind: re.compile(
         rf"^{kind.capitalize()}(?: mean IoU)?: *"
@@ -36,7 +36,7 @@ def add(verbs):
         "folder",
         nargs="?",
         metavar="FOLDER",
-        help="where they lie (default: those that come with the package)",
+        help="folder of recipes (default: those that come with the package)",
     )
     verb.add_argument(
         "--json", action="store_true", help="print a list of objects as JSON"
@@ -62,7 +62,7 @@ def run(arguments):
         for row in broken:
             print(f"keras-danet: {row['error']}", file=sys.stderr)
     if not rows:
-        print(f"keras-danet: no recipe lies in {folder}", file=sys.stderr)
+        print(f"keras-danet: no recipe in {folder}", file=sys.stderr)
     return 1 if broken else 0
 
 
@@ -71,7 +71,7 @@ def _describe(path):
     from keras_danet.recipe import load_recipe
 
     try:
-        # What a recipe prints is no part of the list.
+        # What a recipe prints is not part of the list.
         with contextlib.redirect_stdout(sys.stderr):
             config = load_recipe(path)
     except (ValueError, OSError) as error:

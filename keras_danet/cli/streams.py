@@ -1,4 +1,4 @@
-"""What the command line does to standard streams while a verb runs."""
+"""The standard streams while a verb of the command line runs."""
 
 import contextlib
 import faulthandler
@@ -13,7 +13,7 @@ from keras_danet.import_hooks import AroundImport
 from keras_danet.import_hooks import install
 
 LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
-# Of Linux, and of Linux under Windows.
+# On Linux, and on Linux under Windows.
 NVIDIA_DEVICES = ("/dev/nvidiactl", "/dev/dxg")
 LOGGERS = ("absl", "tensorflow")
 
@@ -22,8 +22,8 @@ LOGGERS = ("absl", "tensorflow")
 def prepared_streams():
     """Gives every verb a standard output and error that it can write to.
 
-    Without a console both are None; in notebooks they are no files; and what
-    stands in for them may have no method but `write`.
+    Without a console both are None; in notebooks they are not files; and a
+    replacement may have no method but `write`.
     """
     with contextlib.ExitStack() as stack:
         for name, redirect in (
@@ -41,7 +41,7 @@ def prepared_streams():
 
 
 class _WrittenTo(io.TextIOBase):
-    """All that a text stream has, over what can be written to."""
+    """A full text stream around an object with only `write`."""
 
     def __init__(self, stream):
         self._stream = stream
@@ -57,7 +57,7 @@ class _WrittenTo(io.TextIOBase):
 
 @contextlib.contextmanager
 def _any_name_printed(stream):
-    """Names of files need not be text that the terminal knows."""
+    """Escapes characters of file names that the terminal cannot show."""
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure is None:
         yield
@@ -74,12 +74,12 @@ def _any_name_printed(stream):
 
 @contextlib.contextmanager
 def quiet_tensorflow():
-    """Keeps what TensorFlow says of itself from standard error.
+    """Keeps TensorFlow's messages about itself from standard error.
 
-    Its import writes some lines whatever one asks for. They are held in a
-    file, which is shown if the import fails. Errors after it are shown; where
-    there is no GPU it calls that, and kernels of other processors, errors,
-    and its real ones come as exceptions.
+    Its import always writes some lines. They are held in a file, which is
+    shown if the import fails. Errors after it are shown, but not on a machine
+    without a GPU: there TensorFlow logs the missing GPU as an error, and real
+    errors come as exceptions.
     """
     chosen = LOG_LEVEL in os.environ
     has_gpu = any(map(os.path.exists, NVIDIA_DEVICES))
@@ -90,8 +90,8 @@ def quiet_tensorflow():
     def held_import():
         with held_standard_error():
             yield
-        # Not made before: absl makes its own, of a class of its own. And not
-        # its level, which is set again.
+        # After the import: absl registers a logger of its own class. A
+        # filter, because the level is set again later.
         for logger in () if chosen else map(logging.getLogger, LOGGERS):
             logger.addFilter(_is_error)
             filtered.append(logger)
@@ -114,12 +114,12 @@ def _is_error(record):
 
 @contextlib.contextmanager
 def held_standard_error(noise=""):
-    """Holds what is written to descriptor 2 while something is done.
+    """Holds back what is written to descriptor 2 inside the context.
 
     Args:
-        noise: string, a regular expression of the beginning of lines that
-            are not to be seen; all are, after an error. Defaults to `""`,
-            the beginning of every line.
+        noise: string, a regular expression for the beginning of lines to
+            hide; after an error all are shown. Defaults to `""`, which hides
+            every line.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -132,7 +132,7 @@ def held_standard_error(noise=""):
             yield
             return
         stack.callback(os.close, kept)
-        # If the process dies in here, this much is seen.
+        # If the process crashes in here, at least its traceback is seen.
         watched = not faulthandler.is_enabled()
         if watched:
             faulthandler.enable(kept)
@@ -141,7 +141,7 @@ def held_standard_error(noise=""):
         shown = re.compile(rb"(?!%s)" % noise.encode())
         try:
             yield
-        # Not where it is stopped, which nothing in there explains.
+        # Not if it is stopped: the lines would not explain that.
         except Exception:
             shown = re.compile(rb"")
             raise

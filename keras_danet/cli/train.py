@@ -13,9 +13,9 @@ from keras_danet.cli.output import say_last
 def add(verbs):
     verb = verbs.add_parser(
         "train",
-        help="train the model of a recipe and leave a run folder",
+        help="train the model of a recipe and write a run folder",
         description="Trains the model that a recipe (a Python file with "
-        "`config = TrainConfig(...)`) describes, and leaves a run folder with "
+        "`config = TrainConfig(...)`) describes, and writes a run folder with "
         "config.json, history.csv and model.keras, the best of its epochs.",
     )
     verb.add_argument(
@@ -30,8 +30,8 @@ def add(verbs):
         default=[],
         metavar="KEY=VALUE",
         dest="settings",
-        help="change a key of the recipe, of those below, such as "
-        "model.depth=101; may be given several times",
+        help="change a key of the recipe, one of those below, such as "
+        "model.depth=101; can be repeated",
     )
     verb.add_argument(
         "--data", metavar="FOLDER", help="root folder of the data set"
@@ -40,7 +40,7 @@ def add(verbs):
     _add_devices(verb)
     verb.set_defaults(run_verb=run)
     usage = verb.format_help
-    # Only when they are asked for: reading them takes NumPy.
+    # Only when help is asked for: reading the keys imports NumPy.
     verb.format_help = lambda: f"{usage()}\n{_keys()}"
 
 
@@ -56,16 +56,16 @@ def _add_run(verb):
     verb.add_argument(
         "--resume",
         action="store_true",
-        help="resume the run where it exists, from its newest checkpoint; "
-        "begin it where it does not",
+        help="resume the run from its newest checkpoint if it exists; start "
+        "it if it does not",
     )
     verb.add_argument(
         "--checkpoint-every",
         type=int,
         default=1000,
         metavar="STEPS",
-        help="steps from one checkpoint to the next; there is one after every "
-        "validation as well (default: 1000)",
+        help="steps from one checkpoint to the next; there is also one after "
+        "every validation (default: 1000)",
     )
     verb.add_argument(
         "--keep",
@@ -77,7 +77,8 @@ def _add_run(verb):
     verb.add_argument(
         "--background",
         action="store_true",
-        help="write checkpoints while training goes on, from a copy in memory",
+        help="write checkpoints while training continues, from a copy in "
+        "memory",
     )
     verb.add_argument(
         "--track",
@@ -85,7 +86,7 @@ def _add_run(verb):
         default=[],
         metavar="WHERE",
         help="send figures to tensorboard (RUN/tensorboard), wandb or mlflow "
-        "as well; may be given several times",
+        "as well; can be repeated",
     )
 
 
@@ -115,7 +116,7 @@ def _add_devices(verb):
 
 
 def _keys():
-    """What `--set` takes, a paragraph a key."""
+    """What `--set` takes, a paragraph for each key."""
     from keras_danet.recipe.config import describe_keys
 
     width = shutil.get_terminal_size().columns - 2
@@ -139,7 +140,7 @@ def run(arguments):
     recipe = find_recipe(arguments.recipe)
     config = load_recipe(recipe).replace(settings)
     run = arguments.output or os.path.join("saved_models", recipe.stem)
-    # What is wrong with a recipe is told without Keras.
+    # Errors in a recipe are reported before Keras is imported.
     from keras_danet.trainer import loop
     from keras_danet.trainer.training import validation_epochs
 
@@ -189,7 +190,7 @@ def _setting(text):
         )
     try:
         return key.strip(), ast.literal_eval(value)
-    # What Python's parser raises for anything that is no literal.
+    # What Python's parser raises for anything that is not a literal.
     except (
         ValueError,
         SyntaxError,

@@ -1,6 +1,6 @@
 """What happens to one example, as TensorFlow graph functions.
 
-`numpy_batches.py` is the same without TensorFlow; tests hold the two together.
+`numpy_batches.py` does the same without TensorFlow; tests compare the two.
 """
 
 import zlib
@@ -20,12 +20,11 @@ from keras_danet.data.png import PNG_SIGNATURE
 from keras_danet.data.tensorflow_images import distort
 from keras_danet.data.tensorflow_images import resample
 
-# What the checksum of a PNG's header changes by, bit by bit, where the colour
-# type, with three bytes behind it, changes from palette to grey: CRC-32 is
-# linear.
+# XOR this into the checksum of a PNG's header when the colour type, followed
+# by three bytes, changes from palette to grey: CRC-32 is linear.
 _PALETTE_TO_GREY = zlib.crc32(bytes([PALETTE, 0, 0, 0])) ^ zlib.crc32(bytes(4))
 
-# Of a label's values, above which looking all of them up is faster.
+# With more exceptions, looking up every pixel is faster.
 _MAX_EXCEPTIONS = 4
 
 
@@ -33,7 +32,7 @@ def decode_image(contents):
     """Decodes the bytes of a PNG or JPEG file to the pixels that Pillow reads.
 
     Grey images get three equal channels, palettes become their colours and
-    transparency is dropped, as by Pillow's `convert("RGB")`.
+    transparency is dropped, as in Pillow's `convert("RGB")`.
     """
 
     def jpeg():
@@ -42,8 +41,8 @@ def decode_image(contents):
             shape[2] < 4, ["A JPEG has the colours of print (CMYK)."]
         )
         with tf.control_dependencies([check]), _checked_size(shape[:2]):
-            # The default method is faster and differs from Pillow's by a
-            # level on half of all pixels.
+            # The default method is faster, but differs from Pillow's by one
+            # level in half of all pixels.
             return tf.io.decode_jpeg(
                 contents, channels=3, dct_method="INTEGER_ACCURATE"
             )
@@ -151,9 +150,9 @@ def _bytes(contents, start, count):
 
 
 def _as_grey(contents):
-    """A PNG whose indices of a palette are declared to be greys.
+    """A palette PNG with its indices declared to be grey levels.
 
-    TensorFlow has no decoder that leaves a palette alone.
+    TensorFlow has no decoder that ignores the palette.
     """
     checksum = _bytes(contents, 29, 4)
     change = tf.constant(list(_PALETTE_TO_GREY.to_bytes(4, "big")), tf.int64)
@@ -194,10 +193,10 @@ def to_train_ids(raw, label_table):
 def check_values(raw, label_table):
     """Refuses a label with a value that its table does not have.
 
-    `to_train_ids` does as well, and maps each pixel: ten times the work.
+    `to_train_ids` does so too, but maps each pixel: ten times the work.
     """
     known = label_table != INVALID_LABEL
-    # Usual labels have one range of values, if 0 follows 255.
+    # Usually the known values are one range, if 0 follows 255.
     starts = np.flatnonzero(known & ~np.roll(known, 1))
     ends = np.flatnonzero(known & ~np.roll(known, -1))
     if len(starts) and ends[0] < starts[0]:
@@ -217,7 +216,7 @@ def check_values(raw, label_table):
 def _map_values(raw, label_table):
     """`to_train_ids` of values that are known, several times faster.
 
-    In most data sets all train ids are the raw values less the same number,
+    In most data sets all train ids are the raw values minus the same number,
     modulo 256, with few exceptions.
     """
     values = np.arange(256, dtype=np.uint8)
@@ -234,7 +233,7 @@ def _map_values(raw, label_table):
 
 
 def apply_plan(image, label, decisions, augmentation, label_table=None):
-    """Does to an image and its label what the plan decided.
+    """Applies the plan's decisions to an image and its label.
 
     Only the crop is resampled, coloured and blurred, not the whole scaled
     image. Half-pixel centres in both keep image and label aligned; the image
@@ -245,7 +244,7 @@ def apply_plan(image, label, decisions, augmentation, label_table=None):
     Args:
         image: uint8 tensor (height, width, 3), RGB.
         label: uint8 tensor (height, width), train ids.
-        decisions: A `Plan` whose fields have lost their first axis.
+        decisions: A `Plan` for one example: its fields lack the first axis.
         augmentation: An `Augmentation`.
         label_table: uint8 array (256,), the train ids of a label of raw
             values, which are mapped in the crop alone. Defaults to `None`.
@@ -260,7 +259,7 @@ def apply_plan(image, label, decisions, augmentation, label_table=None):
     scaled = _scaled_size(size, decisions.scale, augmentation)
     free = tf.cast(tf.maximum(scaled - crop_size, 0) + 1, tf.float64)
     fractions = tf.stack([decisions.crop_y, decisions.crop_x], axis=-1)
-    # Below 1 in float32, a fraction reaches each of free + 1 places equally.
+    # Fractions below 1 in float32 reach each of free + 1 places equally.
     offsets = tf.cast(tf.cast(fractions, tf.float64) * free, tf.int64)
     inside = tf.minimum(scaled, tf.constant(crop_size, tf.int64))
 
@@ -290,7 +289,7 @@ def apply_plan(image, label, decisions, augmentation, label_table=None):
 
 
 def _scaled_size(size, scale, augmentation):
-    # float64, in which NumPy and TensorFlow round alike.
+    # In float64 NumPy and TensorFlow round alike.
     size = tf.cast(size, tf.float64)
     factor = tf.cast(scale, tf.float64)
     limits = [

@@ -8,8 +8,8 @@ from keras_danet.arguments import choice
 from keras_danet.data.decoding import read_pair
 
 POLICIES = ("error", "skip")
-# An example whose files are bad, and as many after it, end even a training
-# that may skip: something else is wrong then.
+# So many bad examples in a row end even a training that may skip: something
+# else is wrong then.
 NUM_TRIES = 10
 
 _LOGGER = logging.getLogger("keras_danet")
@@ -18,9 +18,8 @@ _LOGGER = logging.getLogger("keras_danet")
 class BadFiles:
     """Ends a training at the first bad file, or skips, names and counts them.
 
-    For an example that is skipped the next one of the epoch's order stands
-    in, as often as it takes: batches stay whole, and the same files give the
-    same batches.
+    A skipped example is replaced by the next one in the epoch's order that
+    can be read: batches stay whole, and the same files give the same batches.
 
     Args:
         pairs: List of `Pair`.
@@ -28,8 +27,8 @@ class BadFiles:
         policy: `"error"` or `"skip"`. Defaults to `"error"`.
 
     Attributes:
-        skipped: Set of integers, the examples that were skipped so far. How
-            often does not depend on them alone: loaders read ahead.
+        skipped: Set of integers, the examples that were skipped so far. Not
+            how often: that also depends on how far loaders read ahead.
     """
 
     def __init__(self, pairs, dataset, policy="error"):
@@ -46,19 +45,19 @@ class BadFiles:
         return len(self.skipped)
 
     def remember(self, num_examples):
-        """Keeps at least so many of the examples that were begun last."""
+        """Keeps at least this many of the examples that were begun last."""
         if num_examples > self._begun.maxlen:
             self._begun = collections.deque(self._begun, num_examples)
 
     def begin(self, index):
-        """Gives a pair that is about to be read, and remembers it."""
+        """Returns a pair that is about to be read, and remembers it."""
         self._begun.append(index)
         return self.pairs[index]
 
     def recent(self):
-        """The examples that were begun last, from the newest on.
+        """The examples that were begun last, newest first.
 
-        Without those that were skipped: others stood in for them.
+        Without those that were skipped: others replaced them.
         """
         begun = dict.fromkeys(reversed(self._begun.copy()))
         return [index for index in begun if index not in self.skipped]
@@ -80,13 +79,13 @@ class BadFiles:
         pair = self.pairs[index]
         return (
             f"{pair.image} and {pair.label} could not be read for training, "
-            "and Pillow reads them now: the disk or network they are on may "
-            "fail at times, or TensorFlow's decoder is the stricter. Train "
-            "again, save both anew, or use on_bad_file='skip'."
+            "but Pillow reads them now: the disk or network they are on may "
+            "fail at times, or TensorFlow's decoder is stricter. Train "
+            "again, save both again, or use on_bad_file='skip'."
         )
 
     def give_up(self, index):
-        """Raises the error over a pair that nothing could stand in for."""
+        """Raises the error for a pair that nothing could replace."""
         message = self.explain(index)
         if self.num_tries > 1:
             message = (

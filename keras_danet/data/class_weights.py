@@ -1,17 +1,17 @@
 """Weights of classes for the loss, from how often they occur.
 
-Each method makes of a `SplitReport`, in which at least one class occurs, a
+Each method turns a `SplitReport`, in which at least one class occurs, into a
 float64 array (num_classes,).
 """
 
 import numpy as np
 
-# ENet's, with which weights lie between 1.4 and 50.5.
+# ENet's, with which weights are between 1.4 and 50.5.
 _ENET_OFFSET = 1.02
 
 
 def median_frequency_weights(report):
-    """Weights by which classes count as much as the median one.
+    """Weights with which classes count as much as the median one.
 
     `median(f) / f`, where `f` is a class's pixels divided by all pixels of the
     images in which it occurs; 1 for a class that never occurs.
@@ -40,7 +40,7 @@ def enet_weights(report):
 
 
 def inverse_weights(report):
-    """Weights by which every class counts the same over the whole split.
+    """Weights with which every class counts the same over the whole split.
 
     `pixels / (classes * pixels of the class)`, over labelled pixels and the
     classes that occur, as scikit-learn's "balanced"; 1 for one that does not.

@@ -10,27 +10,27 @@ from keras_danet.arguments import did_you_mean
 from keras_danet.data import class_tables
 
 IGNORE_LABEL = 255
-# Of all pixels' red, green and blue in ImageNet's training images.
+# Over all pixels of ImageNet's training images, red, green and blue.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
-# What `label_map` gives for a raw value that must not occur in a label file.
+# The entry in `label_map` for a raw value that must not occur in label files.
 # It never reaches a model: the pipelines refuse the file.
 INVALID_LABEL = 254
 
 
 @dataclass(frozen=True)
 class Split:
-    """Where the images and labels of one split lie, below the root.
+    """Where the images and labels of one split are, below the root.
 
     Args:
         image: String, an image's path. `{id}` stands for the pair's name,
-            `{city}` for each folder that is there, and an ending `.*` for
-            that of any image file.
+            `{city}` for each existing folder, and the ending `.*` for that of
+            any image file.
         label: String, its label's path, likewise.
-        count: Integer, the official number of pairs, or `None` where any
-            number will do. Defaults to `None`.
-        list_path: String, the path of the file that says which pairs belong
-            to the split, or `None` where all that lie in the folders do.
+        count: Integer, the official number of pairs, or `None` if any number
+            will do. Defaults to `None`.
+        list_path: String, the path of the file that lists the pairs of the
+            split, or `None` if all files in the folders belong to it.
             Defaults to `None`.
         list_holds: String, what a line of that file is: `"ids"`, one name;
             `"pairs"`, the paths of image and label; `"table"`, a row of a
@@ -39,9 +39,9 @@ class Split:
         made_by: String, the script that makes what the download lacks, or
             `None`. Defaults to `None`.
         labelled: Boolean, whether its labels have labelled pixels; those of
-            some test splits are given to nobody. Defaults to `True`.
+            some test splits are not published. Defaults to `True`.
         beside: Strings, ends of names (without suffix) of label files that
-            other tools make beside the official ones; they are passed over.
+            other tools make beside the official ones; they are skipped.
             Defaults to `()`.
     """
 
@@ -57,7 +57,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is known about one data set before a file of it is opened.
+    """What is known about a data set before any of its files is opened.
 
     Args:
         name: String, what recipes and the command line call it.
@@ -68,12 +68,12 @@ class Dataset:
             the value `raw` in a label file, 255 for ignored pixels and
             `INVALID_LABEL` for values that must not occur.
         splits: Mapping from split name to `Split`.
-        licence: String, under what terms the files are given.
+        licence: String, the terms of use of the files.
         url: String, where they come from.
         source: String, where these facts come from.
-        folders: Tuple of strings, the folders in which its archives unpack:
-            paths below the root where it may lie instead. Defaults to `()`.
-        label_colors: `None` where label files hold numbers, else a mapping
+        folders: Tuple of strings, the folders that its archives unpack into:
+            paths below the root where it may be instead. Defaults to `()`.
+        label_colors: `None` if label files hold numbers, else a mapping
             from (red, green, blue) to train id, 255 for ignored colours.
             Defaults to `None`.
 
@@ -178,8 +178,8 @@ def _camvid_split(name, count=None):
     )
 
 
-# Of the numbers 0-33 in label files, those of the 19 classes; the licence
-# plate, -1, is never drawn.
+# The numbers of the 19 classes among 0-33 in label files; the licence plate,
+# -1, is never drawn.
 _CITYSCAPES_IDS = (
     *(7, 8, 11, 12, 13, 17, *range(19, 29)),
     *(31, 32, 33),
@@ -193,7 +193,7 @@ CITYSCAPES = Dataset(
     splits={
         "train": _cityscapes_split("train", "gtFine/train", 2975),
         "val": _cityscapes_split("val", "gtFine/val", 500),
-        # Its labels are void: the true ones stay with the authors' server.
+        # Its labels are void: only the authors' server has the true ones.
         "test": _cityscapes_split("test", "gtFine/test", 1525, labelled=False),
         "train_coarse": _cityscapes_split("train", "gtCoarse/train", 2975),
         "val_coarse": _cityscapes_split("val", "gtCoarse/val", 500),
@@ -260,7 +260,7 @@ PASCAL_CONTEXT = replace(
     label_map=make_label_map(range(1, 60), (0, IGNORE_LABEL)),
 )
 
-# COCO's numbers of things and stuff, less those that no pixel has.
+# COCO's numbers of things and stuff, except those that no pixel has.
 _COCO_IDS = tuple(
     number
     for number in range(1, 183)
@@ -271,7 +271,7 @@ COCO_STUFF164K = Dataset(
     title="COCO-Stuff 164k",
     class_names=class_tables.COCO_STUFF_CLASSES,
     palette=class_tables.COCO_STUFF_PALETTE,
-    # Its label files hold COCO's numbers less 1.
+    # Its label files hold COCO's numbers minus 1.
     label_map=make_label_map(
         (number - 1 for number in _COCO_IDS), (IGNORE_LABEL,)
     ),

@@ -21,9 +21,9 @@ from keras_danet.data.png import PNG_KINDS
 from keras_danet.data.png import check_png_rows
 from keras_danet.data.png import read_png_kind
 
-# What data sets hold, which TensorFlow decodes; photos may be more.
+# Formats of data sets, which TensorFlow decodes; photos may have others.
 DATA_FORMATS = ("PNG", "JPEG")
-# By how their files' names end.
+# By the ending of the file name.
 PHOTO_ENDINGS = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -35,8 +35,8 @@ PHOTO_ENDINGS = {
     ".gif": "GIF",
 }
 PHOTO_FORMATS = tuple(dict.fromkeys(PHOTO_ENDINGS.values()))
-# More pixels than any photograph has, and more bytes than they take as they
-# are; refused before they are decoded.
+# More pixels than any photograph has, and more bytes than those take
+# uncompressed; larger files are refused before they are decoded.
 MAX_PIXELS = 2**28
 MAX_BYTES = 2**30
 _JPEG_END = b"\xff\xd9"
@@ -52,17 +52,17 @@ def read_pair(pair, dataset):
 
     Raises:
         ValueError: if a file is unreadable, truncated, empty or absurdly
-            large, the image no 8-bit PNG or JPEG, the label no PNG of class
-            numbers (or, where the data set has them, of colours), the two
-            differ in size or the label has a value that the data set does
-            not.
+            large, the image is not an 8-bit PNG or JPEG, the label is not a
+            PNG of class numbers (or of colours, if the data set has them),
+            the two differ in size or the label has a value that the data
+            set does not.
     """
     image, raw = read_raw_pair(pair, dataset)
     return image, to_train_ids(raw, dataset, pair.label)
 
 
 def read_raw_pair(pair, dataset):
-    """`read_pair` with the label as `read_raw_label` gives it."""
+    """`read_pair`, but with the label as `read_raw_label` returns it."""
     read_pair_size(pair)
     image = read_image(pair.image, DATA_FORMATS)
     return image, read_raw_label(pair.label, dataset)
@@ -80,7 +80,7 @@ def read_pair_size(pair):
     turned = [path for path in pair if read_orientation(path) != 1]
     note = (
         f" {turned[0]} is turned by its EXIF orientation, "
-        f"{read_orientation(turned[0])}: save it without, as it is to be seen."
+        f"{read_orientation(turned[0])}: save it upright, without one."
         if turned
         else ""
     )
@@ -109,9 +109,9 @@ def read_image(path, formats=PHOTO_FORMATS):
     image = _load(path, formats)
     if image.mode == "CMYK" and formats == DATA_FORMATS:
         raise ValueError(
-            f"{path} is a JPEG in the colours of print (CMYK), of which every "
-            "decoder makes others on a screen. Expected RGB or grey; convert "
-            "it once, for all."
+            f"{path} is a JPEG in print colours (CMYK), which every decoder "
+            "converts to different screen colours. Expected RGB or grey; "
+            "convert it once and for all."
         )
     return turn(_as_rgb(image), orientation_of(image))
 
@@ -124,7 +124,7 @@ def read_open_image(image):
             image = image.read(MAX_BYTES + 1)
         if not isinstance(image, (bytes, bytearray, memoryview)):
             raise ValueError(
-                "A file of an image must be open for reading bytes. Received: "
+                "An image file must be open for reading bytes. Received: "
                 f"one of {type(image).__name__}."
             )
         if len(image) > MAX_BYTES:
@@ -136,7 +136,7 @@ def read_open_image(image):
         except Exception as error:
             raise _unreadable(name, error, PHOTO_FORMATS) from error
     _check_size(image, name)
-    # Of a file that is loaded already only the file tells.
+    # Once an image is loaded, only its file still shows the depth.
     file = getattr(image, "filename", "")
     if image.format == "PNG" and file and os.path.isfile(file):
         depth, _ = _png_kind(file)
@@ -166,7 +166,7 @@ def _check_size(image, name):
 
 
 def _check_depth(image, name):
-    """Refuses what Pillow would cut to 8 bits without a word."""
+    """Refuses what Pillow would silently cut to 8 bits."""
     # What it is about to decode.
     modes = [str(tile[3]) for tile in getattr(image, "tile", [])]
     deep = [m for m in modes for bits in (12, 16, 32) if f";{bits}" in m]
@@ -183,11 +183,11 @@ def _too_deep(name, what):
 
 
 def _as_rgb(image):
-    # Pillow multiplies by opacity, and converts from there only back.
+    # Colours multiplied by their opacity, which Pillow can only convert back.
     if image.mode in ("La", "RGBa"):
         image = image.convert(image.mode.upper())
     if image.mode == "P":
-        # Straight to RGB, a palette with transparency is warned of.
+        # Straight to RGB, Pillow warns of a palette with transparency.
         image = image.convert("RGBA")
     return np.array(image.convert("RGB"))
 
@@ -198,11 +198,11 @@ def read_raw_label(path, dataset):
     Returns:
         Array (height, width): uint8 class numbers as they are stored, neither
         a palette's colours nor the stretched values of fewer than 8 bits;
-        for a data set of `label_colors` int32, each colour's red in the
+        int32 for a data set with `label_colors`, each colour's red in the
         highest of three bytes and blue in the lowest.
 
     Raises:
-        ValueError: if the file is unreadable or no PNG of that kind.
+        ValueError: if the file is unreadable or not a PNG of that kind.
     """
     _check_file(path)
     depth, kind = _png_kind(path)
@@ -226,7 +226,7 @@ def read_raw_label(path, dataset):
         colors = turn(_as_rgb(image), orientation)
         return color_code(*np.moveaxis(colors.astype("int32"), -1, 0))
     raw = turn(np.array(image, "uint8"), orientation)
-    # Pillow stretches 2 and 4 bits over 0-255, and a single one not.
+    # Pillow stretches 2 and 4 bits over 0-255, but not a single bit.
     return (
         raw // (255 // (2**depth - 1))
         if depth in (2, 4) and kind == GREY
@@ -238,8 +238,8 @@ def read_size(path, formats=DATA_FORMATS):
     """The (height, width) of an upright image; decodes nothing.
 
     Raises:
-        ValueError: if it is no readable file of these formats, or has more
-            than `MAX_PIXELS` pixels.
+        ValueError: if it is not a readable file of these formats, or has
+            more than `MAX_PIXELS` pixels.
     """
     with _open(path, formats) as image:
         width, height = image.size
@@ -255,7 +255,7 @@ def read_orientation(path, formats=DATA_FORMATS):
         with open(path, "rb") as file:
             if not may_be_turned(file):
                 return 1
-    # A failing disk's has no name.
+    # The error of a failing disk does not name the file.
     except OSError as error:
         raise _unreadable(path, error) from error
     with _open(path, formats) as image:
@@ -281,8 +281,8 @@ def _open(path, formats):
 def _without_pillow_limit():
     """Lifts Pillow's own limit, which warns before ours is reached.
 
-    Opening reads no pixel. The limit is one of the process: the first of the
-    threads that read at a time lifts it, the last one puts it back.
+    Opening reads no pixels. The limit is global to the process: the first of
+    several threads that read at a time lifts it, the last one restores it.
     """
     with _pillow_limit["lock"]:
         if not _pillow_limit["lifted"]:
@@ -299,15 +299,15 @@ def _without_pillow_limit():
 
 
 def _check_file(path):
-    """Refuses what would hang a reader, fill its memory or give it nothing."""
+    """Refuses what would hang a reader, fill its memory or is empty."""
     try:
         status = os.stat(path)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{path} cannot be read: there is no such file. Expected one of "
-            "this name: correct it, put the file back, or leave it out."
+            f"{path} cannot be read: there is no such file. Expected a file "
+            "of this name: correct it, put the file back, or leave it out."
         ) from error
-    # A ValueError for a name that no file can have.
+    # ValueError: a name that no file can have.
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     if not stat.S_ISREG(status.st_mode):
@@ -341,8 +341,8 @@ def _load(path, formats, is_label=False):
 
 
 def _check_jpeg_end(image):
-    # Pillow does without the mark, which TensorFlow wants: without this, one
-    # of them would train on a file that the other refuses.
+    # TensorFlow requires the end marker, Pillow does not: without this check
+    # one would train on a file that the other refuses.
     if image.format in ("JPEG", "MPO") and _JPEG_END not in image.fp.read():
         raise EOFError("truncated JPEG file")
 
@@ -357,6 +357,6 @@ def _unreadable(path, error, formats=DATA_FORMATS):
 def _png_kind(path):
     try:
         return read_png_kind(path)
-    # A failing disk's has no name.
+    # The error of a failing disk does not name the file.
     except OSError as error:
         raise _unreadable(path, error) from error

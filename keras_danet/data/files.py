@@ -8,12 +8,12 @@ from keras_danet.arguments import did_you_mean
 from keras_danet.data.lists import read_list
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-# Images as well, which training does not read.
+# Also images, but training does not read them.
 OTHER_SUFFIXES = (".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".jp2")
 
 
 class Pair(NamedTuple):
-    """Where one image and its label lie: the paths of two files."""
+    """The paths of an image and its label."""
 
     image: str
     label: str
@@ -22,10 +22,10 @@ class Pair(NamedTuple):
 def find_pairs(dataset, root, split):
     """Finds the pairs of one split in the layout of the download.
 
-    Where the layout has lists, they say which pairs there are, in their
-    order. Otherwise all that lie in the folders are taken, by name; each
-    folder is read once, and no file is asked for anything. Whether there are
-    as many as officially is not checked.
+    If the layout has lists, they say which pairs there are, and in which
+    order. Otherwise all those in the folders are taken, sorted by name; each
+    folder is read once, and no file is opened. The number of pairs is not
+    compared with the official one.
 
     Args:
         dataset: A `Dataset`.
@@ -37,11 +37,11 @@ def find_pairs(dataset, root, split):
         List of `Pair`, each naming two files that exist.
 
     Raises:
-        FileNotFoundError: if a folder, the list or a file is not there.
+        FileNotFoundError: if a folder, the list or a file is missing.
         ValueError: if the data set has no such split, the split is empty, an
-            image has no label or a label no image, something else bears the
-            name of a file, or the list is malformed, names a file twice or
-            leads out of `root`.
+            image has no label or a label no image, something that is not a
+            file has the name of one, or the list is malformed, names a file
+            twice or leads out of `root`.
     """
     pairs, _, error = search_pairs(dataset, root, split)
     if error:
@@ -50,12 +50,12 @@ def find_pairs(dataset, root, split):
 
 
 def search_pairs(dataset, root, split):
-    """Finds the pairs of one split, and all that keeps it from being whole.
+    """Finds the pairs of one split, and what it lacks to be complete.
 
     Returns:
-        (pairs, problems, error): the list of `Pair` that are there; a
-        sentence for each file that is missing, alone or odd; and the
-        exception that `find_pairs` raises over them, or `None`.
+        (pairs, problems, error): the list of `Pair` found; a sentence for
+        each file that is missing, without a partner or odd; and the exception
+        that `find_pairs` raises for them, or `None`.
 
     Raises:
         FileNotFoundError: if there is no folder or list to search.
@@ -72,22 +72,22 @@ def search_pairs(dataset, root, split):
 
 
 def find_splits(dataset, root, splits=None):
-    """The splits of a data set that are there, complete or not.
+    """The splits of a data set that are present, complete or not.
 
-    One is there if there are its list, or the folder of its images, and the
-    folder of its labels.
+    A split is present if its list, or the folder of its images, and the
+    folder of its labels exist.
 
     Args:
         dataset: A `Dataset`.
         root: String or path, as for `find_pairs`.
-        splits: Iterable of strings, those that must be there. Defaults to
+        splits: Iterable of strings, those that must be present. Defaults to
             `None`, which finds all that are.
 
     Returns:
         List of strings, names of splits.
 
     Raises:
-        FileNotFoundError: if one that must be there is not, or none is.
+        FileNotFoundError: if one that must be present is not, or none is.
         ValueError: if the data set has no split of that name.
     """
     root = Path(root)
@@ -134,7 +134,7 @@ def _is_in(place, facts):
 
 
 def _find_root(dataset, root, split):
-    """The folder below which the paths of a split's facts lie."""
+    """The folder that the paths in a split's facts are relative to."""
     places = _places(dataset, root)
     needs = _needed(dataset.splits[split])
     if not root.is_dir():
@@ -149,9 +149,9 @@ def _find_root(dataset, root, split):
     kind = "list" if dataset.splits[split].list_path else "folder"
     beside = "".join(f", nor {place / needs}" for place in places[1:])
     remedy = (
-        f"Use one of the splits that are there: {', '.join(present)}."
+        f"Use one of the splits that are present: {', '.join(present)}."
         if present
-        else f"None of {dataset.title}'s splits is there; is {root} its root "
+        else f"None of {dataset.title}'s splits is present; is {root} its root "
         f"(see {dataset.url})?"
     )
     raise FileNotFoundError(
@@ -163,8 +163,8 @@ def _find_root(dataset, root, split):
 def _how_made(dataset, split):
     script = dataset.splits[split].made_by
     return (
-        f"{dataset.title}'s download lacks it; `python {script}` makes it, "
-        "once (--help says how). "
+        f"{dataset.title}'s download lacks it; `python {script}` makes it "
+        "(--help says how). "
         if script
         else ""
     )
@@ -231,11 +231,11 @@ def _fill(root, template, key):
 
 
 def _scan(root, template, odd):
-    """Maps (city, name) to paths, of the files that a template describes.
+    """Maps (city, name) to the paths of the files that a template describes.
 
-    What bears such a name and cannot be used is described in `odd`. Links to
-    folders are followed one level deep and no further, so that no loop of
-    links can hold it up.
+    What has such a name but cannot be used is described in `odd`. Links to
+    folders are followed one level deep and no further, so that a loop of
+    links cannot stall it.
     """
     folder = os.path.join(root, _folder_of(template))
     cities = [""]
@@ -275,18 +275,18 @@ def _scan_folder(folder, template, odd):
                 name = file[start:end]
             else:
                 continue
-            # The Finder and others leave such beside the true ones.
+            # The Finder and others leave hidden copies beside the real files.
             if file[0] == ".":
                 continue
             if not _is(entry.is_file):
                 odd.append(
-                    f"{entry.path} bears an image's name, but is "
+                    f"{entry.path} has an image's name, but is "
                     f"{_describe(entry.path)}. Rename it or move it away."
                 )
             elif name in found:
                 odd.append(
                     f"Both {found[name]} and {entry.path} are called {name!r}. "
-                    "Expected one file of that name; move the other away."
+                    "Expected one file of that name; move one away."
                 )
             else:
                 found[name] = entry.path
@@ -310,14 +310,14 @@ def _describe(path):
 
 
 def _search_listed(dataset, list_path, pairs, split):
-    """Looks whether listed files exist, and reads each folder only once."""
+    """Checks that listed files exist, and reads each folder only once."""
     names = {}
     missing = []
     for path in (path for pair in pairs for path in pair):
         folder, name = os.path.split(path)
         if folder not in names:
             names[folder] = _file_names(folder)
-        # Some file systems know a name in another spelling.
+        # Some file systems also accept another spelling of a name.
         if name not in names[folder] and not os.path.isfile(path):
             missing.append(path)
     if not missing:
@@ -326,7 +326,7 @@ def _search_listed(dataset, list_path, pairs, split):
     made = _how_made(dataset, split) if only_labels else ""
     error = FileNotFoundError(
         f"{list_path} lists {2 * len(pairs)} files and {len(missing)} of "
-        f"them are not there, the first is {missing[0]} (it is "
+        f"them are missing; the first is {missing[0]} (it is "
         f"{_describe(missing[0])}). {made}Add them or remove their lines."
     )
     problems = [
@@ -342,6 +342,6 @@ def _file_names(folder):
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries if _is(entry.is_file)}
-    # No such folder, or none can have that name.
+    # No such folder, or a name that no folder can have.
     except (OSError, ValueError):
         return set()

@@ -8,7 +8,7 @@ my_data/
 ```
 
 Instead of both folders there may be a `pairs.csv` with the columns `image`,
-`label` and, where there are splits, `split`; its paths are those seen from the
+`label` and, if there are splits, `split`; its paths are relative to the
 folder. Without splits there is one, called `all`.
 
 `classes.json` says what the masks hold:
@@ -26,10 +26,10 @@ folder. Without splits there is one, called `all`.
 
 `labels` is `"indices"` (the default: grey or palette PNGs whose pixels are
 the `value` of a class) or `"colors"` (PNGs whose pixels are the `color` of a
-class). Without `value` a class has its place in the list, from 0; without
+class). Without `value` a class has its position in the list, from 0; without
 `color` it is drawn in one that differs from the others. `ignore` lists the
-values, or the colours, of pixels without a class; 255 is one of them where it
-is left out.
+values, or the colours, of pixels without a class. If it is left out, 255 is
+ignored unless it is a class.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ from keras_danet.text_tables import harmless
 FOLDER = "folder"
 CLASSES_FILE = "classes.json"
 TABLE_FILE = "pairs.csv"
-# 254 classes with long names have a tenth of it.
+# 254 classes with long names take a tenth of it.
 MAX_CLASSES_BYTES = 2**20
 MAX_NAME_LENGTH = 200
 
@@ -62,7 +62,7 @@ def open_dataset(name, root):
 
     Args:
         name: String, a key of `DATASETS`, or `"folder"`.
-        root: String or path, where it lies; for `"folder"`, what holds
+        root: String or path, its folder; for `"folder"`, the one that holds
             `classes.json`.
 
     Returns:
@@ -70,7 +70,7 @@ def open_dataset(name, root):
 
     Raises:
         FileNotFoundError: if `classes.json`, or the images and masks of a
-            folder, are not there.
+            folder, are missing.
         ValueError: if no data set has that name, or `classes.json` or
             `pairs.csv` cannot be used.
     """
@@ -91,7 +91,7 @@ def read_classes(path):
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is too large, no JSON, or says what cannot be.
+        ValueError: if it is too large, not JSON, or not valid.
     """
     path = Path(path)
     content = _read_json(path)
@@ -158,7 +158,7 @@ def _read_json(path):
 
     try:
         return json.loads(text, object_pairs_hook=once)
-    # Of deep nesting.
+    # RecursionError: deep nesting.
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} cannot be read: {error}. Expected JSON in UTF-8."
@@ -175,8 +175,8 @@ def _check_class(path, where, entry, labels):
         or len(name) > MAX_NAME_LENGTH
     ):
         expected = (
-            f"a word or more, of at most {MAX_NAME_LENGTH} characters, none "
-            "of which is a line end or another control character"
+            f"one or more words, of at most {MAX_NAME_LENGTH} characters, "
+            "without line ends or other control characters"
         )
         raise _wrong(path, f"`name` of {where}", expected, name)
     if "value" in entry and not _is_level(entry["value"]):
@@ -225,7 +225,7 @@ def _read_ignored(path, content, labels, used):
     fits, expected = kinds[labels]
     if not isinstance(ignored, list) or not all(map(fits, ignored)):
         raise _wrong(path, "`ignore`", f"a list of {expected}", ignored)
-    # More than the values there are, and quick to search.
+    # There are no more values, and 256 are quick to search.
     if len(ignored) > 256:
         raise _wrong(path, "`ignore`", "at most 256", len(ignored))
     return ignored if labels == "indices" else list(map(tuple, ignored))
@@ -264,7 +264,7 @@ def _find_splits(root):
         names = {row.get("split", "all") for _, row in read_table(table)}
         if not names:
             raise ValueError(
-                f"{table} is empty. Expected an image and its label a line."
+                f"{table} is empty. Expected an image and its label per line."
             )
         facts = Split("", "", list_path=TABLE_FILE, list_holds="table")
         return dict.fromkeys(sorted(names), facts)
@@ -279,14 +279,14 @@ def _find_splits(root):
         return {"all": Split("images/{id}.*", "masks/{id}.*")}
     if len(folders) < len(names):
         raise ValueError(
-            f"{images} holds folders, such as {folders[0]!r}, and files beside "
-            "them. Expected either: a folder for each split, or all images."
+            f"{images} holds both folders, such as {folders[0]!r}, and files. "
+            "Expected either a folder for each split, or only images."
         )
     return {name: _folder_split(images, name) for name in folders}
 
 
 def _folder_split(images, name):
-    # They would be taken for places to fill in.
+    # Braces would be taken for placeholders.
     if "{" in name or "}" in name:
         raise ValueError(
             f"{images / name} cannot name a split: it has a brace. "

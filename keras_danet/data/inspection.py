@@ -22,10 +22,10 @@ from keras_danet.data.label_values import to_train_ids
 from keras_danet.text_tables import harmless
 from keras_danet.text_tables import table_lines
 
-# A label that is a photograph has millions of colours; so many are kept.
+# A label that is a photograph has millions of colours; only these are kept.
 MAX_VALUES = 2**12
 _PIECE = 2**20
-# In the table; JSON has all.
+# Problems in the table; JSON has all.
 MAX_SHOWN = 10
 
 
@@ -33,13 +33,13 @@ class Problem(NamedTuple):
     """Something that is wrong with a data set.
 
     Args:
-        kind: String: `"layout"` (files that are missing or in excess),
+        kind: String: `"layout"` (files that are missing or superfluous),
             `"file"` (one that cannot be used), `"values"` (of a label),
-            `"mapping"` (values that are possible, and yet look wrong) or
+            `"mapping"` (values that are possible, but look wrong) or
             `"orientation"` (a file that is turned as it is read).
         message: String, what was found, what was expected, the remedy.
-        image: String, path of the pair's image, or `None` where it is not
-            one pair's problem. Defaults to `None`.
+        image: String, path of the pair's image, or `None` if it is not the
+            problem of one pair. Defaults to `None`.
         label: String, likewise.
     """
 
@@ -99,7 +99,7 @@ class SplitReport:
         )
 
     def to_json(self):
-        """The report as what `json.dumps` takes."""
+        """The report as a dict for `json.dumps`."""
         return {
             "dataset": self.dataset.name,
             "split": self.split,
@@ -141,7 +141,7 @@ class SplitReport:
             f"wrong: {problem.message}" for problem in self.problems[:MAX_SHOWN]
         ]
         if count > MAX_SHOWN:
-            lines.append(f"wrong: {count - MAX_SHOWN} more (--json tells all)")
+            lines.append(f"wrong: {count - MAX_SHOWN} more (--json lists all)")
         return "\n".join([*lines, "" if count else "nothing wrong"]).rstrip()
 
     def _class_rows(self):
@@ -171,33 +171,33 @@ def inspect_split(
 ):
     """Reads every file of a split and counts what is in it.
 
-    A pair is found good by what training reads it with. Memory does not grow
-    with the number of pairs, but for what is wrong with them.
+    Files are read and checked as in training. Memory does not grow with the
+    number of pairs, only with the number of problems.
 
     Args:
         dataset: A `Dataset`.
-        root: String or path, where it lies.
+        root: String or path, its folder.
         split: String, one of `dataset.splits`.
         workers: Integer, the number of threads. Defaults to `None`, one for
             each core.
-        labels_only: Boolean, whether to leave the images alone. Defaults to
+        labels_only: Boolean, whether to skip the images. Defaults to
             `False`.
-        progress: Function of (number done, number in all), called after each
+        progress: Function of (number done, total number), called after each
             pair. Defaults to `None`.
 
     Returns:
         A `SplitReport`.
 
     Raises:
-        FileNotFoundError: if the split is not there.
-        ValueError: for an impossible argument. What is wrong with the data
-            set is reported, not raised.
+        FileNotFoundError: if the split is missing.
+        ValueError: for an invalid argument. What is wrong with the data set
+            is reported, not raised.
     """
     if workers is None:
         workers = os.cpu_count() or 1
     must = "must be an integer, at least 1"
     workers = integer("workers", workers, must, least=1)
-    # Raises for a split that there is not.
+    # Raises for an unknown or missing split.
     find_splits(dataset, root, [split])
     try:
         pairs, found, _ = search_pairs(dataset, root, split)
@@ -211,7 +211,7 @@ def inspect_split(
                 "layout",
                 f"{dataset.title}'s split {split!r} has {len(pairs)} pairs "
                 f"in {root}. Expected {official}; unpack the download again, "
-                "or go on if you mean a part of it.",
+                "or continue if you mean to use a part of it.",
             )
         )
     totals = _Totals(dataset)
@@ -235,7 +235,7 @@ def inspect_split(
         problems.append(
             Problem(
                 "values",
-                f"{place} has no labelled pixel: all are ignored. Expected "
+                f"{place} has no labelled pixels: all are ignored. Expected "
                 "labels of at least one class.",
             )
         )
@@ -256,7 +256,7 @@ def _in_threads(function, items, workers):
                 return
             yield waiting.popleft().result()
     finally:
-        # Reached by Ctrl-C and SIGTERM as well: what has begun is finished.
+        # Also after Ctrl-C and SIGTERM: items already begun are finished.
         pool.shutdown(cancel_futures=True)
 
 
@@ -280,10 +280,10 @@ def _inspect_pair(pair, dataset, labels_only):
 
 
 def _find_turned(pair, labels_only):
-    """A `Problem` where an image or a label carries an orientation.
+    """A `Problem` if an image or a label has an EXIF orientation.
 
-    Both are turned by their own. A turn by 90 degrees shows in the size,
-    where the mask was drawn over pixels as they are stored; one by 180 not.
+    Each is turned by its own. If the mask was drawn over the pixels as they
+    are stored, a turn by 90 degrees shows in the size; one by 180 does not.
     """
     turned = [
         f"{path} (EXIF orientation {orientation})"
@@ -295,15 +295,15 @@ def _find_turned(pair, labels_only):
     return Problem(
         "orientation",
         f"Rotated on reading (EXIF): {' and '.join(turned)}. Expected "
-        "files that are stored upright, so that no program can disagree. See "
-        "whether the label lies over the upright image, and save both upright "
+        "files that are stored upright, so that all programs agree. Check "
+        "that the label matches the upright image, and save both upright "
         "(Pillow's ImageOps.exif_transpose, `mogrify -auto-orient`).",
         *pair,
     )
 
 
 def _count_bytes(array):
-    # In pieces: `bincount` makes eight bytes of each.
+    # In pieces: `bincount` turns each byte into eight.
     flat = array.ravel()
     return sum(
         np.bincount(flat[start : start + _PIECE], minlength=256)
@@ -341,7 +341,7 @@ class _Totals:
             )
         if problem:
             self.problems.append(problem)
-        # A pair that is turned can be used.
+        # A pair without a size is unusable; one that is turned can be used.
         if size is None:
             return
         self.sizes[size] += 1

@@ -1,4 +1,4 @@
-"""What the numbers in label files mean, and what others probably mean."""
+"""What the numbers in label files mean, and what wrong ones suggest."""
 
 import functools
 from collections.abc import Mapping
@@ -9,13 +9,13 @@ from keras_danet.data.datasets import DATASETS
 from keras_danet.data.datasets import IGNORE_LABEL
 from keras_danet.data.datasets import INVALID_LABEL
 
-# Colours that a resize or a JPEG has mixed lie between, or near, true ones.
+# Colours mixed by a resize or a JPEG are between, or near, true ones.
 _NEAR = 40
-# As many classes that never occur are no accident of a small data set.
+# So many classes that never occur are not the accident of a small data set.
 _MANY_CLASSES = 5
-# A smaller share of all pixels is a slip of the pen, and no mapping.
+# A smaller share of all pixels is a slip of the pen, not a mapping.
 _STRAY = 1e-3
-# Fewer values are near those of some palette by chance.
+# Fewer values may be close to those of a palette by chance.
 _FEW_VALUES = 4
 
 
@@ -39,7 +39,7 @@ def label_table(dataset):
 
 
 def to_train_ids(raw, dataset, path):
-    """Maps what `read_raw_label` gives of the file `path` to train ids, uint8.
+    """Maps what `read_raw_label` returns for `path` to train ids, uint8.
 
     Raises:
         ValueError: if a value is not in the data set's map.
@@ -91,17 +91,17 @@ def _ranges(values):
 
 
 def guess_mapping(values, dataset):
-    """Which mapping was probably forgotten, judged by the values seen.
+    """Which mapping was probably forgotten, judging by the values seen.
 
     Args:
-        values: Raw values that occur in label files, the wrong ones and the
-            right ones, an iterable, or a mapping from each to its number of
-            pixels. Of a few stray pixels nothing is guessed.
+        values: Raw values that occur in label files, both wrong and right
+            ones: an iterable, or a mapping from each to its number of pixels.
+            Nothing is guessed from a few stray pixels.
         dataset: The `Dataset` that they were read as.
 
     Returns:
-        A sentence or two with the remedy; `None` where all values are in the
-        map and look like what they should be, or nothing fits.
+        A sentence or two with the remedy; `None` if all values are in the map
+        and look right, or if no guess fits.
     """
     pixels = values if isinstance(values, Mapping) else dict.fromkeys(values, 1)
     values = set(pixels)
@@ -123,17 +123,17 @@ def _guess_colors(wrong, dataset):
     if turned <= dataset.label_colors.keys():
         return (
             "Read backwards, as (blue, green, red), the wrong colours are the "
-            "data set's: they were saved with OpenCV, which takes them in that "
-            "order. Turn the channels of the labels or of the classes."
+            "data set's: they were saved with OpenCV, which expects that "
+            "order. Reverse the channels of the labels or of the classes."
         )
-    # Of more than anybody looks through a few are enough to judge by.
+    # A few of many colours are enough to judge by.
     some = colors[:: max(len(colors) // 256, 1)]
     distances = np.abs(some[:, np.newaxis] - known).max(axis=-1).min(axis=1)
     if np.mean(distances <= _NEAR) > 0.5:
         return (
-            "The wrong colours lie close to the data set's: the labels were "
+            "The wrong colours are close to the data set's: the labels were "
             "probably saved as JPEG or resized with interpolation. Make them "
-            "again as PNG, and resize by nearest neighbour only."
+            "again as PNG, and resize only by nearest neighbour."
         )
     return None
 
@@ -147,23 +147,23 @@ def _guesses(values, dataset):
     if own == ids:
         yield (
             values - {IGNORE_LABEL} <= ids | {count} and count in values,
-            f"The values go up to {count}, where {count} classes count from "
-            "0: they seem to count from 1"
+            f"The values go up to {count}, but {count} classes should count "
+            "from 0: they seem to count from 1"
             + (
                 ", with 0 for pixels without a class (elsewhere called "
                 "`reduce_zero_label`), or a class is missing from the list. "
-                "In the first case take 1 away from them, so that 0 becomes "
+                "In the first case subtract 1 from them, so that 0 becomes "
                 "255, or say so with `value` and `ignore` in classes.json."
                 if 0 in values
-                else ". Take 1 away from them, or say so with `value` in "
+                else ". Subtract 1 from them, or say so with `value` in "
                 "classes.json."
             ),
         )
     else:
         yield (
             values <= ids | {IGNORE_LABEL},
-            f"The values look like train ids already (0..{count - 1}), where "
-            f"{dataset.title} is read from its original label files. Read "
+            f"The values look like train ids already (0..{count - 1}), but "
+            f"{dataset.title} is read from its original label files. Use "
             "these, or open yours as your own folder (dataset='folder').",
         )
     for other in DATASETS.values():
@@ -183,25 +183,26 @@ def _guesses(values, dataset):
         len(values) >= _FEW_VALUES
         and values <= {g + d for g in greys | {0, 255} for d in (-1, 0, 1)},
         "The values are the brightness of the classes' colours: a palette or "
-        "colour label was turned into grey. Save the class numbers themselves.",
+        "colour label was converted to grey. Save the class numbers "
+        "themselves.",
     )
     yield (
         len(values) > 2 * len(own) + 8,
         f"There are {len(values)} different values, more than classes: the "
         "labels were probably saved as JPEG, resized with interpolation, or "
-        "are not labels. Make them again as PNG, and resize by nearest "
-        "neighbour only.",
+        "are not labels. Make them again as PNG, and resize only by nearest "
+        "neighbour.",
     )
 
 
 def _suspicions(values, dataset):
-    """The same for values that are all in the map, and yet look wrong."""
+    """The same for values that are all in the map, but look wrong."""
     ids = set(range(dataset.num_classes))
     own = _class_values(dataset)
     higher = own - ids
     yield _mask_guess(values, dataset)
     yield (
-        # Your own numbers are what you say they are.
+        # The numbers of your own folder mean what classes.json says.
         dataset.name in DATASETS
         and bool(higher)
         and values <= ids | {IGNORE_LABEL}
@@ -211,8 +212,8 @@ def _suspicions(values, dataset):
             or (IGNORE_LABEL in values and dataset.label_map[0] not in ids)
         ),
         f"No value above {max(ids)} occurs: the labels look like train ids "
-        f"already, where {dataset.title} is read from its original label "
-        "files, in which the same numbers mean other classes. Read these, or "
+        f"already, but {dataset.title} is read from its original label "
+        "files, in which the same numbers mean other classes. Use these, or "
         "open yours as your own folder (dataset='folder').",
     )
 
@@ -220,7 +221,7 @@ def _suspicions(values, dataset):
 def _mask_guess(values, dataset):
     return (
         values == {0, 255} and _class_values(dataset) == {0, 1},
-        "Nothing but 0 and 255 occurs, as in a mask of black and white. Save "
+        "Only 0 and 255 occur, as in a black and white mask. Save "
         'class 1 as 1, or give it `"value": 255` in classes.json.',
     )
 

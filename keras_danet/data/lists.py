@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import PurePosixPath
 
-# The longest official list has 0.4 MB, a table of 118,287 pairs some 10 MB.
+# The longest official list has 0.4 MB, a table of 118,287 pairs about 10 MB.
 MAX_LIST_BYTES = 2**27
 MAX_LINE_LENGTH = 2**14
 
@@ -30,15 +30,15 @@ def read_list(facts, root, split):
         for name in map(os.path.normpath, pair):
             if name in places:
                 raise ValueError(
-                    f"{path}, {where}: {name} is listed for the second time, "
-                    f"first in {places[name]}. Remove one of the lines."
+                    f"{path}, {where}: {name} is listed a second time, first "
+                    f"in {places[name]}. Remove one of the lines."
                 )
             places[name] = where
         pairs.append(pair)
     if not pairs:
         raise ValueError(
             f"{path} is empty: it has no pair for split {split!r}. Expected "
-            f"one a line: {_expected_line(facts)!r}."
+            f"one per line: {_expected_line(facts)!r}."
         )
     return pairs
 
@@ -48,7 +48,7 @@ def read_text(path, most_bytes, expected="a list of files"):
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is too large, or no UTF-8 text.
+        ValueError: if it is too large, or not UTF-8 text.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(
@@ -66,19 +66,20 @@ def read_text(path, most_bytes, expected="a list of files"):
         text = contents.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path} is not a text file: {error}. Expected UTF-8; save it so."
+            f"{path} is not a text file: {error}. Expected UTF-8; save it as "
+            "such."
         ) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _lines(path):
-    # Not `splitlines`, which splits at characters that names may have.
+    # Not `splitlines`, which also splits at characters that names may have.
     text = read_text(path, MAX_LIST_BYTES)
     for number, line in enumerate(text.split("\n"), start=1):
         if len(line) > MAX_LINE_LENGTH:
             raise ValueError(
                 f"{path}, line {number} has {len(line)} characters. Expected "
-                f"a name or two, of at most {MAX_LINE_LENGTH} in all."
+                f"one or two names, of at most {MAX_LINE_LENGTH} in all."
             )
         if line.strip():
             yield f"line {number}", line.strip()
@@ -95,7 +96,7 @@ def _read_ids(path, root, facts, split):
 
 
 def _read_pairs(path, root, facts, split):
-    """Pairs of paths, of which the last two components count.
+    """Pairs of paths, of which only the last two components count.
 
     CamVid's own lists hold absolute paths of the machine they were made on.
     """
@@ -132,7 +133,7 @@ def read_table(path):
     Its first line is `image,label` or `image,label,split`, in any order.
 
     Yields:
-        String, the place of a row; and a dict of its columns, all strings.
+        String, the line of a row; and a dict of its columns, all strings.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -177,7 +178,7 @@ def _read_rows(path, root, facts, split):
             if os.path.isabs(name):
                 raise ValueError(
                     f"{path}, {where}: {name!r} is an absolute path. Write it "
-                    f"as seen from {root}."
+                    f"relative to {root}."
                 )
         yield where, tuple(os.path.join(root, name) for name in paths)
 

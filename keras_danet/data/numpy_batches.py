@@ -1,6 +1,6 @@
 """The plan of augmentation applied without TensorFlow, with NumPy and Pillow.
 
-The same examples as those of `tensorflow_batches`, for `fit` on any backend:
+Gives the same examples as `tensorflow_batches`, for `fit` on any backend:
 labels are equal, and images differ by less than a grey level.
 """
 
@@ -25,16 +25,16 @@ BATCHES_AHEAD = 10
 class TrainingBatches(keras.utils.PyDataset):
     """The batches of a `Stream`, read and augmented without TensorFlow.
 
-    Batch `index` is a pure function of it, whoever asks and in whatever
-    order. Threads make batches ahead. Not those of Keras, which forget what
-    `fit` reads of them to learn shapes: training would begin with the second
-    batch.
+    Batch `index` is a pure function of the index, in any order and for any
+    caller. Threads prepare batches ahead. Keras's own workers are not used:
+    they lose the batch that `fit` reads to learn shapes, so training would
+    begin with the second batch.
 
     Args:
         *data, **options: Those of `Stream`.
-        workers: Integer, how many threads. Up to 1 makes each batch when it
-            is asked for. Pillow and NumPy do most of their work in parallel
-            threads. Defaults to `1`.
+        workers: Integer, the number of threads. With 1 or less each batch is
+            made when it is requested. Pillow and NumPy do most of their work
+            in parallel threads. Defaults to `1`.
 
     Returns:
         From `batches[index]`, (images, labels): float32 (batch_size / workers
@@ -42,7 +42,7 @@ class TrainingBatches(keras.utils.PyDataset):
         width) train ids, 255 for ignored pixels and padding.
 
     Raises:
-        ValueError: if an argument makes no sense, and from `batches[index]`
+        ValueError: if an argument is not valid, and from `batches[index]`
             for a bad file, which it names.
 
     Example:
@@ -63,7 +63,7 @@ class TrainingBatches(keras.utils.PyDataset):
         super().__init__()
         self.stream = Stream(*data, **options)
         epoch, _ = self.stream.start
-        # A wrong seed is told here.
+        # A wrong seed raises here.
         self._plan = epoch, self.stream.draw(epoch)
         self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
         self._lock = threading.Lock()
@@ -73,7 +73,7 @@ class TrainingBatches(keras.utils.PyDataset):
         if self._pool is None:
             return self._make(index)
         with self._lock:
-            # Batches left of another place in the stream are given up.
+            # Batches left from another place in the stream are dropped.
             made, self._made = self._made, {}
             for number in range(index, index + BATCHES_AHEAD):
                 future = made.pop(number, None)
@@ -89,7 +89,7 @@ class TrainingBatches(keras.utils.PyDataset):
         epoch, step = self.stream.start
         passed, step = divmod(step + index, self.stream.steps)
         epoch += passed
-        # Of threads that are in two epochs one draws the plan again.
+        # If threads are in two epochs, one of them draws the plan again.
         drawn, plan = self._plan
         if drawn != epoch:
             plan = self.stream.draw(epoch)
@@ -118,7 +118,7 @@ class TrainingBatches(keras.utils.PyDataset):
 
 
 def apply_plan(image, label, decisions, augmentation):
-    """Does to an image and its label what the plan decided.
+    """Applies the plan's decisions to an image and its label.
 
     `augment.apply_plan` in NumPy; see there.
     """
@@ -134,7 +134,7 @@ def apply_plan(image, label, decisions, augmentation):
         taps(offset[axis], inside[axis], size[axis], scaled[axis])
         for axis in (0, 1)
     )
-    # Columns that no pixel of the crop needs are not worth their rows.
+    # Columns that no pixel of the crop needs are cut off first.
     first, last = columns[0].min(), columns[0].max()
     image = resample(image[:, first : last + 1], 0, *rows)
     image = resample(image, 1, columns[0] - first, columns[1])
@@ -172,7 +172,7 @@ def _choose_crop(label, scaled, inside, decisions, max_class_share):
 
 
 def _distort(image, decisions, augmentation):
-    """Brightness, contrast, saturation, hue and blur, each where decided."""
+    """Brightness, contrast, saturation, hue and blur, each as decided."""
     if augmentation.brightness:
         image = _clip(image + decisions.brightness)
     if augmentation.contrast and not decisions.contrast_last:
@@ -206,8 +206,8 @@ def _turn(image, saturation, hue):
     )
     h = 6 * (h / np.where(grey, 1, 6 * chroma) + hue)
     s = np.minimum(chroma / np.where(grey, 1, value) * saturation, 1)
-    # Each channel falls from the value by the chroma, the further its own
-    # hue is away.
+    # Each channel is below the value by up to the chroma, the more the
+    # farther away its own hue is.
     channels = [
         value - value * s * np.clip(np.minimum(k, 4 - k), 0, 1)
         for k in (n + h - 6 * np.floor((n + h) / 6) for n in (5, 3, 1))
@@ -216,7 +216,7 @@ def _turn(image, saturation, hue):
 
 
 def _blur(image, deviation, radius):
-    """A Gaussian cut off at `radius`; pixels at the edge are repeated."""
+    """A Gaussian blur cut off at `radius`; edge pixels are repeated."""
     taps = np.arange(-radius, radius + 1, dtype=np.float32)
     weights = np.exp(-0.5 * np.square(taps / deviation))
     weights /= weights.sum()

@@ -1,4 +1,4 @@
-"""How a photograph is turned upright by the orientation that it carries."""
+"""Turns a photograph upright by its EXIF orientation."""
 
 import itertools
 import struct
@@ -9,7 +9,7 @@ from keras_danet.data.png import PNG_SIGNATURE
 from keras_danet.data.png import png_chunks
 
 _EXIF_ORIENTATION = 0x0112
-# Whether rows and columns change places, and which axes are reversed then.
+# Whether rows and columns are swapped, and which axes are then reversed.
 TURNS = {
     1: (False, ()),
     2: (False, (1,)),
@@ -27,7 +27,7 @@ _MAX_CHUNKS = 2**18
 
 
 def orientation_of(image):
-    """The EXIF orientation of a Pillow image; 1 where none is legible."""
+    """The EXIF orientation of a Pillow image; 1 if there is no valid one."""
     try:
         orientation = image.getexif().get(_EXIF_ORIENTATION)
     # Pillow has no common error for broken tags.
@@ -38,7 +38,7 @@ def orientation_of(image):
 
 
 def turn(array, orientation):
-    """An array (height, width, ...) upright, as `ImageOps.exif_transpose`."""
+    """An array (height, width, ...) upright, like `ImageOps.exif_transpose`."""
     is_transposed, reversed_axes = TURNS[orientation]
     if is_transposed:
         array = np.swapaxes(array, 0, 1)
@@ -46,9 +46,9 @@ def turn(array, orientation):
 
 
 def may_be_turned(file):
-    """Whether an open image file may carry an orientation; decodes nothing.
+    """Whether an open image file may have an orientation; decodes nothing.
 
-    Most files of data sets carry none, and asking Pillow would decode a PNG.
+    Most files of data sets have none, and asking Pillow would decode a PNG.
     """
     start = file.read(8)
     if start == PNG_SIGNATURE:
@@ -72,7 +72,7 @@ def _png_may(file):
 def _jpeg_may(file):
     while len(header := file.read(4)) == 4:
         mark, kind, length = struct.unpack(">BBH", header)
-        # Where the pixels begin no tags follow.
+        # After the start of the pixels there are no tags.
         if kind == 0xDA:
             return False
         # EXIF or XMP; or something unusual, which Pillow understands.

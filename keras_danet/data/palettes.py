@@ -1,4 +1,4 @@
-"""Colours of classes: that can be told apart, and that label files carry."""
+"""Colours of classes: distinct ones, and those that label files carry."""
 
 import functools
 
@@ -9,17 +9,17 @@ from keras_danet import arguments
 from keras_danet.data.class_tables import spread_color
 from keras_danet.data.datasets import DATASETS
 
-# Pictures in grey are dark, medium, bright; half of a colour lies over each.
+# Dark, medium and bright grey, which colours are laid over by half.
 _GROUNDS = (40, 128, 216)
-# Lightness tells little in an overlay, because that of the image shows through.
+# Lightness counts for less: in overlays that of the image shows through.
 _LIGHTNESS = 0.35
-# How far apart two colours must be for colour-blind eyes, next to others.
+# Distance needed for colour-blind eyes, as a share of that for others.
 _BLIND_SHARE = 0.35
-# No more is needed for classes to look different.
+# Distance from which on classes look different.
 _ENOUGH = 0.075
 _LEVELS = range(0, 256, 17)
 _FIRST = (17, 119, 255)
-# What is neither dark, pale nor glaring is chosen first.
+# Colours that are neither dark, pale nor glaring are chosen first.
 _CALM_LIGHTNESS = (0.45, 0.88)
 _CALM_CHROMA = 0.25
 _CALM_PREFERENCE = 0.6
@@ -48,17 +48,17 @@ _COLOR_BLIND = (
     ),
 )
 _OFFICIAL = {dataset.palette for dataset in DATASETS.values()}
-# Of pixels without a class, and of numbers that no class has: VOC's.
+# For pixels without a class and for numbers that no class has; VOC's.
 IGNORED_COLOR = spread_color(255)
 
 
 def default_palette(num_classes, taken=()):
     """Colours, uint8 (num_classes, 3), for classes that have none.
 
-    Each is the one that differs most from all before it, half of it laid over
-    a dark, a medium and a bright ground: for eyes with and without colour
-    blindness, and from the ground itself. So the first colours do not change
-    with the number of classes, and none is black, white or grey.
+    Each is the one that differs most from all before it and from the ground,
+    half of it laid over a dark, a medium and a bright ground, for eyes with
+    and without colour blindness. So the first colours do not change with the
+    number of classes, and none is black, white or grey.
 
     Args:
         num_classes: Integer from 1 to 256.
@@ -88,8 +88,8 @@ def display_palette(palette):
     twice (ADE20K, PASCAL Context, COCO-Stuff), in others classes look alike
     once they are blended with an image (CamVid's fence, car and pavement).
     Here such a class gets the nearest colour that differs enough from all
-    before it. Class 0 in black, PASCAL VOC's background, stays, and overlays
-    leave it grey. Your own palettes are not touched.
+    before it. Class 0 in black, PASCAL VOC's background, stays black, and
+    overlays leave it grey. Your own palettes are not changed.
 
     >>> display_palette([(10, 20, 30), (11, 20, 30)]).tolist()
     [[10, 20, 30], [11, 20, 30]]
@@ -157,7 +157,7 @@ def _moved_apart(palette):
 
 
 def _largest_distance(count):
-    """About how far apart as many colours can be."""
+    """About how far apart so many colours can be."""
     apart = _Apart()
     for _ in range(count):
         distance = apart.distances.max()
@@ -174,7 +174,7 @@ class _Apart:
         # Without black, which means that nothing is drawn.
         self.candidates = np.stack(grid, axis=-1).reshape(-1, 3)[1:]
         self._views = _views(self.candidates)
-        # An image that nothing is laid over.
+        # The image without an overlay.
         self._chosen = [
             np.stack(
                 [
@@ -197,7 +197,7 @@ class _Apart:
 
 
 def _views(colors):
-    """What eyes make of blends, (..., grounds, eyes, 3)."""
+    """How eyes see the blends, (..., grounds, eyes, 3)."""
     weights = np.array((_LIGHTNESS, 1, 1))
     grounds = []
     for ground in _GROUNDS:

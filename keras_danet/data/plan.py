@@ -1,4 +1,4 @@
-"""All randomness of training: what happens to each example of an epoch."""
+"""All randomness of training: what is done to each example of an epoch."""
 
 import dataclasses
 import math
@@ -23,41 +23,41 @@ class Augmentation:
     """What may happen to an example, before chance decides.
 
     In this order: scale, crop, brightness, contrast, saturation, hue, blur,
-    padding, mirror. Contrast is as often the last of the four colours, and each
-    of them, like blur, is left out of half of the examples, as in
-    MMSegmentation's `PhotoMetricDistortion` and PyTorch-Encoding's transforms.
-    By default colours stay as they are.
+    padding, mirror. In half of the cases contrast comes last of the four
+    colour changes. Each of them, like blur, is left out of half of the
+    examples, as in MMSegmentation's `PhotoMetricDistortion` and
+    PyTorch-Encoding's transforms. By default colours are unchanged.
 
     Args:
         crop_size: pair of integers, (height, width) in pixels.
-        scale_range: pair of floats, the least and the greatest factor on an
+        scale_range: pair of floats, the smallest and the largest factor on an
             image's height and width. Defaults to `(0.5, 2.0)`.
-        scale_step: float; above 0, only the least factor and those whole
-            steps above it are taken. PaddleSeg: `0.25`. Defaults to `0.0`.
+        scale_step: float; above 0, only the smallest factor and whole steps
+            above it are used. PaddleSeg: `0.25`. Defaults to `0.0`.
         long_side, short_side: integers, the pixels that a side has at scale
             1: the longer, the shorter, or, if both are given, the largest
-            size of the image's own aspect where neither is exceeded.
+            size of the image's own aspect that exceeds neither.
             MMSegmentation's `scale=(2048, 512)` is both, PyTorch-Encoding's
             `base_size` the long side. Defaults to `None`, the image's size.
         max_class_share: float in (0, 1], how much of a crop's labelled pixels
-            one class may have. Of ten candidates the first that keeps to it
-            is taken, else the last. MMSegmentation: `0.75`. Defaults to
-            `1.0`, which takes the first.
+            one class may have. The first of ten candidates within it is
+            used, else the last. MMSegmentation: `0.75`. Defaults to `1.0`,
+            which uses the first.
         flip: float in [0, 1], the chance of mirroring left to right. Defaults
             to `0.5`.
         brightness: float in [0, 255], the most levels added or subtracted.
             MMSegmentation: `32`. Defaults to `0.0`.
-        contrast, saturation: floats in [0, 1], the most that a factor
-            differs from 1. MMSegmentation: `0.5`. Default to `0.0`.
-        hue: float in [0, 180], the most degrees that a colour is turned.
+        contrast, saturation: floats in [0, 1], the largest difference of a
+            factor from 1. MMSegmentation: `0.5`. Default to `0.0`.
+        hue: float in [0, 180], the most degrees that a hue is turned by.
             MMSegmentation: `36` (18 of OpenCV's double degrees). Defaults to
             `0.0`.
         blur: float in [0, 10], the greatest standard deviation of a Gaussian
             blur, in pixels of the crop. PyTorch-Encoding: `1`. Defaults to
             `0.0`.
-        mean_pixel: three floats in 0-255, RGB, what a crop is padded with
-            where the image ends. Defaults to ImageNet's mean, which a
-            `DANet` normalises to 0.
+        mean_pixel: three floats in 0-255, RGB, the colour that a crop is
+            padded with beyond the image. Defaults to ImageNet's mean, which
+            a `DANet` normalises to 0.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -125,7 +125,7 @@ class Plan(NamedTuple):
         order: int64 (num_examples,), which example it is: a permutation.
         scale: float32 (num_examples,), the factor on its height and width.
         crop_y: float32 (num_examples, 10) in [0, 1), the candidates' upper
-            edges as fractions of the rows that the scaled image leaves free.
+            edges as fractions of the rows that the crop may move by.
         crop_x: float32 (num_examples, 10) in [0, 1), their left edges,
             likewise.
         flip: bool (num_examples,), whether it is mirrored left to right.
@@ -155,8 +155,8 @@ def draw_plan(seed, epoch, num_examples, augmentation):
 
     A pure function: the same arguments give the same plan in any process and
     on any backend, so a checkpoint at a step is a place in the plan. Every
-    field has a random stream of its own: another setting of one, or a new
-    field, leaves the others alone.
+    field has its own random stream: another setting of one, or a new field,
+    does not change the others.
 
     Args:
         seed: Integer in [0, 2**32), of the whole run.
@@ -185,8 +185,8 @@ def draw_plan(seed, epoch, num_examples, augmentation):
         zip(fields, map(np.random.default_rng, children), strict=True)
     )
 
-    # float32 throughout: what is applied with NumPy and with TensorFlow
-    # starts from the same bits.
+    # float32 throughout, so that NumPy and TensorFlow start from the same
+    # bits.
     def fractions(name, *shape):
         shape = (num_examples, *shape)
         return streams[name].random(shape, dtype=np.float32)
@@ -219,7 +219,7 @@ def _scales(fractions, augmentation):
     low, high = augmentation.scale_range
     if not augmentation.scale_step:
         return np.float32(low) + np.float32(high - low) * fractions
-    # What rounding leaves of the last step must not cost it.
+    # So that rounding does not lose the last step.
     steps = int((high - low) / augmentation.scale_step + 1e-6) + 1
     step = (fractions * np.float32(steps)).astype(np.int64)
     scales = low + augmentation.scale_step * np.minimum(step, steps - 1)
@@ -241,7 +241,7 @@ def steps_per_epoch(num_examples, batch_size):
     batch_size = check_integer("batch_size", batch_size, least=1)
     if batch_size > num_examples:
         raise ValueError(
-            f"One batch needs {batch_size} examples and there are only "
+            f"One batch needs {batch_size} examples, but there are only "
             f"{num_examples}. Use batch_size={num_examples} or less, or more "
             f"examples."
         )
@@ -305,8 +305,8 @@ def _checked_crop_size(crop_size):
 
 def _checked_scale_range(scale_range):
     must = (
-        "must be the least and the greatest scale, two finite numbers with "
-        "0 < least <= greatest; (1, 1) keeps the size"
+        "must be the smallest and the largest scale, two finite numbers with "
+        "0 < smallest <= largest; (1, 1) keeps the size"
     )
     low, high = arguments.numbers(
         "scale_range", scale_range, must, length=2, above=0

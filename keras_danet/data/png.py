@@ -1,4 +1,4 @@
-"""What a PNG file says of itself, where decoders keep silent."""
+"""What decoders do not report about a PNG file."""
 
 import struct
 import zlib
@@ -13,8 +13,8 @@ PNG_KINDS = {
 }
 _CHANNELS = {GREY: 1, COLOR: 3, PALETTE: 1, 4: 2, 6: 4}
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# First column and row, and steps to the next, of the passes of an interlaced
-# image (PNG specification, section 8.2).
+# First column and row, and steps to the next ones, of the passes of an
+# interlaced image (PNG specification, section 8.2).
 _PASSES = (
     (0, 0, 8, 8),
     (4, 0, 8, 8),
@@ -46,12 +46,12 @@ def png_chunks(file):
 
 
 def check_png_rows(path):
-    """Refuses a PNG that lacks rows, which Pillow would make black.
+    """Refuses a PNG that lacks rows, which Pillow would fill with black.
 
-    In a label black is a class. Other files are let pass.
+    In a label black is a class. Other files pass.
 
     Raises:
-        EOFError: if there are fewer bytes of pixels than its header promises.
+        EOFError: if it has fewer bytes of pixels than its header promises.
     """
     with open(path, "rb") as file:
         if file.read(8) != PNG_SIGNATURE:
@@ -67,7 +67,7 @@ def check_png_rows(path):
                 if not piece:
                     break
                 while piece and missing:
-                    # Never more at once, however much a piece unpacks to.
+                    # Limits the memory, however much a piece unpacks to.
                     data = inflate.decompress(piece, _PIECE)
                     missing -= min(len(data), missing)
                     piece = inflate.unconsumed_tail

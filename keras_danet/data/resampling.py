@@ -8,18 +8,18 @@ from keras_danet import arguments
 
 # More pixels than a side of any photograph has.
 MAX_SIDE = 2**20
-# Pixels whose class needs all logits, at once.
+# How many pixels have all their logits computed at once.
 _PIECE = 2**20
 
 
 def scaled_size(size, long_side, short_side, scale=1):
-    """The size that an image is resized to, with the aspect that it has.
+    """The size that an image is resized to, keeping its aspect.
 
     Args:
         size: Pair of integers, the image's (height, width).
-        long_side, short_side: Integers, what its sides have at scale 1: the
-            longer, the shorter, or, if both are given, as much as exceeds
-            neither. `None` for both keeps the image's own size.
+        long_side, short_side: Integers, the pixels of its sides at scale 1:
+            the longer, the shorter, or, if both are given, the largest size
+            that exceeds neither. `None` for both keeps the image's own size.
         scale: Float, a factor on both. Defaults to `1`.
 
     Returns:
@@ -42,11 +42,11 @@ def scaled_size(size, long_side, short_side, scale=1):
 
 
 def standardize_sides(size):
-    """What a longer and a shorter side have at most, of any form of `size`.
+    """The limits of the longer and the shorter side, from any form of `size`.
 
     Args:
         size: `None`; an integer, the longer side; or a pair of which either
-            may be `None`. Of two integers the greater is the longer side.
+            may be `None`. The greater of two integers is the longer side.
 
     Returns:
         (long, short), integers or `None`.
@@ -61,7 +61,7 @@ def standardize_sides(size):
     """
     must = (
         "must be None, the image's own; an integer, the pixels of the longer "
-        "side; or (long, short), of which one may be None; each of 1 to "
+        "side; or (long, short), of which one may be None; each from 1 to "
         f"{MAX_SIDE}"
     )
     sides = arguments.as_sequence(size)
@@ -79,10 +79,10 @@ def _is_side(side):
 
 
 def resize_image(image, size):
-    """Interpolates between pixels, and averages them where an image shrinks.
+    """Interpolates between pixels, and averages them if an image shrinks.
 
-    What training does to its crops: half-pixel centres, bilinear, with
-    antialiasing. Gives float32, or `image` itself if it has that size.
+    As training does to its crops: half-pixel centres, bilinear, with
+    antialiasing. Returns float32, or `image` itself if it has that size.
     """
     if tuple(size) == image.shape[:2]:
         return image
@@ -92,10 +92,10 @@ def resize_image(image, size):
 
 
 def taps(offset, length, size, scaled=None):
-    """Which pixels of an image make up each one of a crop, along an axis.
+    """Which pixels of an image make up each pixel of a crop, along an axis.
 
-    A triangle over the pixels of the coarser side, centred on each pixel's
-    place in the source, and cut off where the image ends.
+    A triangle filter over the pixels of the coarser side, centred on each
+    pixel's place in the source, and cut off where the image ends.
 
     Args:
         offset, length: Integers, the crop's place in the scaled image.
@@ -120,7 +120,7 @@ def taps(offset, length, size, scaled=None):
 
 
 def resample(image, axis, sources, weights):
-    """One axis of an image, as float32, by what `taps` gives for it."""
+    """Resamples one axis of an image, as float32, with the result of `taps`."""
     result = 0
     for source, weight in zip(sources.T, weights.T, strict=True):
         if weight.any():
@@ -132,7 +132,7 @@ def resample(image, axis, sources, weights):
 def resize_logits(logits, size):
     """Bilinear interpolation with half-pixel centres, without antialiasing.
 
-    PyTorch's `interpolate(mode="bilinear", align_corners=False)`. Gives
+    PyTorch's `interpolate(mode="bilinear", align_corners=False)`. Returns
     float32, or `logits` themselves if they have that size.
     """
     if tuple(size) == logits.shape[:2]:
@@ -149,8 +149,8 @@ def resize_logits(logits, size):
 def largest_class(logits, size):
     """The argmax of `resize_logits`, uint8, without holding all of its logits.
 
-    Where the four logits around a pixel have one largest class, so has every
-    mixture of them; only the other pixels are interpolated, in pieces.
+    If the four logits around a pixel agree on the largest class, so does
+    every mixture of them; only the other pixels are interpolated, in pieces.
     """
     coarse = np.argmax(logits, axis=-1).astype("uint8")
     if tuple(size) == coarse.shape:
@@ -186,7 +186,7 @@ def _mix(first, second, share):
 
 
 def _neighbours(source, target):
-    """The two samples beside each new one, and the second one's share."""
+    """The two samples next to each new one, and the second one's share."""
     positions = (np.arange(target) + 0.5) * (source / target) - 0.5
     positions = np.clip(positions, 0, source - 1)
     first = positions.astype(np.int64)

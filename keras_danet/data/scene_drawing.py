@@ -1,9 +1,9 @@
-"""One street scene: what stands in a street, and what a camera sees of it.
+"""One street scene: the objects in a street, and what a camera sees of them.
 
 A scene is built in metres and seen by a pinhole camera: kerbs, facades, trees,
-poles, cars and pedestrians stand where a street has them and shrink with
+poles, cars and pedestrians are where a street has them and shrink with
 distance. Colour says little about the class: greys, paints, greens and glass
-are shared, and the light changes. Shape, place and neighbours tell.
+are shared, and the light changes. Shape, place and neighbours reveal it.
 """
 
 import operator
@@ -23,14 +23,14 @@ SKYLINE = 60.0  # metres to the end of the street
 
 
 def draw_street(rng, size):
-    """Draws a scene of a size.
+    """Draws a scene.
 
     Args:
-        rng: NumPy's random generator, which decides all.
+        rng: NumPy's random generator, which decides everything.
         size: (height, width) in pixels.
 
     Returns:
-        `(image, label)`, as `draw_scene` gives them.
+        `(image, label)`, as `draw_scene` returns them.
     """
     scene = _Scene(rng, size)
     _draw_sky(scene)
@@ -356,7 +356,7 @@ def _draw_pedestrian(scene, x, z):
 
 
 def _place_on_pavements(scene):
-    """Yields (z, x, draw) of what stands beside both kerbs."""
+    """Yields (z, x, draw) of what is beside both kerbs."""
     rng = scene.rng
     for kerb, wall in zip(scene.kerbs, scene.walls, strict=True):
         for z in np.arange(rng.uniform(6, 9), 14, rng.uniform(5, 7.5)):
@@ -371,7 +371,7 @@ def _place_on_pavements(scene):
 
 
 def _place_on_road(scene):
-    """Yields (z, x, draw) of traffic, parked cars and those who cross."""
+    """Yields (z, x, draw) of traffic, parked cars and crossing pedestrians."""
     rng, (left, right), street = scene.rng, scene.kerbs, scene.crossing
     lanes = [(0.0, 6, 0.75), (max(left + 1.2, -3.2), 4.5, 0.8)]
     lanes += [(right - 1.1, 5, 0.8)] if right > 2.6 else []
@@ -405,7 +405,7 @@ def _draw_objects(scene):
 
 
 def _draw_hood(scene):
-    """The camera's own car, which is of no class."""
+    """The camera's own car, which has no class."""
     width, height = scene.numbers.size
     top = height * scene.rng.uniform(0.9, 0.96)
     box = -0.1 * width, top, 1.1 * width, 1.3 * height

@@ -1,4 +1,4 @@
-"""The embedded data set: street scenes drawn from a seed."""
+"""The built-in data set: street scenes drawn from a seed."""
 
 import os
 import tempfile
@@ -21,7 +21,7 @@ MIN_SIDE, MAX_SIDE = 32, 2**14 - 1  # pixels
 def draw_scene(seed, index, size=(96, 128)):
     """Draws one street scene and its label map.
 
-    The result depends on the arguments alone. Objects keep their size
+    The result depends only on the arguments. Objects keep their size
     relative to the image, so small images have objects of a few pixels.
 
     Args:

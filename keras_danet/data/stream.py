@@ -1,4 +1,4 @@
-"""Which examples training reads, in which order, and what happens to each."""
+"""Which examples training reads, in which order, and what is done to each."""
 
 import numpy as np
 
@@ -13,25 +13,25 @@ class Stream:
     """The endless stream of augmented batches, before anything is read.
 
     Epoch e is exactly `steps_per_epoch(len(pairs), batch_size)` batches long,
-    and its batch k is the same wherever the stream starts: give that number to
-    `fit`, and start a resumed run where it stopped. `training_dataset` and
-    `TrainingBatches` read it, with TensorFlow and without.
+    and its batch k is the same wherever the stream starts: pass that number
+    to `fit`, and start a resumed run where it stopped. `training_dataset` and
+    `TrainingBatches` read it, with and without TensorFlow.
 
     Args:
-        pairs: List of `Pair`, as `find_pairs` gives.
+        pairs: List of `Pair`, as from `find_pairs`.
         dataset: A `Dataset`.
         augmentation: An `Augmentation`.
         batch_size: Integer, over all workers of `shard`, at most the number
             of pairs.
-        seed: Integer, of all that is random. Defaults to `0`.
+        seed: Integer, of all randomness. Defaults to `0`.
         start_epoch: Integer, where the stream starts. Defaults to `0`.
         start_step: Integer, the first batch's place in that epoch; a number
-            beyond its end counts on into the next. What lies before it is
-            not decoded. Defaults to `0`.
+            beyond its end continues into the next. Earlier batches are not
+            decoded. Defaults to `0`.
         shard: Pair of integers, (which, of how many) workers share each
             batch. Defaults to `(0, 1)`.
-        bad_files: A `BadFiles` of the same pairs, which says what to do about
-            one. Defaults to `None`, which ends the stream.
+        bad_files: A `BadFiles` of the same pairs, which decides what to do
+            about a bad file. Defaults to `None`, which ends the stream.
 
     Attributes:
         start: (epoch, step) of the first batch.
@@ -39,7 +39,7 @@ class Stream:
             in each.
 
     Raises:
-        ValueError: if an argument makes no sense.
+        ValueError: if an argument is not valid.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Stream:
     def draw(self, epoch):
         """The `Plan` of this worker's examples of an epoch.
 
-        In `order` each has a row: itself, and those that may stand in for it.
+        In `order` each has a row: itself, and those that may replace it.
         """
         plan = draw_plan(self.seed, epoch, len(self.pairs), self.augmentation)
         tries = np.arange(self.bad_files.num_tries)

@@ -25,7 +25,7 @@ from keras_danet.data.stream import Stream
 # would grow with the memory it finds.
 PREFETCHED_BATCHES = 2
 # Not `tf.data.AUTOTUNE`: TensorFlow 2.21 may wait for ever for the thread that
-# tunes a stream, where that ends as soon as it has begun.
+# tunes a stream if the stream ends as soon as it has begun.
 NUM_CALLS = os.cpu_count() or 1
 FIXED = tf.data.Options()
 FIXED.autotune.enabled = False
@@ -34,13 +34,13 @@ _as_it_is = tf.autograph.experimental.do_not_convert
 
 
 class _End:
-    """Lets streams that are still read ahead come to rest as Python ends.
+    """Lets streams that still read ahead stop before Python exits.
 
-    Their threads call Python, which ends without them: whoever destroys an
-    iterator then waits for ever.
+    Their threads call Python. If it has exited, destroying an iterator would
+    wait for them for ever.
     """
 
-    # Longer than reading an example takes: meanwhile nothing is heard of it.
+    # Longer than reading an example takes, during which there is no call.
     QUIET_SECONDS = 0.5
 
     def __init__(self):
@@ -74,9 +74,9 @@ def training_dataset(*data, **options):
         height, width) train ids, 255 for ignored pixels and padding.
 
     Raises:
-        ValueError: if an argument makes no sense. A bad file ends the
-            iteration in a `tf.errors.OpError`, which `readable_errors` turns
-            into a sentence.
+        ValueError: if an argument is not valid. A bad file ends the iteration
+            with a `tf.errors.OpError`, which `readable_errors` turns into a
+            readable message.
 
     Example:
 
@@ -89,8 +89,8 @@ def training_dataset(*data, **options):
     ```
     """
     stream = Stream(*data, **options)
-    # More than are begun before the first of them is asked for: a strategy's
-    # own iterators hold some more batches.
+    # More examples than are begun before the first one is requested; the
+    # iterators of a strategy hold a few more batches.
     in_flight = 2 * (PREFETCHED_BATCHES + 2) * stream.share + 4 * NUM_CALLS
     stream.bad_files.remember(in_flight)
     start_epoch, start_step = stream.start
@@ -99,7 +99,7 @@ def training_dataset(*data, **options):
         _end.check()
         return list(stream.draw(int(epoch)))
 
-    # A wrong seed or epoch is told here; from inside the graph its message
+    # A wrong seed or epoch raises here; from inside the graph the message
     # would be unreadable.
     first = decisions(start_epoch)
 
@@ -146,24 +146,24 @@ def training_dataset(*data, **options):
 
 @contextlib.contextmanager
 def readable_errors(bad_files):
-    """Turns TensorFlow's errors over bad files into ours, which name them.
+    """Turns TensorFlow's errors about bad files into ours, which name them.
 
     Raises:
-        ValueError: in place of a `tf.errors.OpError` over a bad file.
+        ValueError: in place of a `tf.errors.OpError` about a bad file.
     """
     try:
         yield
     except tf.errors.OpError as error:
-        # What a model did wrong is no file's fault.
+        # An error of the model is not a file's fault.
         if "GetNext" in str(error):
             _blame(bad_files, str(error))
         raise
 
 
 def _blame(bad_files, message):
-    """Raises the error over whichever file was begun last and cannot be read.
+    """Raises the error for the file begun last that cannot be read.
 
-    TensorFlow does not tell which it was, so they are all read again.
+    TensorFlow does not say which one it was, so all are read again.
     """
     indices = bad_files.recent()
     if not indices:
@@ -177,7 +177,7 @@ def _blame(bad_files, message):
             good += 1
     except tf.errors.OpError:
         bad_files.give_up(indices[good])
-    # A disk that failed may have recovered, and its errors do name a file.
+    # A failed disk may have recovered; its error does name a file.
     for index in indices:
         if any(path in message for path in bad_files.pairs[index]):
             bad_files.give_up(index)
@@ -186,7 +186,7 @@ def _blame(bad_files, message):
 def _first_good(candidates, load, bad_files):
     """Loads the first of an example's candidates that can be loaded.
 
-    In a data set of its own: only a data set outlives an error in a graph.
+    In a data set of its own: only a data set survives an error in a graph.
     """
     if bad_files.num_tries == 1:
         return load(candidates[0])
@@ -228,9 +228,9 @@ def _reader(bad_files):
     def begin(index):
         _end.check()
         pair = bad_files.begin(int(index))
-        # Refuses a pipe, for which TensorFlow would wait, and vast files.
+        # Refuses a pipe, which TensorFlow would wait for, and huge files.
         turns = np.array([read_orientation(path) for path in pair])
-        # Bytes, for a name may be no text.
+        # As bytes, because a name need not be valid text.
         return np.array([os.fsencode(path) for path in pair], object), turns
 
     def read(index):

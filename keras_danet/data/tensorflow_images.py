@@ -6,7 +6,7 @@ import tensorflow as tf
 
 
 def resample(image, offset, inside, size, scaled):
-    """The crop's part of the scaled image, from what of the image it needs.
+    """The crop's part of the scaled image, from only the pixels it needs.
 
     Args:
         image: uint8 tensor (height, width, 3).
@@ -19,7 +19,7 @@ def resample(image, offset, inside, size, scaled):
         float32 tensor (*inside, 3).
     """
     ratio = tf.cast(scaled, tf.float64) / tf.cast(size, tf.float64)
-    # As far as the filter reaches, and a pixel for rounding.
+    # As far as the filter reaches, plus a pixel for rounding.
     reach = tf.maximum(1 / ratio, 1) + 1
     start = tf.cast(offset, tf.float64) / ratio
     end = tf.cast(offset + inside, tf.float64) / ratio
@@ -36,10 +36,10 @@ def resample(image, offset, inside, size, scaled):
 
 
 def _resample_rows(image, height, scale, translation):
-    """Resamples the first axis, the others being one of channels.
+    """Resamples the first axis; the others are merged into channels.
 
-    The operation computes channels together: several times faster than both
-    axes of three channels each.
+    The operation computes channels together: several times faster than
+    resampling both axes with three channels.
     """
     shape = tf.shape(image)
     rows = tf.raw_ops.ScaleAndTranslate(
@@ -53,7 +53,7 @@ def _resample_rows(image, height, scale, translation):
 
 
 def distort(image, decisions, augmentation):
-    """Brightness, contrast, saturation, hue and blur, each where decided."""
+    """Brightness, contrast, saturation, hue and blur, each as decided."""
     if augmentation.brightness:
         image = _clip(image + decisions.brightness)
     if augmentation.contrast:
@@ -104,7 +104,7 @@ def _turn(image, saturation, hue):
 
 
 def _blur(image, deviation, radius):
-    """A Gaussian cut off at `radius`; pixels at the edge are repeated."""
+    """A Gaussian blur cut off at `radius`; edge pixels are repeated."""
     taps = tf.cast(tf.range(-radius, radius + 1), tf.float32)
     weights = tf.exp(-0.5 * tf.square(taps / deviation))
     weights /= tf.reduce_sum(weights)

@@ -1,4 +1,4 @@
-"""Several devices and machines, through the engines that there are."""
+"""Several devices and machines, through the engines of the backends."""
 
 import typing
 

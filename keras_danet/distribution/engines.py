@@ -54,26 +54,26 @@ class Placement:
         if batch_size % self.num_replicas:
             less = batch_size // self.num_replicas * self.num_replicas
             raise ValueError(
-                "`batch_size` is that of all devices together and must "
-                f"divide among the {self.num_replicas} of distribute="
-                f"{self.engine!r}. Received: batch_size={batch_size}. Take "
+                "`batch_size` counts all devices together and must divide "
+                f"among the {self.num_replicas} replicas of distribute="
+                f"{self.engine!r}. Received: batch_size={batch_size}. Use "
                 f"{less or self.num_replicas} or "
                 f"{less + self.num_replicas}, or fewer devices (--devices, "
                 "--distribute none)."
             )
 
     def distribute(self, batches: Any) -> Any:
-        """What `fit` is to be given of this process's share of the batches.
+        """This process's share of the batches in the form that `fit` needs.
 
-        The same, but under several workers of TensorFlow, which would share it
-        out again, a data set that they take as it is; there a `PyDataset` is a
-        ValueError.
+        Under several workers of TensorFlow, which would split it again, a
+        data set that they leave as it is (a `PyDataset` is a ValueError
+        there); otherwise unchanged.
         """
         if self.strategy is None or self.shard[1] == 1:
             return batches
         if isinstance(batches, keras.utils.PyDataset):
             raise ValueError(
-                "distribute='multiworker' reads data with tf.data alone. Set "
+                "distribute='multiworker' reads data only with tf.data. Set "
                 "loader='tf.data' (or 'auto')."
             )
         local = self.num_replicas // self.shard[1]
@@ -84,10 +84,10 @@ class Placement:
 
     @property
     def measuring_shard(self) -> tuple[int, int]:
-        """(which, of how many) processes, where each may measure its own.
+        """(which, of how many) processes that share a measurement.
 
-        A network that is spread over processes computes in all of them at a
-        time, so that each measures everything.
+        A network that is spread over processes computes in all of them at
+        once, so each measures everything.
         """
         return (0, 1) if self.engine == "model_parallel" else self.shard
 
@@ -106,11 +106,11 @@ class Placement:
 def scope(
     name: str = "auto", num_devices: int | None = None, model_devices: int = 2
 ) -> Iterator[Placement]:
-    """Makes models built and fitted inside use several devices.
+    """Lets models that are built and fitted inside use several devices.
 
     A batch is global: it must divide among the devices of all machines.
     Batch-norm statistics are those of the global batch, and so are a
-    `DANet`'s losses: n devices end with the weights of one.
+    `DANet`'s losses: n devices give the same weights as one.
 
     Args:
         name: `"none"`; on TensorFlow `"mirrored"`, several GPUs,
@@ -122,17 +122,17 @@ def scope(
             `"auto"`.
         num_devices: integer, in each process. On a machine without
             accelerators the CPU is split into that many logical devices,
-            which must happen before the backend has touched them. Defaults
-            to `None`: all there are.
-        model_devices: integer, over how many devices `"model_parallel"`
-            spreads a kernel; the batch is shared by as many replicas as are
-            left. Defaults to `2`.
+            which must happen before the backend has used them. Defaults to
+            `None`: all there are.
+        model_devices: integer, how many devices `"model_parallel"` spreads a
+            kernel over; the batch is shared by number of devices /
+            `model_devices` replicas. Defaults to `2`.
 
     Yields:
         A `Placement`.
 
     Raises:
-        ValueError: for another name, an engine that the backend does not
+        ValueError: for an unknown name, an engine that the backend does not
             have, fewer devices than asked for, or an environment that does
             not describe the processes.
     """
@@ -167,7 +167,7 @@ def scope(
 
 
 def _choose(num_devices):
-    """What `"auto"` is here."""
+    """The engine that `"auto"` means here."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         return tensorflow_strategies.choose(num_devices)

@@ -25,7 +25,7 @@ WIDE_KERNELS = (
     r"(.*/)?fcn/kernel",
 )
 
-# Model -> the lock of whose turn it is.
+# Model -> the lock by which threads take turns with it.
 _turns: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 _making_turns = threading.Lock()
 
@@ -34,7 +34,7 @@ def is_available():
     """Whether this Keras has `keras.distribution` on this backend."""
     try:
         keras.distribution.list_devices()
-    # It fails where the backend's part of it is missing, as a None.
+    # Without support in the backend, Keras has `None` in its place.
     except (AttributeError, NotImplementedError, ImportError):
         return False
     return True
@@ -43,7 +43,7 @@ def is_available():
 def read_processes():
     """Arguments of `keras.distribution.initialize`; None for one process.
 
-    From Keras's environment variables, or, inside of a SLURM step of several
+    From Keras's environment variables, or, inside a SLURM step of several
     tasks, left to JAX, which asks SLURM.
     """
     given = [os.environ.get(name) for name in PROCESS_VARIABLES]
@@ -59,13 +59,13 @@ def read_processes():
             )
             raise ValueError(
                 "The environment does not describe the processes of this "
-                "training. Expected the first one's 'host:port', their "
-                f"number, and which this is, from 0. Received: {shown}. Set "
+                "training. Expected the 'host:port' of the first one, their "
+                f"number, and this one's index from 0. Received: {shown}. Set "
                 "all three (see training/launch/), or none for one process."
             )
         return (addresses, count, index) if count > 1 else None
     tasks = os.environ.get("SLURM_NTASKS", "1")
-    # Without a step (`srun`) there is one process, whatever was asked for.
+    # Without a step (`srun`) there is one process, whatever was requested.
     if "SLURM_STEP_ID" in os.environ and tasks.isdigit() and int(tasks) > 1:
         return None, None, None
     return None
@@ -73,7 +73,7 @@ def read_processes():
 
 @contextlib.contextmanager
 def open_distribution(name, num_devices, model_devices):
-    """Puts `"data_parallel"` or `"model_parallel"` of Keras in force.
+    """Sets Keras's `"data_parallel"` or `"model_parallel"` distribution.
 
     Yields:
         (number of devices, number of replicas, (which, of how many)
@@ -96,13 +96,13 @@ def open_distribution(name, num_devices, model_devices):
 
 @contextlib.contextmanager
 def on_devices(model):
-    """What Keras's trainer on JAX lacks around a loop over batches.
+    """What Keras's trainer on JAX needs around a loop over batches.
 
-    Keras takes the variables' values away while it loops. Where a batch
-    cannot be had, or by Ctrl-C, a model would be left without weights: they
-    are put back.
+    Keras removes the variables' values while it loops. If a batch cannot be
+    loaded, or after Ctrl-C, a model would be left without weights: they are
+    put back.
 
-    Threads take turns: one would find what another has taken away.
+    Threads take turns: one would miss the values that another has removed.
 
     Raises:
         ValueError: for a batch that does not divide among the devices, or a
@@ -121,7 +121,7 @@ def on_devices(model):
 def turn_of(model, seconds=-1):
     """This thread's turn with the weights of a model, on JAX.
 
-    It waits for so many `seconds`, or for ever with -1; then a RuntimeError.
+    It waits for at most `seconds`, then raises a RuntimeError; -1: for ever.
     """
     if keras.backend.backend() != "jax":
         yield
@@ -130,9 +130,9 @@ def turn_of(model, seconds=-1):
         turn = _turns.setdefault(model, threading.RLock())
     if not turn.acquire(timeout=seconds):
         raise RuntimeError(
-            f"{model.name!r} has been at work in another thread for "
-            f"{seconds} s, and on JAX a training takes the weights away at "
-            "every step. Predict in a callback of `fit`, after it, or with a "
+            f"{model.name!r} has been in use in another thread for "
+            f"{seconds} s, and on JAX training removes the weights during "
+            "each step. Predict in a callback of `fit`, after it, or with a "
             "copy (keras_danet.optimize_for_inference)."
         )
     try:
@@ -153,7 +153,7 @@ def _check_devices(model):
     if found != wanted:
         raise ValueError(
             f"The model was built before {type(placed).__name__} was set: its "
-            f"weights are on {sorted(found)}, and not on {sorted(wanted)}. "
+            f"weights are on {sorted(found)}, not on {sorted(wanted)}. "
             "Build or load it, and compile it, after "
             "keras.distribution.set_distribution."
         )
@@ -176,7 +176,7 @@ def _weights_put_back(model):
     try:
         yield
     except BaseException as error:
-        # Those of the last step that was finished; none before the first.
+        # The values of the last finished step, if there is one.
         model.jax_state_sync()
         model._jax_state = None
         for variable, value in zip(variables, values, strict=True):
@@ -189,7 +189,7 @@ def _weights_put_back(model):
 
 
 def num_shares():
-    """How many shares of a batch the distribution in force makes."""
+    """How many shares the current distribution cuts a batch into."""
     placed = keras.distribution.distribution()
     if placed is None:
         return 1
@@ -205,11 +205,10 @@ def _indivisible(error):
     return ValueError(
         f"Every batch, the last one too, must divide among the {shares} "
         f"replicas of keras.distribution.{kind}. "
-        f"Received: {received}. Take a multiple of {shares} as the batch "
-        "size, and leave out what is left over at the end "
+        f"Received: {received}. Use a multiple of {shares} as the batch "
+        "size, and drop the incomplete last batch "
         "(`dataset.batch(size, drop_remainder=True)`), or fill it up: images "
-        "whose labels are all ignored count for nothing in losses and "
-        "metrics."
+        "whose labels are all ignored do not count in losses and metrics."
     )
 
 
@@ -217,7 +216,7 @@ def sum_over_processes(counts):
     """The sum of the int64 arrays of all processes of JAX, in each of them."""
     from jax.experimental import multihost_utils
 
-    # JAX has no 64 bits unless it is told to: halves keep them.
+    # JAX has no 64-bit types by default: 32-bit halves keep all bits.
     halves = np.ascontiguousarray(counts).view("uint32")
     gathered = np.asarray(multihost_utils.process_allgather(halves))
     return np.ascontiguousarray(gathered).view("int64").sum(axis=0)
@@ -227,19 +226,19 @@ def _start_jax(processes, num_devices):
     import jax
 
     if num_devices:
-        # Without effect where there are accelerators.
+        # No effect if there are accelerators.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", num_devices)
     if processes is None or jax.distributed.is_initialized():
         return
-    # On CPUs steps that wait for each other in two processes, in another
-    # order, would wait for ever. Accelerators have one order.
+    # On CPUs two processes may dispatch steps in different orders and wait
+    # for each other for ever. Accelerators keep one order.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         keras.distribution.initialize(*processes)
     except (RuntimeError, ValueError) as error:
         raise ValueError(
-            f"The processes of this training did not meet ({error}). They "
+            f"The processes of this training did not connect ({error}). They "
             "must all be started, reach the first one's address, and be set "
             "up before JAX has computed anything. Received: "
             f"{processes}."
@@ -247,7 +246,7 @@ def _start_jax(processes, num_devices):
 
 
 def _devices(num_devices):
-    """All devices, where this process has `num_devices` of them."""
+    """All devices, of which this process has `num_devices`."""
     devices = keras.distribution.list_devices()
     if keras.backend.backend() != "jax":
         return first_devices(devices, num_devices, "torch"), (0, 1)
@@ -258,7 +257,7 @@ def _devices(num_devices):
         return first_devices(devices, num_devices, "jax"), (0, 1)
     if num_devices not in (None, jax.local_device_count()):
         raise ValueError(
-            "With several processes each uses all of its devices. Expected "
+            "With several processes, each uses all of its devices. Expected "
             f"num_devices={jax.local_device_count()} or None. Received: "
             f"{num_devices}. Choose with CUDA_VISIBLE_DEVICES."
         )
@@ -267,7 +266,7 @@ def _devices(num_devices):
 
 def _data_parallel(num_devices, model_devices):
     devices, shard = _devices(num_devices)
-    # Each process reads its own share: the plan's, not Keras's.
+    # Each process already reads its own share, so Keras must not split it.
     distribution = keras.distribution.DataParallel(
         devices=devices, auto_shard_dataset=False
     )

@@ -1,7 +1,7 @@
-"""What Keras's TensorFlow trainer needs before several replicas are right.
+"""Fixes that make Keras's TensorFlow trainer correct on several replicas.
 
-Each fix is for the Keras it was made for; with another one training is tried
-without it, and says so. They hold within `fixed_keras`.
+Each fix is for the Keras versions in `VERSIONS`; with others, training runs
+without it and warns. The fixes apply within `fixed_keras`.
 """
 
 import contextlib
@@ -12,8 +12,8 @@ import keras
 
 VERSIONS = ("3.15.1",)
 
-# Keras's sum of gradients, within `fixed_keras`: fixed twice, gradients
-# would be summed twice.
+# Keras's sum of gradients, within `fixed_keras`. A nested one does nothing, or
+# gradients would be summed twice.
 _open: list = []
 
 
@@ -23,16 +23,16 @@ def fixed_keras(strategy):
 
     In Keras 3.15.1
 
-    - `_maybe_symbolic_build` takes a batch to learn its shape: an endless
-      `PyDataset` with several threads then begins some batches late. And
-      under `MultiWorkerMirroredStrategy` it averages that batch over
-      replicas, a tuple, which TensorFlow refuses;
+    - `_maybe_symbolic_build` consumes a batch to learn its shape: an endless
+      `PyDataset` with several threads then starts some batches late. And
+      under `MultiWorkerMirroredStrategy` it averages that batch, a tuple,
+      over replicas, which TensorFlow refuses;
     - `reduce_per_replica`, under `MultiWorkerMirroredStrategy`, averages the
       step's figures along the first axis of scalars, which have none;
-    - each replica clips its own gradients before they are summed, so that the
-      step depends on the number of devices;
-    - batch norms take the statistics of each replica's share, unless they
-      were made with `synchronized=True`, which other backends refuse.
+    - each replica clips its own gradients before they are summed, so the step
+      depends on the number of devices;
+    - batch norms use the statistics of each replica's share, unless they were
+      made with `synchronized=True`, which other backends refuse.
 
     Args:
         strategy: a `tf.distribute.Strategy`.
@@ -42,10 +42,10 @@ def fixed_keras(strategy):
         return
     if keras.__version__ not in VERSIONS:
         warnings.warn(
-            "Training on several replicas was made right for Keras "
+            "Training on several replicas has fixes for Keras "
             f"{', '.join(VERSIONS)}; this is {keras.__version__}, which is "
             "used as it is. Compare a few steps with those of one device, "
-            "above all with several workers or clipped gradients.",
+            "especially with several workers or clipped gradients.",
             stacklevel=2,
         )
         yield
@@ -63,7 +63,7 @@ def fixed_keras(strategy):
 
 
 def summed(optimizer, grads):
-    """Gradients of all replicas, to be clipped; those given without fixes."""
+    """Gradients summed over replicas; unchanged without the fixes."""
     if not _open:
         return grads
     pairs = _open[0](optimizer, [(grad, None) for grad in grads])
@@ -80,7 +80,7 @@ def _trainer(strategy):
 
     def build_from_specs(self, iterator=None, data_batch=None):
         if iterator is not None and self._distribute_strategy is not None:
-            # Shapes and dtypes are all that is read of a batch.
+            # Only the shapes and dtypes of a batch are needed.
             data_batch = keras.tree.map_structure(
                 lambda spec: getattr(spec, "_value_specs", [spec])[0],
                 iterator._distributed_dataset.element_spec,
@@ -148,7 +148,7 @@ def _batch_norm():
 
 @contextlib.contextmanager
 def unscaled_losses():
-    """Keras's losses undivided by the number of replicas, while it is open."""
+    """Keras's losses are not divided by the number of replicas inside."""
     module = sys.modules[keras.losses.Loss.__module__]
     with _replaced(module, "scale_loss_for_distribution", lambda value: value):
         yield
@@ -156,7 +156,7 @@ def unscaled_losses():
 
 @contextlib.contextmanager
 def _replaced(owner, name, replacement):
-    # Of a class only what it defines itself: the rest is its parents'.
+    # Only what a class defines itself: inherited attributes are its parents'.
     own = vars(owner).get(name)
     setattr(owner, name, replacement)
     try:

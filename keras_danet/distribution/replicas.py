@@ -1,9 +1,9 @@
-"""What the replicas of a TensorFlow strategy tell each other about a loss.
+"""What the replicas of a TensorFlow strategy exchange to compute a loss.
 
-A replica holds its share of the batch, and Keras adds up the gradients that
-the replicas have of their own losses. So each replica returns its part of the
-loss of the global batch, and the parts add up to it. Elsewhere, on one device
-and on JAX, whose devices are shown the global batch, the part is the whole.
+A replica holds its share of the batch, and Keras adds up the gradients of the
+replicas' own losses. So each replica returns its part of the loss of the
+global batch, and the parts add up to it. On one device and on JAX, whose
+devices see the global batch, the part is the whole.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from keras import ops
 
 from keras_danet.distribution.keras_fixes import unscaled_losses
 
-# Whether every replica computes the same, of the global batch.
+# Whether every replica computes the same result from the global batch.
 _sees_all = contextvars.ContextVar("sees_all", default=False)
 
 
@@ -29,15 +29,15 @@ def _replica():
 
 
 def num_replicas():
-    """How many replicas share a batch here; 1 where nothing is shared."""
+    """How many replicas share a batch here; 1 if none do."""
     replica = _replica()
     return replica.num_replicas_in_sync if replica else 1
 
 
 def sum_over_replicas(total):
-    """The sum of a tensor over the replicas of the strategy in force.
+    """The sum of a tensor over the replicas of the current strategy.
 
-    Gradients flow through it. It is `total` itself outside of replicas, and on
+    Gradients flow through it. It is `total` itself outside replicas and on
     other backends: JAX's devices see the global batch.
     """
     replica = _replica()
@@ -45,10 +45,11 @@ def sum_over_replicas(total):
 
 
 def share_value(part):
-    """A replica's part of a loss, with the value that all parts have.
+    """A replica's part of a loss, with the mean of all parts as its value.
 
-    The gradient stays the part's. Keras logs the mean of the parts, each as
-    often as its replica has images: of an uneven batch not that of the whole.
+    The gradient stays that of the part. Keras logs the mean of the parts,
+    weighted by the images of each replica: for an uneven batch this would not
+    be the mean of the parts.
     """
     replica = _replica()
     if replica is None:
@@ -60,9 +61,9 @@ def share_value(part):
 def part_of(loss, y_true, y_pred, sample_weight=None):
     """This replica's part of the loss of the global batch.
 
-    The parts of all add up to it. This package's losses know of replicas. Any
-    other is given the labels, logits and weights of all of them: it may be
-    any function of the batch.
+    The parts of all replicas add up to it. This package's losses handle
+    replicas themselves. Any other loss, which may be any function of the
+    batch, is given the labels, logits and weights of all replicas.
     """
     if _replica() is None or getattr(loss, "knows_replicas", False):
         return loss(y_true, y_pred, sample_weight)
@@ -75,10 +76,10 @@ def part_of(loss, y_true, y_pred, sample_weight=None):
 
 @contextlib.contextmanager
 def global_batch(*tensors):
-    """Shows every replica the tensors of all.
+    """Gives every replica the tensors of all.
 
     Yields:
-        (tensors, number of replicas that compute the same of them).
+        (tensors, number of replicas that compute the same from them).
     """
     replica = _replica()
     if replica is None:
@@ -98,12 +99,12 @@ def _gather(replica, tensor):
     """The tensors of all replicas along the first axis, in their dtype."""
     tensor = ops.convert_to_tensor(tensor)
     dtype = keras.backend.standardize_dtype(tensor.dtype)
-    # Not every device gathers labels' bytes, or half precisions.
+    # Not every device can gather uint8 labels or half precision.
     if dtype != "float64":
         wide = "float32" if "float" in dtype else "int64"
         tensor = ops.cast(tensor, wide)
     gathered = ops.cast(replica.all_gather(tensor, axis=0), dtype)
     if tensor.shape.rank is not None:
-        # The number of classes, which gathering forgets.
+        # Gathering forgets the static shape, such as the number of classes.
         gathered.set_shape([None, *tensor.shape[1:]])
     return gathered

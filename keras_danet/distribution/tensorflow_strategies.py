@@ -11,10 +11,10 @@ import numpy as np
 
 from keras_danet.distribution.keras_fixes import fixed_keras
 
-# What `MultiWorkerMirroredStrategy` is told by.
+# The environment variable that `MultiWorkerMirroredStrategy` reads.
 CLUSTER_VARIABLE = "TF_CONFIG"
-# What TensorFlow says behind a convolution of no images, which it gives the
-# depth of its input.
+# Errors of TensorFlow that follow from a convolution over no images: its
+# output has the depth of its input.
 EMPTY_SHARE = re.compile(
     "input depth must be evenly divisible by filter depth"
     "|Shape mismatch in the collective"
@@ -34,8 +34,9 @@ def strategy_scope(model):
 
 @contextlib.contextmanager
 def on_replicas(model):
-    """Puts Keras's trainer in order for the strategy of a model, once it passes
-    `check_replicas`.
+    """Fixes Keras's trainer for the strategy of a model.
+
+    The model must pass `check_replicas`.
     """
     check_replicas(model)
     strategy = getattr(model, "_distribute_strategy", None)
@@ -49,19 +50,18 @@ def on_replicas(model):
             if not EMPTY_SHARE.search(str(error)):
                 raise
             raise ValueError(
-                "A batch of fewer images than the strategy has replicas "
+                "A batch with fewer images than the strategy has replicas "
                 f"({strategy.num_replicas_in_sync}) leaves one of them "
-                "nothing, which Keras's convolutions cannot compute. Leave "
-                "the last batch out (`dataset.batch(size, "
-                "drop_remainder=True)`), or choose a batch size that leaves "
-                "more over."
+                "empty, which Keras's convolutions cannot compute. Drop the "
+                "last batch (`dataset.batch(size, drop_remainder=True)`), or "
+                "choose a batch size that leaves more images in it."
             ) from error
 
 
 def check_replicas(model, metrics=()):
-    """Refuses what would not be right on the replicas in force.
+    """Refuses what would be wrong on the current replicas.
 
-    A model, optimizer or metric that was made outside of the strategy, and
+    A model, optimizer or metric that was made outside the strategy, and
     gradient accumulation.
     """
     if keras.backend.backend() != "tensorflow":
@@ -71,14 +71,14 @@ def check_replicas(model, metrics=()):
     current = tf.distribute.get_strategy()
     if current.num_replicas_in_sync > 1 and current is not strategy:
         raise ValueError(
-            "The model was built outside of the strategy that is in force "
+            "The model was built outside the current strategy "
             f"({type(current).__name__}): its weights are on one device. "
             "Build or load it, and compile it, inside `with strategy.scope():`."
         )
     if strategy is None or strategy.num_replicas_in_sync == 1:
         return
     optimizer = getattr(model, "optimizer", None)
-    # A loss scale wraps the optimizer that it is for.
+    # A loss-scale optimizer wraps the real one.
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     outside = [
         type(each).__name__
@@ -101,17 +101,17 @@ def check_replicas(model, metrics=()):
         )
     if getattr(inner, "ema_overwrite_frequency", None):
         raise ValueError(
-            "Keras cannot overwrite weights by their averages under a "
-            "strategy of TensorFlow. Received: ema_overwrite_frequency="
+            "Keras cannot overwrite weights with their averages under a "
+            "TensorFlow strategy. Received: ema_overwrite_frequency="
             f"{inner.ema_overwrite_frequency}. Leave it out; "
             "keras.callbacks.SwapEMAWeights puts the averages in place."
         )
     steps = getattr(inner, "gradient_accumulation_steps", None)
     if steps:
         raise ValueError(
-            "Keras cannot accumulate gradients under a strategy of "
-            f"TensorFlow. Received: gradient_accumulation_steps={steps} on "
-            f"{strategy.num_replicas_in_sync} replicas. Take a larger batch "
+            "Keras cannot accumulate gradients under a TensorFlow strategy. "
+            f"Received: gradient_accumulation_steps={steps} on "
+            f"{strategy.num_replicas_in_sync} replicas. Use a larger batch "
             "on more devices, one device, or KERAS_BACKEND=jax."
         )
 
@@ -147,14 +147,14 @@ def refuse_on_replicas(model, options):
     if asked is True:
         raise ValueError(
             "XLA cannot compile what a strategy's replicas exchange. "
-            "Received: jit_compile=True. Take False, or 'auto'."
+            "Received: jit_compile=True. Use False, or 'auto'."
         )
     options["jit_compile"] = False
     steps = options.get("steps_per_execution", 1)
     if steps != 1:
         raise ValueError(
-            "Keras cannot run several steps at once under a strategy of "
-            f"TensorFlow. Received: steps_per_execution={steps}. Leave it out."
+            "Keras cannot run several steps at once under a TensorFlow "
+            f"strategy. Received: steps_per_execution={steps}. Leave it out."
         )
 
 
@@ -174,7 +174,7 @@ def choose(num_devices):
 
 @contextlib.contextmanager
 def open_strategy(name, num_devices):
-    """Puts the `"mirrored"`, `"multiworker"` or `"tpu"` strategy in force.
+    """Enters the `"mirrored"`, `"multiworker"` or `"tpu"` strategy.
 
     Yields:
         (strategy, (which, of how many) workers).
@@ -206,7 +206,7 @@ def sum_over_workers(strategy, counts, num_local):
     import tensorflow as tf
 
     def value(context):
-        # One of a worker's replicas has them, the others nothing.
+        # One replica of each worker has the counts, the others zeros.
         is_first = context.replica_id_in_sync_group % num_local == 0
         return tf.constant(counts if is_first else 0 * counts)
 
@@ -215,7 +215,7 @@ def sum_over_workers(strategy, counts, num_local):
 
 
 def read_cluster():
-    """(which, of how many) workers `TF_CONFIG` says; None without it."""
+    """(which, of how many) workers, from `TF_CONFIG`; None without it."""
     text = os.environ.get(CLUSTER_VARIABLE)
     if not text:
         return None
@@ -231,8 +231,8 @@ def read_cluster():
         ) from error
     if not sizes.get("worker") or set(sizes) - {"chief", "worker"}:
         raise _malformed(
-            "`cluster` must list a worker or more, and beside them a chief "
-            "at most",
+            "`cluster` must list at least one worker, and besides workers "
+            "only a chief",
             text,
         )
     if not all(
@@ -242,7 +242,7 @@ def read_cluster():
     ):
         raise _malformed("each worker must be a 'host:port'", text)
     if sizes.get("chief", 0) > 1:
-        raise _malformed("there can be one chief only", text)
+        raise _malformed("there can be only one chief", text)
     if kind not in sizes or not 0 <= index < sizes[kind]:
         raise _malformed("`task` must be one of those in `cluster`", text)
     chiefs = sizes.get("chief", 0)
@@ -287,8 +287,8 @@ def _workers(num_devices):
         )
     if num_devices is not None:
         raise ValueError(
-            "distribute='multiworker' takes every GPU that its workers see, "
-            "or one CPU each, so that it takes no number of devices. "
+            "distribute='multiworker' uses every GPU that its workers see, "
+            "or one CPU each, so it takes no number of devices. "
             f"Received: num_devices={num_devices}. Choose with "
             "CUDA_VISIBLE_DEVICES."
         )
@@ -297,7 +297,7 @@ def _workers(num_devices):
     except RuntimeError as error:
         raise ValueError(
             "Several workers must be set up before TensorFlow has computed "
-            f"anything ({error}). Begin with it in a fresh process."
+            f"anything ({error}). Do it first in a fresh process."
         ) from error
 
 
@@ -310,15 +310,15 @@ def _tpu(num_devices):
 
     if num_devices is not None:
         raise ValueError(
-            "distribute='tpu' takes all cores of the TPU, so that it takes "
-            f"no number of devices. Received: num_devices={num_devices}."
+            "distribute='tpu' uses all cores of the TPU, so it takes no "
+            f"number of devices. Received: num_devices={num_devices}."
         )
     address = _tpu_address()
     if not address and tf.config.list_physical_devices("TPU"):
         address = "local"
     try:
         if not address:
-            raise ValueError("neither a TPU here nor TPU_NAME")
+            raise ValueError("no TPU here and no TPU_NAME")
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(address)
         if address != "local":
             tf.config.experimental_connect_to_cluster(resolver)
@@ -329,7 +329,7 @@ def _tpu(num_devices):
             f"distribute='tpu' found no TPU ({error}). Expected one of this "
             "machine (a TPU VM with TensorFlow's build for TPUs) or its name "
             f"or address in TPU_NAME. Received: TPU_NAME={address!r}. "
-            "distribute='auto' takes what is there."
+            "distribute='auto' uses what is available."
         ) from error
 
 

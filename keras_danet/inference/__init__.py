@@ -1,4 +1,4 @@
-"""What a network sees in an image, and how good that is."""
+"""What a network predicts for an image, and how good that is."""
 
 import typing
 

@@ -1,4 +1,4 @@
-"""Pictures of what attention looks at: heat maps on a scale that is told."""
+"""Pictures of what attention looks at: heat maps with their scale."""
 
 import math
 import textwrap
@@ -10,7 +10,7 @@ from keras_danet.inference.picture_arguments import as_image
 from keras_danet.inference.picture_arguments import as_values
 from keras_danet.inference.picture_arguments import check_same_length
 
-# In a line of a note.
+# Letters in a line of a note.
 NOTE_LETTERS = 110
 # Six equally spaced samples of matplotlib's "magma" (CC0). Its lightness rises
 # steadily, so it also reads in grey and to colour-blind eyes.
@@ -27,7 +27,7 @@ HEAT_ANCHORS = (
 def heatmap(values, low, high):
     """Colour numbers (height, width) from `low`, dark, to `high`, bright.
 
-    What lies beyond has the colour of the end.
+    Values beyond either end get its colour.
 
     >>> heatmap(np.array([[-1.0, 0.0, 9.0]]), low=0, high=5).tolist()
     [[[0, 0, 4], [0, 0, 4], [252, 253, 191]]]
@@ -47,24 +47,24 @@ def heatmap(values, low, high):
 def attention_picture(image, point_maps, points, channel_maps, channels=None):
     """Show what position and channel attention look at in an image.
 
-    All maps of a kind share one scale, which a bar of colours below them
-    tells, and every position has the bar's colour of its value. Position
-    attention is shown in times the even share, 1 / (number of positions), on a
-    logarithmic scale around 1: to both ends as far as the highest of the maps,
-    and at least to half and twice the share; a title says how few positions
-    give half of it. Channel maps are activations, which have no unit, on a
-    linear scale from about the 1st to the 99th percentile of all that are
-    shown; a channel stands for no class.
+    All maps of a kind share one scale, shown by a colour bar below them, and
+    every position has the bar's colour for its value. Position attention is
+    shown as a multiple of the even share, 1 / (number of positions), on a
+    logarithmic scale around 1: up to the highest value of the maps and as far
+    down, at least from half to twice the share; a title says how few
+    positions give half of it. Channel maps are activations, which have no
+    unit, on a linear scale from about the 1st to the 99th percentile of all
+    that are shown; a channel does not stand for a class.
 
     Args:
         image: Array (height, width, 3), RGB, uint8 or float in 0-255; the
             first panel, with all points marked.
         point_maps: Sequence of arrays of any (height, width), not negative:
-            how much the point attends to every place.
+            how much the point attends to every position.
         points: Sequence of (row, column) in pixels of `image`, from 0 at the
             top and at the left, one for each of `point_maps`.
         channel_maps: Sequence of real arrays of any (height, width): the
-            channels that vary most, as `attention_maps` gives them.
+            channels that vary most, as `attention_maps` returns them.
         channels: Sequence of the numbers of `channel_maps` for their titles.
             Defaults to 0, 1, 2, ...
 
@@ -105,8 +105,8 @@ def attention_picture(image, point_maps, points, channel_maps, channels=None):
                     "Position attention: how much each marked point takes in "
                     "from every position. Points, as (row, column) in pixels:",
                     *textwrap.wrap(where, NOTE_LETTERS),
-                    "One logarithmic scale for all maps, in times the even "
-                    "share, which is 1 / (number of positions):",
+                    "One logarithmic scale for all maps, in multiples of the "
+                    "even share, 1 / (number of positions):",
                 ],
                 letters,
             ),
@@ -121,7 +121,7 @@ def attention_picture(image, point_maps, points, channel_maps, channels=None):
 
 
 def _place(point, size, panel_size):
-    """Where a point of an image lies in its panel."""
+    """The position of an image's point in its panel."""
     if any(x not in range(side) for x, side in zip(point, size, strict=True)):
         raise ValueError(
             "`points` must be (row, column) pixels inside the image of "
@@ -134,17 +134,17 @@ def _place(point, size, panel_size):
 
 
 def _shares(point_maps):
-    """The maps in times their mean, and the logarithm of the scale's end."""
+    """The maps as multiples of their mean, and the log of the scale's end."""
     shares = []
     for values in point_maps:
         values = as_values(values, "point_maps")
         if values.min() < 0 or not values.any():
             raise ValueError(
-                "`point_maps` must not be negative, nor 0 everywhere. Received "
+                "`point_maps` must not be negative or 0 everywhere. Received "
                 f"values from {values.min()} to {values.max()}"
             )
         shares.append(values / values.mean())
-    # So that what is nearly even looks even, and rounding is not stretched.
+    # So that a nearly even map looks even, and rounding is not stretched.
     highest = max([2, *(share.max() for share in shares)])
     decade = 10 ** math.floor(math.log10(highest))
     top = next(k for k in (1, 2, 5, 10) if k * decade >= highest) * decade
@@ -152,7 +152,7 @@ def _shares(point_maps):
 
 
 def _half(share):
-    """In how few positions half of the attention is."""
+    """How few positions have half of the attention."""
     parts = np.sort(share, axis=None)[::-1].cumsum()
     count = 1 + np.searchsorted(parts, parts[-1] / 2)
     return f"half its attention is on {count:,} of {share.size:,} positions"
@@ -164,7 +164,7 @@ def _channel_blocks(size, channel_maps, channels, letters):
     low, high = np.percentile(shown, (1, 99))
     if not low < high:
         low, high = low - 0.5, low + 0.5
-    # Ends that are easily read.
+    # Ends that are easy to read.
     unit = 10.0 ** math.floor(math.log10((high - low) / 4))
     low, high = (round(end / unit) * unit for end in (low, high))
     panels = [
@@ -176,7 +176,7 @@ def _channel_blocks(size, channel_maps, channels, letters):
         sheets.draw_note(
             [
                 "The channels of channel attention's output that vary most, "
-                "in that order. A channel stands for no class.",
+                "in that order. A channel does not stand for a class.",
                 "Activations, without a unit. One linear scale for all maps, "
                 "from about the 1st to the 99th percentile:",
             ],
@@ -194,7 +194,7 @@ def _channel_blocks(size, channel_maps, channels, letters):
 
 
 def _heat(values, size, low, high):
-    """A map at a panel's size, each position in the bar's colour."""
+    """A map at a panel's size, each position in its colour of the bar."""
     return heatmap(sheets.resize_map(values, size), low, high)
 
 

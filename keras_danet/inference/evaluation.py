@@ -1,4 +1,4 @@
-"""How good a model is: `evaluate` counts, `Report` tells."""
+"""How good a model is: `evaluate` counts, `Report` shows the result."""
 
 import dataclasses
 import json
@@ -103,15 +103,15 @@ def evaluate(
     """Predicts every image and counts every labelled pixel.
 
     Args:
-        predictor: a `Predictor`, or any function of an image, uint8 `(height,
-            width, 3)`, to a `(height, width)` label map.
+        predictor: a `Predictor`, or any function from an image, uint8
+            `(height, width, 3)`, to a `(height, width)` label map.
         pairs: list of `data.files.Pair`.
         dataset: `data.datasets.Dataset` that they belong to.
         split: string, for the report.
-        progress: function of (number done, number in all), called after each
+        progress: function of (number done, total number), called after each
             image. Defaults to `None`.
         placement: a `distribution.Placement`, whose processes share the
-            images and come to the same report. Defaults to `None`.
+            images and return the same report. Defaults to `None`.
 
     Returns:
         A `Report`.

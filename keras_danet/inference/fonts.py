@@ -1,4 +1,4 @@
-"""Fonts for the names in pictures, in whatever script they are."""
+"""Fonts for the names in pictures, in any script."""
 
 import functools
 import importlib.util
@@ -12,10 +12,10 @@ from PIL import features
 
 from keras_danet.text_tables import harmless
 
-# Font files to try first, with what separates paths between them.
+# Font files to try first, separated like the paths in PATH.
 VARIABLE = "KERAS_DANET_FONT"
 MAX_FONTS = 5000
-# Upright and of even strokes before all others.
+# Upright fonts with even strokes come first.
 _STYLES = (
     *("bold", "italic", "oblique", "light", "thin", "black", "condensed"),
     *("mono", "serif", "math"),
@@ -30,7 +30,7 @@ def font_for(text, size):
     """A font of Pillow that has all letters of a text, or `None`.
 
     Pillow's own has those of ASCII. Others are looked for in
-    `KERAS_DANET_FONT` (paths of font files), where the system keeps its fonts
+    `KERAS_DANET_FONT` (paths of font files), in the system's font folders
     and in matplotlib, if that is installed.
     """
     found = _find_font("".join(sorted(_letters(text))), _needs_layout(text))
@@ -42,11 +42,11 @@ def font_for(text, size):
 
 
 def drawable(text, stand_in):
-    """The text, `harmless`, if a font has its letters.
+    """The text, made `harmless`, if a font has its letters.
 
-    Else without its accents, if that makes it ASCII; else `stand_in`.
+    Otherwise without accents, if that makes it ASCII; else `stand_in`.
     """
-    # Split and joined: a line break would run into the next row.
+    # Split and joined, because a line break would run into the next row.
     text = harmless(" ".join(text.split()))
     if font_for(text, _TRIAL_SIZE):
         return text
@@ -59,7 +59,7 @@ def drawable(text, stand_in):
 
 
 def _letters(text):
-    """The characters of a text that a font has to have."""
+    """The characters of a text that a font must have."""
     return {
         letter
         for letter in text
@@ -71,7 +71,7 @@ def _letters(text):
 
 
 def _needs_layout(text):
-    """Whether letters are joined, moved or written from the right."""
+    """Whether letters are joined, moved or written from right to left."""
     return any(
         unicodedata.bidirectional(letter) in ("R", "AL")
         or unicodedata.category(letter) in ("Mn", "Mc", "Me")
@@ -81,7 +81,7 @@ def _needs_layout(text):
 
 @functools.cache
 def _find_font(letters, needs_layout):
-    """The path of a font, "" for Pillow's own, None where there is none."""
+    """The path of a font, "" for Pillow's own, None if there is none."""
     if needs_layout and not features.check("raqm"):
         return None
     if letters.isascii():
@@ -131,7 +131,7 @@ def _rank(path):
 
 
 def _has(path, letters):
-    """Whether a font draws each letter otherwise than one that it lacks."""
+    """Whether a font draws each letter differently from a missing one."""
     font = _open(path)
     if font is None:
         return False
@@ -145,10 +145,10 @@ def _open(path):
         font = ImageFont.truetype(
             path, _TRIAL_SIZE, layout_engine=ImageFont.Layout.BASIC
         )
-    # Not a font, or one of pictures, which come in one size.
+    # Not a font, or a bitmap font, which has only one size.
     except OSError:
         return None
-    # It has a box for every letter that there is.
+    # It draws a box for every letter.
     family = (font.getname()[0] or "").replace(" ", "")
     return None if "LastResort" in family else font
 

@@ -1,4 +1,4 @@
-"""What the arguments of pictures may be: see `visualization`."""
+"""Checks of the arguments that pictures take: see `visualization`."""
 
 import numpy as np
 
@@ -20,14 +20,14 @@ def as_image(image, name):
     # Written so that NaN fails it too.
     if not (image.min() >= 0 and image.max() <= 255):
         raise ValueError(
-            f"`{name}` must lie in 0-255. Received values from "
+            f"`{name}` must be in 0-255. Received values from "
             f"{image.min()} to {image.max()}"
         )
     return np.rint(image).astype("uint8")
 
 
 def as_label(label, num_classes, ignore_label):
-    """The label with `num_classes` for what is ignored, in few bytes."""
+    """The label in few bytes, with `num_classes` for ignored pixels."""
     label = np.asarray(label)
     if label.ndim != 2 or label.dtype.kind not in "iu" or not label.size:
         raise ValueError(

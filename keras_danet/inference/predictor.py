@@ -34,17 +34,17 @@ from keras_danet.runs import classes_of
 from keras_danet.runs import open_model
 from keras_danet.waiting import answering
 
-# What images are resized to: the longer side, (long, short), their own size
-# for `None`, or what the model was trained with for "auto".
+# The size that images are resized to: the longer side, (long, short), `None`
+# for their own, or "auto" for what the model was trained with.
 Size = int | tuple[int | None, int | None] | None | Literal["auto"]
 
 
 def _as_numpy(image):
-    """An array of what is one already, a tensor or nested lists."""
+    """An array from an array, a tensor or nested lists."""
     if keras.ops.is_tensor(image):
         image = keras.ops.convert_to_numpy(image)
     elif hasattr(image, "detach"):
-        # Torch's, on another backend.
+        # A torch tensor on another backend.
         image = image.detach().cpu().float()
     try:
         image = np.asarray(image)
@@ -54,12 +54,12 @@ def _as_numpy(image):
             "An image must be an array (height, width, 3), RGB in 0-255. "
             f"Received: one of {type(image).__name__} ({error})"
         ) from error
-    # NumPy has no kind of its own for it.
+    # NumPy has no native bfloat16.
     return image.astype("float32") if image.dtype.name == "bfloat16" else image
 
 
 def _reshaping(shape):
-    """How to make an image of what has this shape, where that is clear."""
+    """A hint how to turn this shape into an image, if that is clear."""
     if len(shape) == 4:
         return ". Give one image of the batch at a time."
     if len(shape) == 3 and shape[0] == 3:
@@ -69,16 +69,16 @@ def _reshaping(shape):
     return ""
 
 
-# Smaller images are done before it pays to measure how long they will take,
-# on an image of as many pixels as the second says.
+# Images with fewer pixels are not worth a time estimate, which is measured on
+# an image of TRIAL pixels.
 LARGE = 2**21
 TRIAL = 2**17
 
-# Seconds until a thread that trains the same model is taken to train on.
+# Seconds to wait for a thread that trains the same model.
 PATIENCE = 30
 
-# Of several threads: memory is asked for one image, and each would take all
-# cores. Keras's trainers are not made for it either.
+# Threads take turns: memory is checked for one image, each would use all
+# cores, and Keras's trainers are not thread-safe.
 _one_at_a_time = threading.Lock()
 
 
@@ -86,20 +86,19 @@ class Predictor:
     """Segments images of any size with a DANet.
 
     The whole image goes through the network once: at its own size, or resized
-    to `size` with what training does to its crops (bilinear, with
-    antialiasing). The logits are resized back to the image (bilinear), so
-    that a label map always has the image's size. Threads may share a
-    predictor.
+    to `size` as training resizes its crops (bilinear, with antialiasing). The
+    logits are resized back to the image (bilinear), so that a label map
+    always has the image's size. Threads may share a predictor.
 
     Args:
-        model: a `DANet`, or what `optimize_for_inference` made of one; or what
-            names one: a run's folder, a `.keras` file, a preset.
-        size: what the network sees of an image, with the aspect that it has:
-            an integer, the pixels of its longer side; or (long, short), as
-            large as exceeds neither. Either of the two may be `None`; of two
-            integers the greater is the long side. `None` is the image's own
-            size. Defaults to `"auto"`: what the run says that `model` names
-            (`TrainConfig.test_sides`), else `model.test_size`.
+        model: a `DANet`, or what `optimize_for_inference` made of one; or the
+            name of one: a run's folder, a `.keras` file, a preset.
+        size: the size that the network sees; the aspect ratio is kept. An
+            integer, the pixels of the longer side; or (long, short), which
+            neither side exceeds. Either of the two may be `None`; the greater
+            of two integers is the long side. `None` is the image's own size.
+            Defaults to `"auto"`: the `TrainConfig.test_sides` of the run that
+            `model` names, else `model.test_size`.
 
     Call arguments:
         image: a path, a Pillow image, the bytes of a file, a file open for
@@ -108,7 +107,7 @@ class Predictor:
             EXIF orientation.
 
     Attributes:
-        protocol: string, how a number measured with it was measured.
+        protocol: string, how a figure measured with it was obtained.
         class_names, palette: tuples of a name and a color per class.
 
     Returns:
@@ -116,8 +115,8 @@ class Predictor:
 
     Raises:
         ValueError: if the image has another shape, is empty, has values
-            outside 0-255, is too large for the memory there is, or a file
-            cannot be read; or if `size` is none.
+            outside 0-255, is too large for the available memory, or a file
+            cannot be read; or if `size` is not a size.
 
     Example:
 
@@ -180,8 +179,8 @@ class Predictor:
     def check_size(self, height: int, width: int) -> None:
         """Raises a ValueError if images of this size need too much memory."""
         height, width = self.network_size(height, width)
-        # An estimate takes as long as a small image; of many sizes in a data
-        # set only those need one that are larger than all before.
+        # An estimate takes as long as a small image. A size needs one only
+        # if it does not fit into a size that was checked before.
         if not any(
             height <= rows and width <= columns
             for rows, columns in self._fitting_sizes
@@ -190,10 +189,10 @@ class Predictor:
             self._fitting_sizes.append((height, width))
 
     def expected_seconds(self, height: int, width: int) -> float:
-        """About how long such an image will take, by how long a small one does.
+        """About how long such an image will take, judged by a small one.
 
         Returns:
-            Float; 0 for an image that is small as the network sees it.
+            Float; 0 for an image that is small at the network's size.
         """
         size = self.network_size(height, width)
         if math.prod(size) < LARGE:
@@ -218,7 +217,7 @@ class Predictor:
         batch = answering(self.resize, image)[np.newaxis]
         with turn_of(self.model, PATIENCE), _one_at_a_time:
             self.check_size(*image.shape[:2])
-            # What is in force for several devices is so in one thread only.
+            # A distribution is set per thread, so this stays in the thread.
             if keras.distribution.distribution() is not None:
                 return self._forward(batch)
             return answering(self._forward, batch)
@@ -239,8 +238,8 @@ class Predictor:
             )
         if image.shape[0] * image.shape[1] > MAX_PIXELS:
             raise ValueError(
-                f"An image may have {MAX_PIXELS} pixels. Received: shape "
-                f"{image.shape}. Cut it into pieces."
+                f"An image may have at most {MAX_PIXELS} pixels. Received: "
+                f"shape {image.shape}. Cut it into pieces."
             )
         if image.dtype.kind not in "iuf":
             raise ValueError(
@@ -250,7 +249,7 @@ class Predictor:
         # Written so that NaN fails it too.
         if not 0 <= image.min() <= image.max() <= 255:
             raise ValueError(
-                "An image must lie in 0-255. Received: values from "
+                "An image must be in 0-255. Received: values from "
                 f"{image.min()} to {image.max()}"
             )
         return image if image.dtype == "uint8" else image.astype("float32")
@@ -270,14 +269,14 @@ def _describe(sides):
 
 
 def _forward(model):
-    """A function of an image batch to the first one's logits, NumPy."""
+    """A function from an image batch to the first image's logits, NumPy."""
     strategy = getattr(model, "distribute_strategy", None)
     if getattr(strategy, "num_replicas_in_sync", 1) > 1:
         return _forward_on_one_replica(model)
     if keras.backend.backend() != "jax":
         return lambda batch: _predict_on_batch(model, batch)
-    # `predict_on_batch` of JAX gives the weights' memory away while it runs,
-    # and whoever reads them meanwhile, such as `attention_maps`, finds none.
+    # `predict_on_batch` donates the weights' memory to JAX while it runs, so
+    # that other readers, such as `attention_maps`, would find none.
     network = getattr(model, "inference_model", model)
     variables = network.variables
 
@@ -289,9 +288,9 @@ def _forward(model):
     compiled = sys.modules["jax"].jit(call)
 
     def forward(batch):
-        # What `compile` was told holds here, too.
+        # The options of `compile` apply here, too.
         is_eager = model.run_eagerly or not model.jit_compile
-        # Within an epoch `fit` keeps the weights elsewhere.
+        # During an epoch `fit` keeps the weights elsewhere.
         model.jax_state_sync()
         values = [_nearest(variable.value) for variable in variables]
         output = (call if is_eager else compiled)(values, batch)
@@ -305,10 +304,10 @@ def _forward(model):
 
 
 def _forward_on_one_replica(model):
-    """`_forward` of what a strategy of TensorFlow has on several.
+    """`_forward` for a model on several replicas of a TensorFlow strategy.
 
-    `predict_on_batch` has all of them compute, and gathers it: each worker
-    would wait until every other one has an image of this size, too.
+    `predict_on_batch` computes on all replicas and gathers the results: each
+    worker would wait until all others have an image of this size, too.
     """
     network = getattr(model, "inference_model", model)
 
@@ -325,24 +324,24 @@ def _forward_on_one_replica(model):
 
 
 def _nearest(value):
-    """A weight that all processes have, where this one computes alone."""
+    """This process's copy of a weight, to compute without the others."""
     if value.is_fully_addressable or not value.is_fully_replicated:
         return value
     return value.addressable_data(0)
 
 
 def _predict_on_batch(model, batch):
-    # Devices that share a batch equally get an image each: the same.
+    # A batch must divide among the devices: each gets the same image.
     batch = np.repeat(batch, num_shares(), axis=0)
     return model.predict_on_batch(batch)[0]
 
 
 def _gives_logits(model):
-    """Whether a model makes of an image a map of the image's size."""
+    """Whether a model maps an image to a map of the image's size."""
     shape = getattr(getattr(model, "input", None), "shape", ())
     if len(shape) != 4 or shape[-1] != 3:
         return False
-    # What is downsampled is not of this size, whatever rounds it.
+    # Odd sides, which no rounding of a downsampled size can give.
     size = tuple(
         side or other for side, other in zip(shape[1:3], (33, 49), strict=True)
     )
@@ -359,23 +358,23 @@ def attention_maps(
 ) -> tuple[list[np.ndarray], list[np.ndarray], list[int]]:
     """What a DANet's attentions look at in an image.
 
-    One position's row of the N x N map is computed, never the map.
+    Only the rows of the N x N map for `points` are computed, never the map.
 
     Args:
         model: `DANet`.
-        image: as `Predictor` takes it.
+        image: as for `Predictor`.
         points: sequence of (row, column) in pixels of the image.
         num_channels: integer, how many channels to show: those of channel
             attention's output that vary most over the image. Defaults to
             `3`.
-        size: what the network sees of the image, as of `Predictor`. Defaults
-            to `"auto"`.
+        size: the size that the network sees, as for `Predictor`. Defaults to
+            `"auto"`.
 
     Returns:
         `(point_maps, channel_maps, channels)`: per point, a float array of
         the features' (height, width) that sums to 1; per channel, its output;
-        and the channels' numbers. Empty for an attention that the model has
-        not.
+        and the channels' numbers. Empty for an attention that the model does
+        not have.
     """
     predictor = Predictor(model, size)
     image = predictor.as_array(image)

@@ -1,4 +1,4 @@
-"""Sheets: pictures with captions beside each other, legends, colour bars."""
+"""Sheets: captioned pictures side by side, legends, colour bars."""
 
 import math
 
@@ -13,25 +13,25 @@ from keras_danet.inference.fonts import font_for
 INK = (32, 32, 32)
 # Around swatches: pale class colours would melt into the white page.
 OUTLINE = (128, 128, 128)
-# Cyan: neither in the heat colours nor that of the page beside an edge.
+# Cyan is not among the heat colours, and differs from the page at an edge.
 MARK = (0, 255, 255)
-# So wide are pictures beside each other, and so many pixels are they all, at
-# most: what a screen shows. Captions and the legend come on top.
+# The most that pictures side by side may take, as much as a screen shows.
+# Captions and the legend come on top.
 MAX_WIDTH = 2000
 MAX_PIXELS = 2**22
-# Of the long side of one of them; smaller ones are enlarged.
+# Pixels of a picture's long side; smaller ones are enlarged.
 MIN_PANEL_SIDE, MAX_PANEL_SIDE = 320, 720
 MIN_TEXT_SIZE = 14
-# Of pictures in a row.
+# Pictures in a row.
 MAX_COLUMNS = 4
-# In columns of a terminal; a legend of long names would be all of the sheet.
+# In terminal columns; a legend of long names would fill the whole sheet.
 MAX_NAME_WIDTH = 40
 
 
 def panel_size(size, count, columns):
     """(height, width) in a sheet of `count` pictures of this size.
 
-    Small ones grow by a whole factor, so that pixels stay what they are.
+    Small ones grow by a whole factor, so that pixels stay sharp.
     """
     long = max(size)
     factor = min(
@@ -45,7 +45,7 @@ def panel_size(size, count, columns):
 
 
 def resize_image(image, size):
-    """An image at another (height, width); a smaller one has mean colours."""
+    """An image at another (height, width); shrinking averages colours."""
     if image.shape[:2] == tuple(size):
         return image
     smaller = size[0] * size[1] < image.shape[0] * image.shape[1]
@@ -66,7 +66,7 @@ def resize_map(values, size):
 def draw_sheet(panels, columns, size=None):
     """Titled pictures, a list of (title, uint8 RGB), on white, in rows.
 
-    `size` is the height of letters; `None` is what suits the sheet's width.
+    `size` is the height of letters; `None` chooses it by the sheet's width.
     """
     rows = [
         panels[start : start + columns]
@@ -94,7 +94,7 @@ def draw_sheet(panels, columns, size=None):
 
 
 def stack(blocks):
-    """Pictures below each other, from the left, on white."""
+    """Pictures below each other, aligned left, on white."""
     width = max(block.shape[1] for block in blocks)
     height = sum(block.shape[0] for block in blocks)
     sheet = np.full((height, width, 3), 255, "uint8")
@@ -117,13 +117,13 @@ def draw_note(lines, size):
 
 
 def draw_color_bar(colors, ticks, size):
-    """A bar of colours, uint8 (steps, 3), from the lowest, with words below it.
+    """A bar of colours, uint8 (steps, 3), lowest first, with labels below it.
 
     `ticks` is a list of (place, text): a place from 0, the lowest, to 1.
     """
     gap, line = round(size / 2), round(size * 1.5)
     texts = [text_width(text, size) for _, text in ticks]
-    # Half of an end's text stands beside the bar.
+    # Half of the text at an end extends beyond the bar.
     margin = gap + max(texts) // 2
     length = sum(texts) + 12 * size
     shape = (length + 2 * margin, size + line + 4 * gap)
@@ -169,10 +169,10 @@ def draw_mark(picture, place, text, size):
 
 
 def draw_legend(picture, names, swatches):
-    """A picture with swatches and names beneath it, in its upper left corner.
+    """A canvas with a picture at the upper left, swatches and names beneath.
 
     `swatches` has the (left, right) RGB colours of each name. One with black
-    at the left, which overlays leave out, is drawn empty.
+    on the left, which overlays leave out, is drawn empty.
     """
     height, width = picture.shape[:2]
     size = text_size(width)
@@ -211,7 +211,7 @@ def text_size(width):
 
 
 def shorten(text):
-    """The text, or its beginning where it is long."""
+    """The text, or its beginning if it is long."""
     if cell_len(text) <= MAX_NAME_WIDTH:
         return text
     return f"{set_cell_size(text, MAX_NAME_WIDTH - 3)}..."

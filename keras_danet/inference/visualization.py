@@ -1,15 +1,15 @@
 """Pictures of label maps, predictions and attention, as NumPy arrays.
 
-Pictures go out as uint8 RGB arrays (height, width, 3). Nothing here knows a
-model. These arguments mean the same everywhere:
+Pictures are returned as uint8 RGB arrays (height, width, 3). Nothing here
+depends on a model. These arguments mean the same everywhere:
 
     image: Array (height, width, 3), RGB, uint8 or float in 0-255.
     label: Integer array (height, width) of class indices.
     palette: RGB colours in 0-255, (num_classes, 3), one per class; those of
         `display_palette` can be told apart in a picture.
-    class_names: Sequence of strings, one per class, in any script. Where no
-        font has the letters of a name, the picture says "class 3" instead, and
-        a warning tells the name.
+    class_names: Sequence of strings, one per class, in any script. If no font
+        has the letters of a name, the picture says "class 3" instead, and a
+        warning gives the name.
     ignore_label: Integer that marks pixels without a class. Defaults to 255.
     alpha: Float in 0-1, the share of the colours blended over a grey image.
 
@@ -43,9 +43,9 @@ from keras_danet.inference.picture_arguments import check_same_size
 from keras_danet.inference.picture_arguments import describe
 from keras_danet.text_tables import harmless
 
-# A border is that part of the long side wide.
+# Width of a border as a share of the long side.
 BORDER_SHARE = 1 / 1500
-# Pixels that are worked on at once: more memory is only taken for results.
+# Pixels that are processed at once: only results take more memory.
 _PIECE = 2**20
 MID_GREY = 128
 _named_stand_ins: set[str] = set()
@@ -71,30 +71,30 @@ def overlay(
 ):
     """Blend class colours over an image in grey.
 
-    Every pixel is alpha * colour + (1 - alpha) * grey, so that every hue that
-    is seen is a class's, and the same wherever the class is. Borders between
-    classes are lines, white on what is dark and black on what is bright. They
-    lie on the side of the class that has more pixels, so that small things
-    stay whole. What is ignored shows the grey image, and so does a class in
-    black: in the palettes of the field it is the background, and it would hide
-    the image without telling anything.
+    Every pixel is alpha * colour + (1 - alpha) * grey, so every visible hue
+    belongs to a class, and a class has the same hue everywhere. Borders
+    between classes are lines, white on dark pixels and black on bright ones.
+    They are on the side of the class that has more pixels, so that small
+    objects stay whole. Ignored pixels show the grey image, and so does a class
+    in black: in common palettes it is the background, and it would hide the
+    image to no purpose.
 
-    `border_width` is in pixels; 0 draws none. Defaults to
-    `None`: a 1500th of the image's long side, and at least one pixel.
+    `border_width` is in pixels; 0 draws none. Defaults to `None`: 1/1500 of
+    the image's long side, and at least one pixel.
 
     Returns a picture of the image's size.
     """
     image, palette = as_image(image, "image"), as_palette(palette)
     label = as_label(label, len(palette), ignore_label)
     check_same_size(image, label)
-    alpha = arguments.number("alpha", alpha, "must lie in 0-1", least=0, most=1)
+    alpha = arguments.number("alpha", alpha, "must be in 0-1", least=0, most=1)
     if border_width is None:
         border_width = max(1, round(BORDER_SHARE * max(label.shape)))
     border_width = arguments.integer(
-        "border_width", border_width, "must be an integer from 0", least=0
+        "border_width", border_width, "must be an integer >= 0", least=0
     )
     grey = np.asarray(Image.fromarray(image).convert("L"))
-    # What becomes of each level of each class, the last one being none.
+    # The result for each grey level of each class; the last class is "none".
     levels = np.arange(256, dtype="float32")[:, None]
     blends = np.empty((len(palette) + 1, 256, 3), "float32")
     blends[:-1] = alpha * palette[:, None] + (1 - alpha) * levels
@@ -112,11 +112,11 @@ def overlay(
 def add_legend(picture, class_names, palette, present=None, alpha=0.5):
     """Put swatches with class names beneath a picture (an `image`).
 
-    The legend wraps to the picture's width. Where a name is wider than the
-    picture, white widens the canvas; very long ones are shortened. The
-    picture itself stays in the upper left corner. `present` is an iterable of
-    the class indices to show, all by default; if it is empty, no legend is
-    added.
+    The legend wraps to the picture's width. If a name is wider than the
+    picture, the canvas is widened with white; very long names are shortened.
+    The picture itself stays in the upper left corner. `present` is an
+    iterable of the class indices to show, all by default; if it is empty, no
+    legend is added.
 
     The left half of a swatch is the colour itself, as in a label map, and the
     right half `alpha` of it over mid grey, as in an overlay. A class in black,
@@ -146,10 +146,10 @@ def compare(
 ):
     """Show an image, its ground truth and its prediction in one picture.
 
-    The panels stand side by side, or in a column if the image is more than
+    The panels are side by side, or in a column if the image is more than
     twice as wide as high; the legend names the classes that occur. Large
-    images are shown smaller, small ones enlarged by a whole factor. `label`
-    may be None: its panel is left out. `prediction` is a label map as well.
+    images are shown smaller, small ones enlarged by a whole factor. If
+    `label` is None, its panel is left out. `prediction` is also a label map.
     """
     image, palette = as_image(image, "image"), as_palette(palette)
     maps = [] if label is None else [("ground truth", label)]
@@ -172,10 +172,10 @@ def compare(
 
 
 def gallery(samples, palette, class_names, alpha=0.5, ignore_label=255):
-    """Show images of any sizes, each with its label laid over it.
+    """Show images of any sizes, each overlaid with its label.
 
-    `samples` gives (title, image, label), at least once; one is held at a
-    time. Each image is brought to a long side of 320 pixels, four stand in a
+    `samples` yields (title, image, label), at least once; one is held at a
+    time. Each image is resized to a long side of 320 pixels, with four in a
     row, and the legend names the classes that occur.
     """
     palette = as_palette(palette)
@@ -192,7 +192,7 @@ def gallery(samples, palette, class_names, alpha=0.5, ignore_label=255):
         present |= found
     if not cells:
         raise ValueError("Expected at least one sample. Received: none")
-    # No higher than the highest: most data sets lie on their side.
+    # Cells are as high as the highest image: most images are landscape.
     height = max(cell.shape[0] for _, cell in cells)
     width = max(cell.shape[1] for _, cell in cells)
     panels = []
@@ -208,9 +208,9 @@ def save_png(path, array, palette=None):
     """Write uint8 (height, width) or RGB (height, width, 3) as a PNG file.
 
     With a `palette`, (height, width) is written as a palette PNG: its pixels
-    stay the numbers that they are, and viewers show the colours. The file
-    appears whole or not at all; missing folders are made. `path` must end in
-    ".png". Raises OSError where it cannot be written.
+    keep their numbers, and viewers show the colours. The file appears whole or
+    not at all; missing folders are made. `path` must end in ".png". Raises
+    OSError if it cannot be written.
     """
     path, array = Path(path), np.asarray(array)
     if path.suffix.lower() != ".png":
@@ -228,8 +228,8 @@ def save_png(path, array, palette=None):
         image = label_image(array, as_palette(palette))
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
-    # Not into the file, which would be one call that answers no signal. Of 6,
-    # the default, a photo is smaller by a fifth and takes thrice as long.
+    # Not straight into the file: that call could not answer signals. Level 6,
+    # the default, makes a photo a fifth smaller and takes three times as long.
     image.save(content, format="PNG", compress_level=3)
     with whole_or_not(path) as partial:
         partial.write_bytes(content.getbuffer())
@@ -243,7 +243,7 @@ def _pieces(array):
 
 
 def _borders(label, width):
-    """Which pixels have a class with fewer within `width`, in row or column."""
+    """Pixels with a rarer class within `width`, in their row or column."""
     counts = sum(
         np.bincount(label[rows].ravel(), minlength=label.max() + 1)
         for rows in _pieces(label)
@@ -265,9 +265,9 @@ def _borders(label, width):
 
 
 def _panel(image, small, label, palette, ignore_label):
-    """A label map at a panel's size, and the classes that the whole one has.
+    """A label map at a panel's size, and the classes of the full-size one.
 
-    What is ignored is `len(palette)`.
+    Ignored pixels are `len(palette)`.
     """
     label = as_label(label, len(palette), ignore_label)
     check_same_size(image, label)
@@ -288,7 +288,7 @@ def _drawable_names(class_names, indices):
         warnings.warn(
             f"No font has glyphs for {len(told)} class "
             f"name{'s' * (len(told) > 1)}; pictures show: {', '.join(told)}. "
-            f"Install a font of the script, or name its file in {VARIABLE}.",
+            f"Install a font for the script, or name its file in {VARIABLE}.",
             stacklevel=3,
         )
     return names

@@ -382,7 +382,7 @@ def test_predict_replaces_nothing_unasked(workshop, tmp_path, capsys):
     capsys.readouterr()
     arguments = [*arguments[:3], output / "a_label.png", *arguments[3:]]
     message = fails(capsys, *arguments, "--overwrite")
-    assert "would replace an image" in message
+    assert "would replace an input image" in message
 
 
 def test_what_does_not_fit_is_refused_first(

@@ -138,7 +138,7 @@ def _loop(path):
 def test_what_only_bears_the_name_of_a_file(tmp_path, spoil, what):
     dataset, split, pairs = lay_out(tmp_path, "coco_stuff164k")
     spoil(Path(pairs[0].image))
-    message = rf"000000000139\.jpg bears .*, but is {what}"
+    message = rf"000000000139\.jpg has .*, but is {what}"
     with pytest.raises(ValueError, match=message):
         find_pairs(dataset, tmp_path, split)
     dataset, split, pairs = lay_out(tmp_path, "voc2012")
@@ -232,7 +232,7 @@ def test_missing_folders_say_what_was_looked_for(tmp_path):
     with pytest.raises(FileNotFoundError, match=message):
         find_pairs(dataset, tmp_path, "val")
     lay_out(tmp_path, "voc2012")
-    with pytest.raises(FileNotFoundError, match=r"are there: trainval\."):
+    with pytest.raises(FileNotFoundError, match=r"are present: trainval\."):
         find_pairs(dataset, tmp_path, "val")
     message = r"`python training/prepare/voc_aug\.py` makes it"
     with pytest.raises(FileNotFoundError, match=message):
@@ -252,7 +252,7 @@ def test_labels_that_are_to_be_made(tmp_path):
     for pair in pairs:
         Path(pair.label).unlink()
     message = (
-        r"test\.txt lists 4 files and 2 of them are not there, .* download "
+        r"test\.txt lists 4 files and 2 of them are missing; .* download "
         r"lacks it; `python training/prepare/coco_stuff10k\.py` makes it"
     )
     with pytest.raises(FileNotFoundError, match=message):
@@ -381,7 +381,7 @@ def test_listed_paths_are_taken_from_the_root(root, line):
         (
             "train/a.png trainannot/x.png\ntrain/y.png trainannot/b.png",
             FileNotFoundError,
-            r"4 files and 2 of them are not there, .*trainannot/x\.png",
+            r"4 files and 2 of them are missing; .*trainannot/x\.png",
         ),
         # An absolute path of one name stays below the root.
         ("/etc /x.png", FileNotFoundError, r"first is /.+/etc \(it is not"),
@@ -405,7 +405,7 @@ def test_missing_root_split_and_list(root):
         find_pairs(CAMVID, root / "no", "train")
     with pytest.raises(ValueError, match=r"train, val, test.*mean 'train'"):
         find_pairs(CAMVID, root, "trian")
-    with pytest.raises(FileNotFoundError, match=r"val\.txt.*there: train\."):
+    with pytest.raises(FileNotFoundError, match=r"val\.txt.*present: train\."):
         find_pairs(CAMVID, root, "val")
     (root / "train.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"is .* its root"):

@@ -314,7 +314,7 @@ def test_check_data_is_content_with_what_is_right(tmp_path, capsys):
     [
         (["camvit", "."], "Did you mean 'camvid'"),
         (["camvid", "nowhere"], "There is no folder nowhere"),
-        (["camvid", "."], "None of CamVid's splits is there"),
+        (["camvid", "."], "None of CamVid's splits is present"),
         (["camvid", ".", "--split", "trian"], "Did you mean 'train'"),
         (["camvid", ".", "--split", "test"], "for split 'test'"),
         (["camvid", ".", "--sheet", "sheet.jpg"], "ends in '.png'"),

@@ -47,13 +47,13 @@ def codes(colors):
 @pytest.mark.parametrize(
     "values, dataset, part",
     [
-        ([0, 255], TWO, "mask of black and white"),
+        ([0, 255], TWO, "black and white mask"),
         (
             [0, 255],
             dataclasses.replace(TWO, label_map=make_label_map(range(2), ())),
-            "mask of black and white",
+            "black and white mask",
         ),
-        ([*range(1, 22), 255], VOC, "seem to count from 1. Take 1 away"),
+        ([*range(1, 22), 255], VOC, "seem to count from 1. Subtract 1"),
         ([*range(22)], VOC, "reduce_zero_label"),
         ([*range(19), 255], CITYSCAPES, "train ids already"),
         ([*range(19)], CITYSCAPES, "train ids already"),
@@ -66,7 +66,7 @@ def codes(colors):
             ),
             "reduce_zero_label",
         ),
-        (luminance(VOC.palette), VOC, "turned into grey"),
+        (luminance(VOC.palette), VOC, "converted to grey"),
         ([*range(0, 256, 3)], VOC, "interpolation"),
         (codes(c[::-1] for c in CAMVID.palette), COLORS, "OpenCV"),
         (

@@ -159,7 +159,7 @@ def test_what_is_skipped_is_not_decoded(pairs):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 6}, "needs 6 examples and there are only 5"),
+        ({"batch_size": 6}, "needs 6 examples, but there are only 5"),
         ({"shard": (2, 2)}, "Received: shard="),
         ({"seed": -3}, "Received: seed=-3"),
         ({"start_epoch": -1}, "Received: epoch=-1"),

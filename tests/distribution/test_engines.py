@@ -404,9 +404,9 @@ def test_none_is_one_device():
 def test_batches_that_do_not_divide_are_refused():
     placement = distribution.Placement("mirrored", 4, 4)
     placement.check_batch_size(8)
-    with pytest.raises(ValueError, match="among the 4 .* Take 8 or 12"):
+    with pytest.raises(ValueError, match="among the 4 .* Use 8 or 12"):
         placement.check_batch_size(10)
-    with pytest.raises(ValueError, match="batch_size=3. Take 4 or 4"):
+    with pytest.raises(ValueError, match="batch_size=3. Use 4 or 4"):
         placement.check_batch_size(3)
 
 
@@ -420,7 +420,7 @@ def test_missing_clusters_and_tpus_are_explained(monkeypatch):
     with pytest.raises(ValueError, match="found no TPU.*TPU_NAME=None"):
         with distribution.scope("tpu"):
             pass
-    with pytest.raises(ValueError, match="takes all cores.*num_devices=2"):
+    with pytest.raises(ValueError, match="uses all cores.*num_devices=2"):
         with distribution.scope("tpu", 2):
             pass
     monkeypatch.setenv("TF_CONFIG", tf_config(2, 1))
@@ -465,13 +465,16 @@ def test_a_cluster_is_read_from_tf_config(monkeypatch):
         ("{", "cannot be read"),
         ("[]", "cannot be read"),
         ('{"cluster": {}}', "cannot be read"),
-        ('{"cluster": {}, "task": {"type": "worker", "index": 0}}', "a worker"),
+        (
+            '{"cluster": {}, "task": {"type": "worker", "index": 0}}',
+            "one worker",
+        ),
         ('{"cluster": 3, "task": {"type": "worker", "index": 0}}', "be read"),
         (tf_config(2, 2), "`task` must be one of"),
         (tf_config(2, -1), "`task` must be one of"),
         (tf_config(2, 0, "chief"), "`task` must be one of"),
-        (tf_config(2, 0, ps=["host:1"]), "a chief at most"),
-        (tf_config(2, 0, chief=["host:1", "host:2"]), "one chief only"),
+        (tf_config(2, 0, ps=["host:1"]), "only a chief"),
+        (tf_config(2, 0, chief=["host:1", "host:2"]), "only one chief"),
         (tf_config(2, 0, chief=["host"]), "'host:port'"),
         (tf_config(2, 0, worker="host:1"), "'host:port'"),
     ],

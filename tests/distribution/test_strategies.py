@@ -132,7 +132,7 @@ outside = network()
 optimizer = keras.optimizers.SGD()
 metric = SegmentationMetrics(3)
 with scope():
-    refused("built outside of the strategy", outside)
+    refused("built outside the current strategy", outside)
     inside = network()
     refused("SGD, made outside", inside, optimizer=optimizer)
     scaled = keras.optimizers.LossScaleOptimizer(optimizer)

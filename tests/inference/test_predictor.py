@@ -282,7 +282,7 @@ def test_a_model_that_is_trained_meanwhile_is_told(model, monkeypatch):
     thread = threading.Thread(target=train)
     thread.start()
     begun.wait(60)
-    with pytest.raises(RuntimeError, match="at work in another thread"):
+    with pytest.raises(RuntimeError, match="in use in another thread"):
         Predictor(model)(photo(16, 16))
     release.set()
     thread.join()

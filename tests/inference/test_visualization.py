@@ -630,7 +630,7 @@ def test_attention_refuses_maps():
     with pytest.raises(ValueError, match="point_maps` must be finite"):
         attention_picture(image, [good * np.nan], [(0, 0)], [])
     for impossible in (-good, 0 * good):
-        with pytest.raises(ValueError, match="must not be negative, nor 0"):
+        with pytest.raises(ValueError, match="must not be negative or 0"):
             attention_picture(image, [impossible], [(0, 0)], [])
     with pytest.raises(ValueError, match="channel_maps` must be non-empty"):
         attention_picture(image, [], [], [np.zeros((1, 2, 2))])

@@ -496,7 +496,7 @@ def test_a_broken_recipe_is_named(tmp_path, capsys, contents, message):
 def test_a_folder_without_recipes(tmp_path, capsys):
     code, output, errors = listed(capsys, tmp_path, "--json")
     assert (code, json.loads(output)) == (0, [])
-    assert "no recipe lies in" in errors
+    assert "no recipe in" in errors
     code, _, errors = listed(capsys, tmp_path / "none")
     assert code == 2
     assert re.match("keras-danet: error: There is no folder .*none", errors)
