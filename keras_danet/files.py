@@ -37,7 +37,7 @@ def whole_or_not(path):
     except OSError as error:
         raise OSError(
             f"{path} cannot be written: {error.strerror or error}. Make room, "
-            "or write elsewhere; what was finished before is whole."
+            "or write elsewhere; files finished before are whole."
         ) from error
     finally:
         partial.unlink(missing_ok=True)
@@ -81,7 +81,7 @@ def save_model(model, path):
 
 
 def _reserve(path, size):
-    """Takes room on the disk: where HDF5 finds none, the process crashes."""
+    """Reserves space: if HDF5 finds the disk full, the process crashes."""
     with open(path, "wb") as file:
         try:
             os.posix_fallocate(file.fileno(), 0, size)
@@ -111,7 +111,7 @@ def check_folder(path):
 
 
 def make_folder(path, exist_ok=True):
-    """Makes a folder, and those that it is to lie in.
+    """Makes a folder and its parents.
 
     Raises:
         OSError: if it cannot be made, of the kind that the system raises; a

@@ -42,7 +42,7 @@ def write_run_config(run, config, root, placement, recipe, data_digest):
         root: path of the data set.
         placement: `distribution.Placement`.
         recipe: string, path of the recipe, or `None`.
-        data_digest: string, which tells the data from others.
+        data_digest: string, identifies the data.
     """
     path = run / "config.json"
     sessions = []
@@ -90,7 +90,7 @@ def read_run_config(run):
     try:
         content = read_run_file(run)
         if not isinstance(content.get("sessions", []), list):
-            raise TypeError("its sessions are no list")
+            raise TypeError("its sessions are not a list")
         return TrainConfig.from_keys(content["config"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
@@ -114,7 +114,7 @@ def open_model(source):
 
     Returns:
         `(model, config)`: a `DANet`, or what else a `.keras` file holds, and
-        a `TrainConfig`, `None` for what is no run. A `DANet` of a run knows
+        a `TrainConfig`, `None` for what is not a run. A `DANet` of a run knows
         its classes.
     """
     kind, place = sources.find(source)
@@ -123,7 +123,7 @@ def open_model(source):
     model = load_keras_model(place)
     config = config_of(source)
     if config and isinstance(model, DANet) and model.class_names is None:
-        # Runs of before kept them beside the model alone.
+        # Older runs kept them beside the model only.
         dataset = read_dataset(config, source)
         if dataset.num_classes == model.num_classes:
             model.class_names = dataset.class_names
@@ -149,15 +149,15 @@ def dataset_of_preset(source):
     """
     if str(source) in DilatedResNet.presets:
         raise ValueError(
-            f"{source} is a backbone without a head, which tells no classes "
-            "apart. Expected a DANet: train one from it, with the recipe's "
+            f"{source} is a backbone without a head, which has no classes. "
+            "Expected a DANet: train one from it, with the recipe's "
             f"`backbone_weights={str(source)!r}`."
         )
     return DANet.presets.get(str(source), {}).get("dataset")
 
 
 def classes_of(model):
-    """(class names, palette) of a model, or such as stand for them."""
+    """(class names, palette) of a model, or placeholders."""
     count = model.inference_model if isinstance(model, DANet) else model
     count = count.output.shape[-1]
     names = getattr(model, "class_names", None)
@@ -182,7 +182,7 @@ def find_data_for(model, name, root):
         known and known != dataset.class_names
     ):
         raise ValueError(
-            f"The model tells {len(names)} classes apart"
+            f"The model has {len(names)} classes"
             + (f" ({', '.join(names[:3])}, ...)" if known else "")
             + f", and {dataset.title} has {dataset.num_classes} "
             f"({', '.join(dataset.class_names[:3])}, ...). Expected the same: "
@@ -222,11 +222,11 @@ def find_data(config, run):
     if config.dataset == FOLDER:
         title, origin = (
             "your own data set",
-            "`keras_danet.data.folder` says how",
+            "`keras_danet.data.folder` describes the layout",
         )
     else:
         known = get_dataset(config.dataset)
-        title, origin = known.title, f"It can be had from {known.url}"
+        title, origin = known.title, f"It is available from {known.url}"
     if root is None and config.dataset == "scenes" and run is not None:
         from keras_danet.data.scenes import write_scenes
 
@@ -235,8 +235,8 @@ def find_data(config, run):
             write_scenes(root)
     if root is None:
         raise ValueError(
-            f"Where {title} lies is not known. Give --data FOLDER, "
-            f"set `data_root` in the recipe, or the environment variable "
+            f"The folder of {title} is not known. Give --data FOLDER, set "
+            "`data_root` in the recipe, or set the environment variable "
             f"{variable}. {origin}."
         )
     dataset = open_dataset(config.dataset, root)
@@ -245,7 +245,7 @@ def find_data(config, run):
 
 
 def read_dataset(config, run):
-    """The data set's record for a run, without a look at the data itself."""
+    """The data set's record for a run, without reading the data."""
     if config.dataset == FOLDER:
         return read_classes(pathlib.Path(run) / CLASSES_FILE)
     return get_dataset(config.dataset)
@@ -269,9 +269,9 @@ def _check_classes(dataset, run, root):
 
 
 def sample_images(config, run, count=2):
-    """A few validation images of a run, as its network is given them.
+    """A few validation images of a run, resized as for its network.
 
-    None if they are not there.
+    An empty list if they are missing.
     """
     try:
         dataset, root = find_data(config, run)

@@ -102,7 +102,7 @@ class ModelConfig:
             )
         if self.backbone_weights and self.start_from:
             raise ValueError(
-                "`start_from` brings a backbone with it. Received: both it "
+                "`start_from` includes a backbone. Received: both it "
                 f"({self.start_from!r}) and `backbone_weights` "
                 f"({self.backbone_weights!r})."
             )
@@ -192,8 +192,8 @@ class ObjectiveConfig:
             value = getattr(self, name)
             if self.loss != loss and value != getattr(ObjectiveConfig, name):
                 raise ValueError(
-                    f"`{name}` is of loss={loss!r}. Received: {name}={value!r} "
-                    f"with loss={self.loss!r}. Leave one of them out."
+                    f"`{name}` is for loss={loss!r}. Received: {name}="
+                    f"{value!r} with loss={self.loss!r}. Leave one of them out."
                 )
 
 
@@ -232,7 +232,7 @@ class TrainConfig:
         val_split: name of the split to measure on.
         val_every: integer, epochs from one validation to the next.
         patience: integer, validations without a better mean IoU after which
-            the training ends early; None never ends it so.
+            the training ends early; None, never.
         model: `ModelConfig` or a dict of its keys.
         optimization: `OptimizationConfig` or a dict of its keys.
         objective: `ObjectiveConfig` or a dict of its keys.

@@ -1,4 +1,4 @@
-"""Recipes as files: where they lie, and what they define."""
+"""Recipes as files: where they are, and what they define."""
 
 import importlib.util
 import os
@@ -14,9 +14,9 @@ ALIASES = {"camvid": "camvid_danet_resnet18"}
 
 
 def recipes_folder() -> pathlib.Path:
-    """Where the recipes lie that come with the package.
+    """The folder of the recipes that come with the package.
 
-    Installed they lie in it; in a checkout beside it, as `training/`.
+    Installed it is in the package; in a checkout beside it, as `training/`.
     """
     package = pathlib.Path(__file__).parents[1]
     installed = package / "recipes"
@@ -29,7 +29,7 @@ def find_recipe(name: str | os.PathLike[str]) -> pathlib.Path:
     Args:
         name: string or path: a file; or the name of a recipe that comes with
             the package, whole (`"scenes_danet_resnet18"`) or its beginning
-            (`"scenes"`) where no other begins so.
+            (`"scenes"`) if only one begins so.
 
     Returns:
         `pathlib.Path`.
@@ -75,7 +75,7 @@ def load_recipe(path: str | os.PathLike[str]) -> TrainConfig:
         )
     spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise ValueError(f"{path} is no Python file; a recipe ends in .py.")
+        raise ValueError(f"{path} is not a Python file; a recipe ends in .py.")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

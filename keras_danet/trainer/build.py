@@ -29,7 +29,7 @@ def build_model(config, num_classes, like=None):
         num_classes: integer.
         like: path of a `.keras` file of the same network, for a training
             that is resumed: a checkpoint brings the weights, and those
-            to start from need not be there any more. Defaults to `None`.
+            that it started from are no longer needed. Defaults to `None`.
 
     Raises:
         ValueError: if weights to start from are those of another network, or
@@ -38,7 +38,7 @@ def build_model(config, num_classes, like=None):
     check_dtype(config.dtype)
     network = config.model
     if like and os.path.exists(like):
-        # A recipe does not tell all of a network that it starts from.
+        # A recipe does not describe all of a network that it starts from.
         gone = gone_sources(network)
         network = dataclasses.replace(
             network,
@@ -70,7 +70,7 @@ def build_model(config, num_classes, like=None):
 
 
 def gone_sources(network):
-    """The fields of a `ModelConfig` that name weights which are not there."""
+    """The fields of a `ModelConfig` that name weights that are missing."""
     return [
         name
         for name, presets in (
@@ -131,7 +131,7 @@ def _network_of(model, network):
 
 
 def _check_network(network, argument, found):
-    """What weights decide is said by the recipe, which is recorded, too."""
+    """Refuses a recipe that does not state what its weights decide."""
     other = [
         f"{name}={value!r} (received {getattr(network, name)!r})"
         for name, value in found.items()
@@ -140,8 +140,8 @@ def _check_network(network, argument, found):
     if other:
         raise ValueError(
             f"The weights of {argument}={getattr(network, argument)!r} are of "
-            f"a network with {', '.join(other)}. Expected the recipe to say "
-            "the same: set it so, or take other weights."
+            f"a network with {', '.join(other)}. Expected the same in the "
+            "recipe: change it, or use other weights."
         )
 
 
@@ -160,7 +160,7 @@ def build_loss(objective):
         )
     beside = [
         (objective.dice_weight, DiceLoss()),
-        # Of a batch as one image every device would sort all of it.
+        # With the batch as one image every device would sort all of it.
         (objective.lovasz_weight, LovaszSoftmax(per_image=True)),
     ]
     beside = [pair for pair in beside if pair[0]]

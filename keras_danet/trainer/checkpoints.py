@@ -60,7 +60,7 @@ def read_header(path):
         The dict that was saved.
 
     Raises:
-        ValueError: if it is truncated, damaged or no checkpoint of ours.
+        ValueError: if it is truncated, damaged or not one of our checkpoints.
     """
     with _opened(path) as archive:
         return _header(archive)
@@ -87,12 +87,12 @@ def _opened(path):
             yield archive
     except FileNotFoundError:
         raise
-    # Of a broken archive anything may come.
+    # A broken archive may raise anything.
     except Exception as error:
         raise ValueError(
             f"{path} cannot be used as a checkpoint: {error}. Expected a whole "
             "file that `keras-danet train` wrote; remove it, and --resume "
-            "takes the one before."
+            "uses the one before."
         ) from error
 
 
@@ -179,7 +179,7 @@ def newest_checkpoint(folder, warn):
                 if broken:
                     raise ValueError(f"{broken} in it is damaged")
         except (ValueError, OSError) as error:
-            warn(f"{error} An older one is looked for.")
+            warn(f"{error} Looking for an older one.")
             continue
         return path, header
     return None, None

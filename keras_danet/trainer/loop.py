@@ -66,7 +66,7 @@ def train(
         keep_checkpoints: integer, how many there may be. Defaults to `2`.
         background: boolean, whether to write checkpoints while training goes
             on, which takes the memory of one more. Defaults to `False`.
-        track: strings, where figures go besides: some of
+        track: strings, where else figures go: some of
             `tracking.TRACKERS`. Defaults to `()`.
         verbose: `0` for silence, `1` for a line that redraws itself, `2` for
             lines, or `"auto"` for what fits the output. Defaults to
@@ -85,7 +85,7 @@ def train(
         ValueError: for settings or data that cannot be used or do not fit
             into memory, settings other than those of the run to resume,
             or if the loss becomes NaN or diverges; if the run to resume
-            has no whole checkpoint any more, or has ended and its
+            no longer has a whole checkpoint, or has ended and its
             `model.keras` is missing. A run folder without a
             model or checkpoint is removed, and the run that it replaced
             comes back.
@@ -94,7 +94,7 @@ def train(
         OSError: if a file cannot be written, or another training uses the
             folder. What was finished stays.
         SystemExit: after SIGTERM, with 143; after Ctrl-C, with 130; with 141
-            where nobody reads the output any more.
+            if the output pipe closed.
     """
     _check_arguments(checkpoint_every, keep_checkpoints, callbacks)
     with (
@@ -154,7 +154,7 @@ def _check_arguments(checkpoint_every, keep_checkpoints, callbacks):
 
 @contextlib.contextmanager
 def _run_folder(run, overwrite, resume, placement):
-    """The run folder; for processes but the chief one that is thrown away.
+    """The run folder; a temporary one in processes other than the chief.
 
     They measure and end as the chief does, and nobody reads their files.
     """

@@ -15,11 +15,11 @@ _LOGGER = logging.getLogger("keras_danet")
 
 
 def check_recipe(run, config):
-    """A run is resumed as it was begun, or not at all."""
+    """Refuses a recipe other than the one the run was started with."""
     if not (run / "config.json").is_file():
         return
     before, now = runs.read_run_config(run).values(), config.values()
-    # Data may move; whether it is the same is told by its digest.
+    # Data may move; its digest says whether it is the same.
     changes = [
         f"{name} was {before[name]!r} and is {value!r}"
         for name, value in now.items()
@@ -27,14 +27,14 @@ def check_recipe(run, config):
     ]
     if changes:
         raise ValueError(
-            f"{run} was begun with another recipe: {'; '.join(changes)}. "
-            "Expected the same, so that it ends as it would have; change it "
+            f"{run} was started with another recipe: {'; '.join(changes)}. "
+            "Expected the same one, to resume the same training. Change it "
             "back, or choose another --output."
         )
 
 
 def check_data(run, data_digest):
-    """The backend and the data are those that the run was begun with."""
+    """Refuses another backend or other data than the run started with."""
     if not (run / "config.json").is_file():
         return
     old = runs.read_run_file(run)
@@ -44,7 +44,7 @@ def check_data(run, data_digest):
     ):
         if before != now:
             raise ValueError(
-                f"{run} was begun on another {what}: {before}. Received: "
+                f"{run} was started with another {what}: {before}. Received: "
                 f"{now}. Resume with the same, or choose another --output."
             )
 
@@ -55,12 +55,11 @@ def find_checkpoint(run, config, digest=None):
     Args:
         run: `pathlib.Path` of the run folder.
         config: `TrainConfig`.
-        digest: string, which tells the training from others. Defaults to
-            `None`, any.
+        digest: string, identifies the training. Defaults to `None`, any.
 
     Raises:
-        ValueError: if the run came further than its checkpoints tell, or
-            the checkpoint is another training's.
+        ValueError: if the run went further than its checkpoints, or the
+            checkpoint is another training's.
         FileNotFoundError: if a new run has no weights to start from.
     """
     folder = run / "checkpoints"
@@ -69,7 +68,7 @@ def find_checkpoint(run, config, digest=None):
         if header.get("run", digest) != digest:
             raise ValueError(
                 f"{path} is of a training with another recipe or other data. "
-                "Remove it, and --resume takes the one before."
+                "Remove it, and --resume uses the one before."
             )
         return path, header
     rows = read_history(run / "history.csv")
@@ -85,8 +84,7 @@ def find_checkpoint(run, config, digest=None):
         raise ValueError(
             f"{run} cannot be resumed: it reached epoch {len(rows)} of "
             f"{config.epochs}, and {folder} has no intact checkpoint. Keep "
-            "it and choose another --output, or begin anew in its place with "
-            "--overwrite."
+            "it and choose another --output, or start over with --overwrite."
         )
     for name in gone_sources(config.model):
         raise FileNotFoundError(
@@ -97,7 +95,7 @@ def find_checkpoint(run, config, digest=None):
 
 
 def check_best_model(path, config, place, validation):
-    """Without its best model a run keeps the next one, or is at its end.
+    """If the best model is missing, keeps the next one, or refuses.
 
     Args:
         path: `pathlib.Path` of the run's best model.
@@ -113,11 +111,11 @@ def check_best_model(path, config, place, validation):
     if place.epoch >= config.epochs or validation.is_over:
         raise ValueError(
             f"{path} is missing, and the training has ended: nothing will "
-            "write it again. Put it back, or train anew with --overwrite."
+            "write it again. Put it back, or train again with --overwrite."
         )
     _LOGGER.warning(
-        "%s, the model of the best epoch, is missing: the best of the epochs "
-        "that are left will be kept.",
+        "%s, the model of the best epoch, is missing: the best of the "
+        "remaining epochs will be kept.",
         path,
     )
     validation.best = -math.inf

@@ -21,8 +21,8 @@ _LOGGER = logging.getLogger("keras_danet")
 def open_run_folder(run, overwrite=False, resume=False):
     """Makes a folder for a run, or opens one to resume.
 
-    A folder that holds nothing, or only what a run leaves that is killed
-    before it has a `config.json`, is as good as none.
+    A folder that is empty, or holds only what a run leaves if it is killed
+    before it has a `config.json`, counts as none.
 
     A new run that ends without a model or checkpoint leaves nothing new. The
     run that it replaces is renamed to `{run}.old-1`, or the next number that
@@ -53,7 +53,7 @@ def open_run_folder(run, overwrite=False, resume=False):
     if not run.name:
         raise ValueError(
             "The root of a file system cannot be a run folder. Expected a "
-            f"folder within it, which a run has for itself. Received: {run}. "
+            f"folder in it, for this run alone. Received: {run}. "
             "Choose another --output."
         )
     check_folder(run / "checkpoints")
@@ -67,7 +67,7 @@ def _opened(run, overwrite, resume):
     resumes = resume and not _is_blank(run)
     replaced = None
     if resumes:
-        # Refuses what is no run before anything in it is touched.
+        # Refuses what is not a run before anything in it is touched.
         read_run_config(run)
     elif not _is_blank(run):
         _check_replaceable(run, overwrite)
@@ -132,8 +132,8 @@ def _rename(path, target):
     except OSError as error:
         raise OSError(
             f"{path} cannot be renamed to {target}: {error.strerror}. "
-            "Expected a folder that can be, as a mount point cannot. Choose "
-            "another --output, or empty it by hand."
+            "Expected a folder that can be renamed; a mount point cannot. "
+            "Choose another --output, or empty it by hand."
         ) from error
 
 
@@ -167,8 +167,8 @@ def _remove_new(run, before):
     """Removes what was not there before, the folder as well if it is new."""
     if not run.exists():
         return
-    # Renamed first, so that a kill leaves no half of the drawn scenes. The last
-    # that goes is what tells a run folder from others.
+    # Renamed first, so that a kill leaves no half of the drawn scenes.
+    # `config.json` goes last, because it marks a run folder.
     new = set(run.iterdir()) - (before or set())
     removed = run / ".partial-removed"
     removed.mkdir()

@@ -9,14 +9,14 @@ STOPPING = b"\nstopping after this step; Ctrl-C again stops at once\n"
 
 
 class StopSignal:
-    """Turns SIGTERM and Ctrl-C into a wish that is granted between two steps.
+    """Turns SIGTERM and Ctrl-C into a request, answered between two steps.
 
     A second Ctrl-C ends the training at once.
 
     Attributes:
-        requested: integer, the exit code that was asked for: 143 by SIGTERM,
-            130 by Ctrl-C, 141 by `Progress`, whose output nobody reads any
-            more; 0 before.
+        requested: integer, the requested exit code: 143 after SIGTERM, 130
+            after Ctrl-C, 141 after `Progress` found the output pipe closed;
+            0 before.
     """
 
     def __init__(self):
@@ -25,7 +25,7 @@ class StopSignal:
 
     @contextlib.contextmanager
     def listening(self):
-        """Listens to both; in the main thread only, as Python has it."""
+        """Listens to both; in the main thread only, as Python requires."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
@@ -55,7 +55,7 @@ class StopSignal:
 
     @contextlib.contextmanager
     def prompt(self):
-        """Grants a wish at once, where nothing is lost by it."""
+        """Answers a request at once, where nothing is lost by it."""
         self.check()
         self._is_prompt = True
         try:
@@ -64,6 +64,6 @@ class StopSignal:
             self._is_prompt = False
 
     def check(self):
-        """Raises SystemExit if there is a wish."""
+        """Raises SystemExit if there is a request."""
         if self.requested:
             raise SystemExit(self.requested)

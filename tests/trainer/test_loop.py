@@ -509,7 +509,9 @@ def test_a_best_model_that_is_missing_is_told(
     monkeypatch.setattr(validation, "evaluate", lambda *_, **__: worse)
     loop.train(config, there, resume=True, verbose=0)
     assert (there / "model.keras").exists()
-    assert any("the best of the epochs" in text for text in caplog.messages)
+    assert any(
+        "the best of the remaining epochs" in text for text in caplog.messages
+    )
     kept = read_header(checkpoints(there / "checkpoints")[0])
     assert kept["parts"]["validation"]["best"] == 0.0
 

@@ -243,7 +243,7 @@ def test_every_verb_takes_every_form(saved, tmp_path, capsys):
         (["evaluate", new, "--dataset", "camvid"], "Give --data"),
         (
             ["evaluate", new, "--dataset", "camvid", "--data", str(data)],
-            "8 classes apart",
+            "The model has 8 classes",
         ),
         (["export", new, "--format", "tflite"], "Give --output"),
     ):

@@ -11,13 +11,13 @@ from keras_danet.trainer.checkpoints import load_checkpoint
 from keras_danet.trainer.checkpoints import save_checkpoint
 from keras_danet.trainer.stopping import StopSignal
 
-# Against losses and weights that are no numbers.
+# Against losses and weights that are NaN or infinite.
 REMEDY = (
     "The learning rate is the usual cause: lower it (--set "
     "optimization.learning_rate=...), warm up (--set "
     "optimization.warmup_steps=...), or use "
-    "dtype='float32' if it is a half precision. With another recipe it is "
-    "another training, for another --output."
+    "dtype='float32' if it is a half precision. Another recipe is another "
+    "training, and needs another --output."
 )
 
 
@@ -37,7 +37,7 @@ def training_state(model):
     if keras.backend.backend() == "jax":
         # Within an epoch `fit` keeps them elsewhere.
         model.jax_state_sync()
-    # What `fit` looks for in labels begins anew with it.
+    # What `fit` looks for in labels starts again with it.
     extremes = getattr(model, "extremes", None)
     sums = [
         variable
@@ -57,9 +57,9 @@ def training_state(model):
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Keeps where a training is, so that it can be gone on from there.
+    """Saves where a training is, so that it can be resumed there.
 
-    It belongs at the end of the callbacks, because it keeps what they did.
+    It comes last of the callbacks, because it saves what they did.
 
     Args:
         folder: `pathlib.Path`, where checkpoints lie.
@@ -71,8 +71,8 @@ class Checkpoints(keras.callbacks.Callback):
             Defaults to `None`.
         background: boolean, whether to write while training goes on, from a
             copy of the state. Defaults to `False`.
-        run: string, tells trainings from each other whose checkpoints must
-            not be mixed. Defaults to `None`.
+        run: string, identifies the training, so that checkpoints of several
+            are not mixed. Defaults to `None`.
         files: function of (epoch, step), both from 0, to the names of the
             batch's images, for messages. Defaults to `None`.
         writes: boolean, whether anything is written; of several processes
@@ -111,7 +111,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.epoch = self.step = 0
         self.logs = {}
         self.newest = None
-        # What was newer than the resumed checkpoint counts for nothing.
+        # What is newer than the resumed checkpoint is ignored.
         self._damaged = set()
         self._saved = None
         self._sums = None
@@ -136,7 +136,7 @@ class Checkpoints(keras.callbacks.Callback):
             raise ValueError(
                 f"{path} does not say where the training was ({error!r}). "
                 "Expected a file that `keras-danet train` wrote; remove it, "
-                "and --resume takes the one before."
+                "and --resume uses the one before."
             ) from error
         self.newest = path
         # The folder may have been named in another way.
@@ -240,7 +240,7 @@ class Checkpoints(keras.callbacks.Callback):
         )
         run = self.folder.parent
         start = (
-            f" --set model.start_from={run} begins it with the best epoch of "
+            f" --set model.start_from={run} starts it from the best epoch of "
             "this one."
             if (run / "model.keras").exists()
             else ""

@@ -1,4 +1,4 @@
-"""The end of a training that has come to nothing."""
+"""Ends a training that diverges."""
 
 import math
 
@@ -7,13 +7,13 @@ import keras
 # A loss so many times the first one, for so many steps, does not come back.
 DIVERGED = 20
 DIVERGED_STEPS = 10
-# What was trained before may begin with next to nothing. A guess among 255
-# classes costs 5.5 an output, and DANet's four together 18.8.
+# A trained model may start with a loss near 0. A guess among 255 classes costs
+# 5.5 an output, and DANet's four together 18.8.
 LEAST_FIRST_LOSS = 1.0
 
 
 class StopAtDivergence(keras.callbacks.Callback):
-    """Ends a training whose loss is no number, grows or is of nothing.
+    """Ends a training whose loss is NaN, diverges or has no labelled pixel.
 
     Args:
         place: the `Checkpoints` of the same training, which comes after it
@@ -44,7 +44,7 @@ class StopAtDivergence(keras.callbacks.Callback):
         mean = float((logs or {}).get("loss", 0.0))
         if not math.isfinite(mean):
             self._end(f"became {mean}")
-        # `fit` tells the mean over the epoch so far, which at first, and
+        # `fit` reports the mean over the epoch so far, which at first, and
         # where an epoch is resumed, is all that is known.
         done = self.place.step + 1
         loss = mean
@@ -68,8 +68,8 @@ class StopAtDivergence(keras.callbacks.Callback):
         if logs.get("loss") == 0 and logs.get("pixel_accuracy") == 0:
             raise ValueError(
                 f"No pixel of epoch {epoch + 1} is labelled: all are ignored. "
-                "Expected labels; `keras-danet check-data` tells what is in "
-                "them."
+                "Expected labels; `keras-danet check-data` shows what is "
+                "in them."
             )
 
     def _end(self, what):

@@ -54,7 +54,7 @@ class Throughput(keras.callbacks.Callback):
 def peak_memory():
     """The most memory that this process has held so far, in bytes.
 
-    Not that of accelerators; NaN where the system does not tell.
+    Not that of accelerators; NaN where the system does not report it.
     """
     try:
         import resource
@@ -121,7 +121,7 @@ class Gammas(keras.callbacks.Callback):
 class HistoryFile(keras.callbacks.Callback):
     """Keeps the epochs' figures at `path` as CSV, one row per epoch.
 
-    Keras's `CSVLogger` leaves its file open where training is broken off.
+    Keras's `CSVLogger` leaves its file open if training is interrupted.
     """
 
     def __init__(self, path):
@@ -130,7 +130,7 @@ class HistoryFile(keras.callbacks.Callback):
         self.rows = []
 
     def get_state(self):
-        # JSON has no NaN, a mean IoU of nothing is one.
+        # JSON has no NaN, which the mean IoU of nothing is.
         return [
             {key: value if math.isfinite(value) else None for key, value in row}
             for row in (row.items() for row in self.rows)

@@ -13,7 +13,7 @@ from keras_danet.waiting import clock
 
 _LOGGER = logging.getLogger("keras_danet")
 
-# In a log file a line now and then says that it is still alive.
+# In a log file, a line now and then shows that it is alive.
 SECONDS_PER_LINE = 60
 
 
@@ -63,10 +63,10 @@ class Progress(keras.callbacks.Callback):
         self._print(text, end="")
 
     def _validation_seconds(self, is_measured):
-        """What the validations that are left will take."""
+        """How long the remaining validations will take."""
         if not self.validation:
             return 0
-        # That of this epoch is over where its figure is known.
+        # This epoch's is over once its figure is known.
         now = self.place.epoch + 1 + is_measured
         left = sum(epoch >= now for epoch in self.validation.epochs)
         return left * self.validation.expected_seconds(self.throughput.rate)
@@ -121,8 +121,8 @@ class Progress(keras.callbacks.Callback):
             # A full disk, perhaps, that is not the run folder's.
             if not self.failed:
                 _LOGGER.warning(
-                    "The line of progress cannot be printed (%s). Training "
-                    "goes on; its figures are in history.csv.",
+                    "The progress line cannot be printed (%s). Training "
+                    "continues; its figures are in history.csv.",
                     error,
                 )
             self.failed = True

@@ -44,7 +44,7 @@ def tracking(names, run, config, predictor, pairs, dataset, steps):
         List of callbacks.
 
     Raises:
-        ValueError: for another name, or if one of them cannot begin.
+        ValueError: for another name, or if one of them cannot start.
         ImportError: if what one needs is not installed.
     """
     for name in names:

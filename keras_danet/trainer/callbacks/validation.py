@@ -26,14 +26,14 @@ class Validation(keras.callbacks.Callback):
         epochs: the epochs (from 1) to measure after.
         path: path of the `.keras` file for the best model.
         patience: integer, after how many measurements without a better one
-            the training ends. Defaults to `None`, which never ends it.
+            the training ends. Defaults to `None`, never.
         stop: a `StopSignal`, asked after every image; where several
             processes measure together none may stop alone. Defaults to
             `None`.
         placement: a `distribution.Placement`, whose processes share the
             images. Defaults to `None`.
         num_crops: float, how many crops of the training have as many pixels
-            as the images together. Defaults to `0`, not known.
+            as the images together. Defaults to `0`, unknown.
 
     Attributes:
         best: float, the best mean IoU so far.
@@ -126,7 +126,7 @@ class Validation(keras.callbacks.Callback):
                 raise ValueError(
                     f"Split {self.data[2]!r} has no labelled pixel to measure "
                     "on: all are ignored. Expected labels; `keras-danet "
-                    "check-data` tells what is in them."
+                    "check-data` shows what is in them."
                 )
             if found > self.best or not self.path.exists():
                 save_model(self.model, self.path)
