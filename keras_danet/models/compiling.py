@@ -57,7 +57,7 @@ def _per_output(argument, value, names):
 
 
 def weighted_losses(loss, loss_weights, outputs, dtype):
-    """What `compile` was told of losses, checked.
+    """The losses and weights given to `compile`, checked.
 
     Args:
         loss: a loss, or a dict or list of them by output.
@@ -69,8 +69,8 @@ def weighted_losses(loss, loss_weights, outputs, dtype):
         Dict of an output's name to the weight and the loss that train it.
 
     Raises:
-        ValueError: for other outputs, weights that are no numbers or of
-            outputs without a loss, and losses that cannot train logits.
+        ValueError: for unknown outputs, weights that are not numbers or belong
+            to outputs without a loss, and losses that cannot train logits.
     """
     names = [name for name in LOSS_WEIGHTS if name in outputs]
     losses = _per_output("loss", loss, names)
@@ -114,7 +114,7 @@ def _as_loss(loss, dtype):
     if not isinstance(loss, keras.losses.Loss):
         name = getattr(loss, "__name__", "loss").strip("<>")
         if _is_keras_crossentropy(loss):
-            # Left alone it would take the logits for probabilities.
+            # By default it would take the logits for probabilities.
             loss = functools.partial(loss, from_logits=True)
         return _FunctionLoss(loss, name, dtype)
     if loss.reduction in (None, "none"):
@@ -127,7 +127,7 @@ def _as_loss(loss, dtype):
 
 
 def of_logits(metric):
-    """A metric as `compile` was given it, told that there are logits."""
+    """A metric given to `compile`, set to take logits."""
     by_name = ("crossentropy", "ce", "sparse_categorical_crossentropy")
     if metric in by_name or _is_keras_crossentropy(metric):
         name = metric if isinstance(metric, str) else metric.__name__
@@ -176,7 +176,7 @@ def refuse_other_outputs(argument, metrics):
 
 
 def refuse_lost_exclusions(optimizer):
-    # Keras 3.15 hands them to no optimizer inside another.
+    # Keras 3.15 does not pass them to the inner optimizer.
     if hasattr(optimizer, "inner_optimizer") and hasattr(
         optimizer, "_exclude_from_weight_decay"
     ):

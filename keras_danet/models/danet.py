@@ -1,4 +1,4 @@
-"""DANet: two attention branches over a dilated backbone, and their sum."""
+"""DANet: two attention branches on a dilated backbone, and their sum."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -75,7 +75,7 @@ def classifier(x, num_classes, dropout, name):
 
 
 def _fact(name, check, doc):
-    """A property that is kept with the model's arguments."""
+    """A property that is stored with the model's arguments."""
 
     def get(self):
         return self._constructor_arguments[name]
@@ -88,12 +88,12 @@ def _fact(name, check, doc):
 
 @keras.saving.register_keras_serializable(package="keras_danet")
 class DANet(PretrainedDANet, DeepSupervision):
-    """Dual Attention Network: a semantic segmentation of any image.
+    """Dual Attention Network: semantic segmentation of any image.
 
     A dilated backbone's last features go through two branches: in one every
     position gathers features from all positions, in the other every channel
     from all channels. Their sum gives the segmentation; in training each
-    branch is classified, too, and has its own loss.
+    branch is classified as well and has its own loss.
 
         model = keras_danet.DANet(num_classes=19)
         model.compile(total_steps=80_000)
@@ -110,34 +110,34 @@ class DANet(PretrainedDANet, DeepSupervision):
     them with `keras.Model(model.input, model.features["stage4"])`.
 
     Built and compiled under a `tf.distribute` strategy, or after
-    `keras.distribution.set_distribution`, it ends with the weights that one
-    device would: losses, batch norms, clipping and metrics are those of the
-    global batch.
+    `keras.distribution.set_distribution`, it ends up with the weights that
+    one device would give: losses, batch norms, clipping and metrics are those
+    of the global batch.
 
     Reference:
         - [Dual Attention Network for Scene Segmentation](
           https://arxiv.org/abs/1809.02983) (Fu et al., CVPR 2019)
 
     Args:
-        num_classes: integer from 2 to 255. Two classes are two classes, not
+        num_classes: integer from 2 to 255. Two classes have two logits, not
             one sigmoid.
         backbone: `"resnet18"`, `"resnet34"`, `"resnet50"`, `"resnet101"`,
             `"resnet152"`, untrained; a key of `DilatedResNet.presets`, such
             as `"resnet50_imagenet"`, with its weights; or a functional model
-            of normalised images whose output is a dict with `stage4` (and
-            `stage3` for `auxiliary`), such as `DilatedResNet`. Defaults to
-            `"resnet50"`.
-        attention: tuple of the attentions to use, of `"position"` and
+            that takes normalised images and whose output is a dict with
+            `stage4` (and `stage3` for `auxiliary`), such as `DilatedResNet`.
+            Defaults to `"resnet50"`.
+        attention: tuple of the attentions to use, from `"position"` and
             `"channel"`. `()` is the dilated FCN that the paper compares
             with. Defaults to both.
-        auxiliary: boolean, whether to train a small FCN on `stage3` beside
+        auxiliary: boolean, whether to train a small FCN on `stage3` alongside
             the head, as MMSegmentation does. Defaults to `False`.
         dropout: float in [0, 1), the share of channels dropped before each
             classifier. Defaults to `0.1`.
         align_corners: boolean, how logits are upsampled; see
             `BilinearResize`. Defaults to `True`, the authors' choice.
-        output_stride: 8, 16 or 32, of a backbone given by name. Defaults to
-            `None`, which is 8.
+        output_stride: 8, 16 or 32, for a backbone given by name. Defaults to
+            `None`, which means 8.
         multi_grid: dilation rates of the last stage of a backbone given by
             name. Defaults to `None`.
         stem_filters: widths of the deep stem of a backbone given by name.
@@ -147,16 +147,16 @@ class DANet(PretrainedDANet, DeepSupervision):
         pixel_std: number, or three, that the images are then divided by. A
             mean of 0 and a deviation of 1 switch the normalisation off.
             Defaults to ImageNet's.
-        class_names: tuple of strings, one per class, kept with the model for
-            who prints or draws what it predicts. Defaults to `None`.
+        class_names: tuple of strings, one per class, stored with the model
+            for printing or drawing its predictions. Defaults to `None`.
         palette: tuple of (red, green, blue), one per class, likewise.
             Defaults to `None`.
         test_size: what a `Predictor` resizes images to, as its `size`; a
-            training leaves its own here. Defaults to `None`, the image's own
-            size.
+            training run stores its own here. Defaults to `None`, the image's
+            own size.
         name: string. Defaults to `"danet"`.
         dtype: dtype policy. Logits are float32 under half precision. Under
-            float64 all is float64 but what Keras itself keeps in
+            float64 everything is float64 except what Keras itself keeps in
             `keras.config.floatx()` (arrays of images given to `fit` and
             `predict`, a learning rate assigned after construction) and, on
             torch, the means of Keras's own losses. Defaults to the global
@@ -171,7 +171,7 @@ class DANet(PretrainedDANet, DeepSupervision):
         them.
 
     Raises:
-        ValueError: for arguments out of range or that do not fit together.
+        ValueError: for arguments that are out of range or incompatible.
 
     Example:
 
@@ -227,7 +227,7 @@ class DANet(PretrainedDANet, DeepSupervision):
         given["test_size"] = standardize_sides(test_size)
         if min(given["pixel_std"]) < 1 / MAX_PIXEL:
             raise ValueError(
-                "`pixel_std` must be positive (1 switches it off). "
+                "`pixel_std` must be positive (1 switches the division off). "
                 f"Received: pixel_std={pixel_std!r}"
             )
         with dtype_policy_scope(dtype) as policy:
@@ -239,7 +239,7 @@ class DANet(PretrainedDANet, DeepSupervision):
         self.num_classes = given["num_classes"]
         self.attention = given["attention"]
         self._constructor_arguments = {**given, "dtype": policy}
-        # Kept from Keras's tracking: these are views of the layers above.
+        # Hidden from Keras's tracking: these are views of the layers above.
         self.__dict__["features"] = features
         self.__dict__["inference_model"] = FunctionalModel(
             images, outputs["fusion"], name=f"{name}_inference"
@@ -256,14 +256,14 @@ class DANet(PretrainedDANet, DeepSupervision):
     test_size = _fact(
         "test_size",
         lambda size, _: standardize_sides(size),
-        "(long, short) side that a `Predictor` resizes to, or Nones.",
+        "(long, short) side that a `Predictor` resizes to; either may be None.",
     )
 
     def head_multipliers(self, factor: float = 10.0) -> dict[str, float]:
-        """`multipliers` of `SGD` for all that is not the backbone's.
+        """`multipliers` of `SGD` for everything but the backbone.
 
         The authors train the head, and an auxiliary one, with ten times the
-        backbone's learning rate; MMSegmentation trains all with one.
+        backbone's learning rate; MMSegmentation uses one rate for all.
 
             model.compile(SGD(0.003, multipliers=model.head_multipliers()))
 
@@ -274,7 +274,7 @@ class DANet(PretrainedDANet, DeepSupervision):
             Dict of one regular expression to `factor`.
 
         Raises:
-            ValueError: if the backbone has layers of the head's names.
+            ValueError: if backbone layers have the names of head layers.
         """
         must = "must be a number, 0 or more"
         return {
@@ -283,7 +283,7 @@ class DANet(PretrainedDANet, DeepSupervision):
             )
         }
 
-    # Name -> where its weights come from, and what they reached.
+    # Name -> where its weights come from, and the scores they reached.
     presets = presets.DANET
 
 
@@ -307,7 +307,7 @@ def _graph(
         multi_grid=multi_grid,
         stem_filters=stem_filters,
     )
-    # Pixels are too fine for a half precision; what follows is not.
+    # Pixels need more than half precision; the layers after this do not.
     wide = wide_dtype(keras.config.dtype_policy().compute_dtype)
     images = keras.Input((None, None, 3), name="images", dtype=wide)
     x = Normalization(pixel_mean, pixel_std, name="normalization", dtype=wide)(

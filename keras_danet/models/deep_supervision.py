@@ -32,13 +32,13 @@ from keras_danet.models.functional import compilable
 class DeepSupervision(FunctionalModel):
     """A functional model of several outputs that learn from one label map.
 
-    Called in training it gives the dict of its outputs, otherwise `fusion`
+    Called in training it returns the dict of its outputs, otherwise `fusion`
     alone. Subclasses set `num_classes` and `inference_model`, a functional
     model over the same layers with that one output.
     """
 
     def __call__(self, inputs, *args, **kwargs):
-        # As a layer of another model, which has one loss of one prediction.
+        # Used as a layer of another model, which expects one prediction.
         if any(map(_is_symbolic, keras.tree.flatten(inputs))):
             return self.inference_model(inputs, *args, **kwargs)
         return super().__call__(inputs, *args, **kwargs)
@@ -50,7 +50,7 @@ class DeepSupervision(FunctionalModel):
                 return super().call(inputs, training=True, mask=mask)
             return self.inference_model(inputs, training=bool(training))
         finally:
-            # One that was opened here.
+            # If it was opened here.
             self._maybe_reset_call_context()
 
     def compute_output_spec(self, inputs, training=None, mask=None):
@@ -81,8 +81,8 @@ class DeepSupervision(FunctionalModel):
                 one loss per output (`None` leaves an output untrained).
                 Each is given the labels of the batch and one output's
                 logits; Keras's crossentropies by name, such as
-                `"sparse_categorical_crossentropy"`, are told so. In validation
-                only the loss of `fusion` is computed.
+                `"sparse_categorical_crossentropy"`, get `from_logits=True`. In
+                validation only the loss of `fusion` is computed.
                 Defaults to `"auto"`.
             loss_weights: dict of output name to float, or list in the order
                 fusion, position, channel, auxiliary. Defaults to `None`: 1,
@@ -98,7 +98,7 @@ class DeepSupervision(FunctionalModel):
 
         Raises:
             ValueError: for outputs that the model does not have,
-                `total_steps` beside an optimizer of your own, losses that
+                `total_steps` together with your own optimizer, losses that
                 ignore different labels, a loss with reduction `"none"` or
                 `from_logits=False`, or `jit_compile=True` on torch or under
                 a strategy of several replicas.
@@ -112,12 +112,12 @@ class DeepSupervision(FunctionalModel):
         kwargs = arguments.plain_values(kwargs)
         refuse_on_replicas(self, kwargs)
         ignored = fit_checks.ignored_by_all(losses)
-        # What is made here belongs to the replicas of the model.
+        # Variables made here must belong to the model's replicas.
         with strategy_scope(self):
             optimizer = chosen_optimizer(optimizer, total_steps)
             if metrics == "auto":
                 label = 255 if ignored is None else ignored
-                # Of this name callbacks know that more is better.
+                # From this name callbacks know that higher is better.
                 metrics = [
                     SegmentationMetrics(self.num_classes, label, "mean_iou")
                 ]
@@ -126,18 +126,18 @@ class DeepSupervision(FunctionalModel):
             )
             flat = keras.tree.flatten((metrics, weighted_metrics))
             judged = fit_checks.ignored_labels([*losses, *flat])
-            # The losses are not handed on: Keras would look for one label per
-            # output in every batch, and for every output in validation.
+            # The losses are not passed on: Keras would expect one label per
+            # output in every batch, and every output in validation.
             super().compile(
                 optimizer=optimizer,
                 metrics=metrics,
                 weighted_metrics=weighted_metrics,
                 **kwargs,
             )
-            # Kept from Keras's tracking: it would count the first twice, and
+            # Hidden from Keras's tracking: it would count the first twice, and
             # the second is neither logged nor saved.
             self.__dict__.update(
-                # Keras's own would add up in `floatx`, perhaps a half one.
+                # Keras's own would sum in `floatx`, which may be float16.
                 _loss_tracker=keras.metrics.Mean(name="loss", dtype=wide),
                 extremes=fit_checks.Extremes(
                     self.num_classes,
@@ -171,8 +171,8 @@ class DeepSupervision(FunctionalModel):
                 value = weight * part_of(loss, y, outputs[name], sample_weight)
                 total = value if total is None else total + value
         if total is None or self.losses:
-            # What `add_loss` and regularizers ask for, and Keras's error if
-            # there is nothing at all.
+            # The losses of `add_loss` and regularizers, or Keras's error if
+            # there is no loss at all.
             added = super().compute_loss(
                 x, y, y_pred, sample_weight, training=training
             )
@@ -206,8 +206,8 @@ class DeepSupervision(FunctionalModel):
                 + (name, value)
                 for place, (name, value) in enumerate(results)
             ]
-        # Keras would let one metric's scores overwrite another's. What two
-        # would be called goes to the one without weights, and to the scalar.
+        # Keras would let one metric's scores overwrite another's. If two share
+        # a name, the unweighted one keeps it, and a scalar before a dict.
         logs = {}
         for weighted, several, name, value in sorted(found, key=_precedence):
             scores = value if several else {name: value}
@@ -219,19 +219,19 @@ class DeepSupervision(FunctionalModel):
         return logs
 
     def _flatten_metrics_in_order(self, logs):
-        # Keras would list twice what two metrics are called.
+        # Keras would list a name that two metrics share twice.
         known = self.__dict__.get("log_names", ())
         names = dict.fromkeys((*known, *sorted(logs)))
         values = [logs[name] for name in names if name in logs]
         return values[0] if len(values) == 1 else values
 
     def reset_metrics(self):
-        # Before a validation begins: what training has met is not lost.
+        # Before a validation, so that what training has met is not lost.
         self.check_extremes("Training")
         super().reset_metrics()
 
     def check_extremes(self, where):
-        """Raises for labels, and warns of images, that cannot be meant."""
+        """Raises for labels, and warns about images, that must be wrong."""
         extremes = self.__dict__.get("extremes")
         if extremes is None:
             return
@@ -298,7 +298,7 @@ class DeepSupervision(FunctionalModel):
 
     def _logs_of_batch(self, logs, return_dict):
         if getattr(self, "_distribute_strategy", None) is not None:
-            # Keras gives the mean of what the replicas have measured.
+            # Keras returns the mean of what the replicas have measured.
             logs = self.get_metrics_result()
             logs = {name: float(value) for name, value in logs.items()}
         return logs if return_dict else self._flatten_metrics_in_order(logs)
@@ -316,20 +316,20 @@ class DeepSupervision(FunctionalModel):
 
     @contextlib.contextmanager
     def _in_order(self):
-        """Puts Keras's trainer in order for the devices of this model."""
+        """Adapts Keras's trainer to the devices of this model."""
         with fit_checks.explained(self), on_replicas(self), on_devices(self):
             yield
 
     def _forget_extremes(self):
-        """What an interrupted `fit` has left is not the next one's."""
+        """Discards what an interrupted `fit` has left."""
         if extremes := self.__dict__.get("extremes"):
             extremes.reset_state()
 
     def build_optimizer(self):
         """Makes the optimizer's variables before the first step.
 
-        Inside it TensorFlow would trace the whole step a second time. `fit`
-        does it; a checkpoint's need them to be there.
+        Within the step, TensorFlow would trace all of it a second time. `fit`
+        calls this; loading a checkpoint's variables needs it.
         """
         check_replicas(self)
         optimizer = getattr(self, "optimizer", None)
@@ -357,8 +357,9 @@ class DeepSupervision(FunctionalModel):
 def _is_symbolic(x):
     """Whether another model is being built or, on JAX, trained.
 
-    There a model in training calls its layers as if each came first. What
-    trains a DANet itself is `stateless_call`, which comes by `call` alone.
+    On JAX a model in training calls each of its layers like an outermost
+    model. A DANet's own training uses `stateless_call`, which goes straight
+    to `call`.
     """
     if isinstance(x, keras.KerasTensor):
         return True
@@ -372,7 +373,7 @@ def _precedence(found):
 
 
 def _given(method, args, kwargs):
-    """Arguments by name, however they were given, and numbers as Python's."""
+    """Arguments by name, however they were given, with Python's numbers."""
     given = inspect.signature(method).bind(*args, **kwargs).arguments
     more = given.pop("kwargs", {})
     return arguments.plain_values({**given, **more})

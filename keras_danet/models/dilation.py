@@ -1,4 +1,4 @@
-"""`dilate`: any Keras backbone, its late strides turned into dilation."""
+"""`dilate`: any Keras backbone, with late strides turned into dilation."""
 
 from typing import NamedTuple
 
@@ -14,8 +14,8 @@ CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
 POOLING = (layers.MaxPooling2D, layers.AveragePooling2D)
 GLOBAL_POOLING = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D)
 PACKAGES = ("keras", "keras_cv", "keras_hub", "keras_danet")
-# What treats every position alike. By name, because the operators of a graph
-# (`x * y`) and the layers of keras.applications are no public classes.
+# Layers that treat every position alike. By name, because the operators of a
+# graph (`x * y`) and the layers of keras.applications are not public classes.
 POINTWISE = {
     "Activation",
     "Add",
@@ -54,14 +54,14 @@ POINTWISE = {
 
 
 class _Place(NamedTuple):
-    """Where a tensor lies.
+    """Where a tensor's positions are in the original.
 
     Args:
         stride: integer, how many pixels of the image one of its positions
             was in the original.
-        rate: integer, how many positions now lie where one was.
+        rate: integer, how many positions there are now for each one.
         padding: ((top, bottom), (left, right)) zeros around it that the next
-            convolution shall use up, in the original's positions.
+            convolution should use up, in the original's positions.
     """
 
     stride: int
@@ -77,12 +77,12 @@ class _Place(NamedTuple):
 
 
 class _Dilation:
-    """One walk through a backbone's graph, which makes its copy."""
+    """One walk through a backbone's graph, which copies it."""
 
     def __init__(self, output_stride):
         self.output_stride = output_stride
-        # Tensors are kept beside their places: an id is one's only while it
-        # lives. None is the place of what has no positions any more.
+        # Tensors are kept with their places: an id is unique only while its
+        # tensor lives. The place is None once there are no positions left.
         self.places = {}
         self.copies = {}
         self.features = {}
@@ -124,14 +124,14 @@ class _Dilation:
         else:
             raise _refusal(
                 layer,
-                f"({type(layer).__name__}) is of a kind that is not known to "
+                f"({type(layer).__name__}) is of a type that is not known to "
                 "treat every position alike",
             )
         self.features[self.places[id(x)][1].stride] = x
         return x
 
     def copy(self, layer, **changes):
-        """A new layer with the configuration of `layer` but for `changes`."""
+        """A new layer with the configuration of `layer` and `changes`."""
         if not isinstance(layer, keras.layers.Layer):
             return layer  # an operator, which owns nothing
         if layer in self.copies:
@@ -168,7 +168,7 @@ class _Dilation:
             elif stride == 1:
                 missing.append((0, 0))
             else:
-                # Without the stride, as many positions go out as came in.
+                # Without the stride, the size stays the same.
                 if sum(given) > reach:
                     raise _refusal(layer, "is padded beyond its kernel")
                 missing.append((0, (reach - sum(given)) * rate))
@@ -190,11 +190,11 @@ class _Dilation:
         after = _Place(place.stride * stride, place.rate)
         if place.rate == 1 and after.stride <= self.output_stride:
             return self.put(self.copy(layer)(x), after)
-        # Pools of one position only take every second one.
+        # Pools of size 1 only subsample.
         if tuple(layer.pool_size) != (1, 1):
             raise _refusal(
                 layer,
-                "pools where the resolution is to be kept, and pooling has no "
+                "pools where the resolution must be kept, and pooling has no "
                 "dilation",
             )
         copy = self.copy(layer, strides=(1, 1))
@@ -204,12 +204,12 @@ class _Dilation:
 def dilate(backbone: keras.Model, output_stride: int = 8) -> FunctionalModel:
     """Turns the late strides of a Keras backbone into dilation.
 
-    A copy is made in which each convolution before a removed stride keeps
-    its rate and each one after it doubles its rate. Weights are kept, and so
-    is every feature, at the original's grid points and away from the
+    Makes a copy in which each convolution before a removed stride keeps its
+    rate and each one after it doubles its rate. Weights stay the same, and so
+    does every feature, at the original's grid points and away from the
     borders, if the image's sides are multiples of the original's stride
-    (32). A squeeze-and-excite block pools over more positions then, so that
-    its features change a little.
+    (32). A squeeze-and-excite block then pools over more positions, so its
+    features change slightly.
 
         backbone = keras.applications.MobileNetV2(include_top=False)
         model = keras_danet.DANet(
@@ -225,9 +225,9 @@ def dilate(backbone: keras.Model, output_stride: int = 8) -> FunctionalModel:
           https://arxiv.org/abs/1511.07122)
 
     Args:
-        backbone: functional Keras model of images `(batch, height, width,
-            channels)` with one output, features of the same layout and
-            stride 32, such as those of keras.applications with
+        backbone: functional Keras model that takes images `(batch, height,
+            width, channels)` and has one output, features of the same layout
+            and stride 32, such as those of keras.applications with
             `include_top=False`.
         output_stride: 8, 16 or 32. Defaults to `8`.
 
@@ -252,7 +252,7 @@ def dilate(backbone: keras.Model, output_stride: int = 8) -> FunctionalModel:
         raise arguments.refusal("output_stride", must, output_stride)
     _check_backbone(backbone)
     walk = _Dilation(stride)
-    # Of any size, whatever size the original was made for.
+    # Any size, whatever size the original was made for.
     images = keras.Input(
         (None, None, backbone.input.shape[-1]),
         name="images",
@@ -268,7 +268,7 @@ def dilate(backbone: keras.Model, output_stride: int = 8) -> FunctionalModel:
     _, place = walk.places[id(copy.output)]
     if place is None or place.stride != 32:
         raise ValueError(
-            f"The backbone {backbone.name!r} must end in features of stride "
+            f"The backbone {backbone.name!r} must end with features of stride "
             f"32. Received: {'none' if place is None else place.stride}"
         )
     features = {
@@ -305,7 +305,7 @@ def _is_pointwise(layer):
     kind = type(layer)
     if kind.__name__ not in POINTWISE:
         return False
-    # A name tells what it is only in these packages.
+    # The name identifies the layer only in these packages.
     if kind.__module__.partition(".")[0] not in PACKAGES:
         return False
     axis = getattr(layer, "axis", -1)
@@ -314,11 +314,11 @@ def _is_pointwise(layer):
 
 
 def _sides(pad):
-    """What `keras.ops.pad` puts around height and width, and only there."""
+    """The padding of `keras.ops.pad`, which must be of height and width."""
     widths = list(pad.pad_width)
     batch, *sides, channels = widths * 4 if len(widths) == 1 else widths
     if any((*batch, *channels)):
-        raise _refusal(pad, "pads other axes than height and width")
+        raise _refusal(pad, "pads axes other than height and width")
     return tuple(map(tuple, sides))
 
 
@@ -329,7 +329,7 @@ def _check_layout(layer):
 
 def _only(layer, name, values):
     if len(set(values)) > 1:
-        raise _refusal(layer, f"has different {name} by axis: {values}")
+        raise _refusal(layer, f"has different {name} per axis: {values}")
     return values[0]
 
 

@@ -1,7 +1,7 @@
-"""What `fit` says about labels, images and learning rates gone wrong.
+"""What `fit` says about wrong labels, images and learning rates.
 
-None of it costs a step anything: the lowest and highest values are kept with
-the metrics, on the device, and read after the first step and every epoch.
+None of it slows a step down: the lowest and highest values are kept with the
+metrics, on the device, and read after the first step and every epoch.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ from keras_danet.metrics import SegmentationMetrics
 from keras_danet.metrics import wrong_labels
 from keras_danet.optimizers import SGD
 
-# No pixel has it, and several replicas may halve it without harm.
+# Larger than any pixel, even if averaging over replicas divides it.
 NOTHING = 1e30
-# Images less a mean and divided by a deviation are below it; pixels are not.
+# Normalised images stay below it; raw pixels do not.
 MOST_NORMALISED = 16
 NAN = float("nan")
-# As TensorFlow and torch tell it.
+# The messages of TensorFlow and torch.
 WRONG_LABEL = re.compile(
     r"label value of (-?\d+) which is outside the valid range"
     r"|Target (-?\d+) is out of bounds"
@@ -38,8 +38,8 @@ def ignored_labels(judges):
         judges: iterable of losses and metrics.
 
     Returns:
-        List of one set per loss or metric that is known; of one integer, or
-        none.
+        List of one set per loss or metric of a known kind; each holds one
+        integer or none.
     """
     found = []
     for judge in judges:
@@ -55,7 +55,7 @@ def ignored_labels(judges):
 
 
 def _ignores_none(judge):
-    """Whether it is Keras's crossentropy as a function, or as a metric."""
+    """Whether it is Keras's crossentropy, as a function or as a metric."""
     function = getattr(judge, "function", None)
     function = getattr(function, "func", function)
     return function is keras.losses.sparse_categorical_crossentropy or (
@@ -64,7 +64,7 @@ def _ignores_none(judge):
 
 
 def ignored_by_all(losses):
-    """The label that losses leave out; `None` if they tell of none.
+    """The label that losses leave out; `None` if there is none.
 
     Raises:
         ValueError: if they disagree.
@@ -103,8 +103,8 @@ class Extremes(keras.Metric):
         ]
 
     def update_state(self, images, labels):
-        """Looks at a batch; at no images but of floats."""
-        # Arrays come by `train_on_batch`.
+        """Looks at a batch; at its images only if they are floats."""
+        # `train_on_batch` passes arrays.
         if self.ignored is not None and hasattr(labels, "shape"):
             labels = ops.convert_to_tensor(labels)
             self._widen(*self.values[:2], labels, self._wrong(labels))
@@ -122,7 +122,7 @@ class Extremes(keras.Metric):
 
     def _widen(self, lowest, highest, values, counted):
         values = ops.cast(values, "float32")
-        # NaN and infinity are as wrong as can be.
+        # NaN and infinity count as very large values.
         known = ops.abs(values) < NOTHING / 100
         values = ops.where(known, values, NOTHING / 100)
         low = ops.where(counted, values, NOTHING)
@@ -142,7 +142,7 @@ class Extremes(keras.Metric):
             variable.assign(sign * NOTHING)
 
     def found(self, strategy=None):
-        """((lowest, highest) label, the same of pixels), `None` for none."""
+        """[(lowest, highest) label, the same of pixels], `None` for none."""
         low, high, dark, light = (_parts(v, strategy) for v in self.values)
         pairs = (min(low), max(high)), (min(dark), max(light))
         return [pair if pair[0] <= pair[1] else None for pair in pairs]
@@ -164,34 +164,34 @@ def _parts(variable, strategy):
 
 
 def check_labels(found, num_classes, ignored, where):
-    """Raises the ValueError for wrong labels.
+    """Raises a ValueError for wrong labels.
 
     Args:
         found: (lowest, highest) of them.
         num_classes: integer.
         ignored: set of labels.
-        where: string, as in "Training".
+        where: string, such as "Training".
     """
-    # Several replicas may have halved it.
+    # A stand-in for NaN or infinity; replicas may have divided it.
     values = dict.fromkeys(NAN if abs(v) > NOTHING / 1e4 else v for v in found)
     told = f"{where}: {wrong_labels(values, num_classes, ignored)}"
     if where == "Training":
         told += (
-            " The weights may be NaN since the step that met it: make, or "
-            "load, the model again."
+            " The weights may be NaN since the step that met it: create or "
+            "load the model again."
         )
     raise ValueError(told)
 
 
 def warn_of_pixels(model, found):
-    """Says once of a model what `pixel_warning` has to say.
+    """Warns once per model, with the text of `pixel_warning`.
 
     Args:
         model: a DANet, or a copy of one for inference.
         found: (lowest, highest) pixel of float images, or `None`.
     """
     means = [x.mean for x in model.layers if isinstance(x, Normalization)]
-    # What is not in units of 0-255 has images of its own.
+    # A model whose mean is not in 0-255 units expects other images.
     if found is None or not means or max(means[0]) <= 1:
         return
     told = pixel_warning(*found)
@@ -201,25 +201,25 @@ def warn_of_pixels(model, found):
 
 
 def pixel_warning(low, high):
-    """What is to be said of images with such pixels, `None` if nothing is."""
+    """The warning about images with such pixels, `None` if they are fine."""
     seen = f"Received: values from {low:.4g} to {high:.4g}."
     if low >= 0 and 0 < high <= 1:
         return (
-            "The images lie in 0-1 and are taken as nearly black: a DANet "
-            "expects RGB in 0-255 and normalises it itself. Leave the "
-            f"division by 255 out. {seen}"
+            "The images are in 0-1, which the model sees as nearly black: a "
+            "DANet expects RGB in 0-255 and normalises it itself. Do not "
+            f"divide by 255. {seen}"
         )
     if low < 0 and high <= MOST_NORMALISED:
         return (
             "The images look normalised already: a DANet expects RGB in "
-            "0-255 and normalises it itself. Give it the pixels as they are, "
-            f"or make it with pixel_mean=0, pixel_std=1. {seen}"
+            "0-255 and normalises it itself. Give it the raw pixels, or make "
+            f"the model with pixel_mean=0, pixel_std=1. {seen}"
         )
     return None
 
 
 def pixels_of(images):
-    """(lowest, highest) of an array of floats, `None` of anything else."""
+    """(lowest, highest) of an array of floats, `None` for anything else."""
     if ops.is_tensor(images) and _is_float(images):
         images = ops.convert_to_numpy(images)
     if not isinstance(images, np.ndarray) or images.dtype.kind != "f":
@@ -229,9 +229,9 @@ def pixels_of(images):
 
 @contextlib.contextmanager
 def explained(model):
-    """A backend's error about a label as the ValueError that says what to do.
+    """Turns a backend's error about a label into one that says what to do.
 
-    Keras's own losses look at labels before the step's are looked at here.
+    Keras's own losses fail on a wrong label before it is noticed here.
     """
     try:
         yield
@@ -249,7 +249,7 @@ def explained(model):
 
 
 class FitChecks(keras.callbacks.Callback):
-    """Looks after the first step and after every epoch of `fit`."""
+    """Checks after the first step and after every epoch of `fit`."""
 
     def __init__(self, initial_epoch=0):
         super().__init__()
@@ -263,25 +263,25 @@ class FitChecks(keras.callbacks.Callback):
         warn_of_rate(self.model, steps * epochs if steps else 1)
 
     def on_train_batch_begin(self, batch, logs=None):
-        # Not at the first one's end: Keras would then wait for every step.
+        # Not `on_train_batch_end`: Keras would then wait for every step.
         self.begun += 1
         if self.begun == 2:
             self.model.check_extremes("Training")
 
     def on_epoch_end(self, epoch, logs=None):
         self.model.check_extremes("Training")
-        # How many steps an epoch has, a stream need not have told before.
+        # A stream's steps per epoch may not have been known before.
         epochs = epoch + 1 - self.initial_epoch
         left = self.params["epochs"] - epoch - 1
         warn_of_rate(self.model, self.begun * left // epochs)
 
 
 def warn_of_rate(model, batches):
-    """Says once that a learning rate is 0, or will be within some batches.
+    """Warns once if a learning rate is 0, or will be within some batches.
 
     Args:
         model: a compiled DANet.
-        batches: integer, how many more it is to be trained on; 0 if not known.
+        batches: integer, how many more it is to be trained on; 0 if unknown.
     """
     optimizer = model.optimizer
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
@@ -295,11 +295,11 @@ def warn_of_rate(model, batches):
         batches = -(-batches // steps)
     else:  # Keras's own count batches.
         done *= steps
-    # The next two steps, as a warm-up may begin at 0, or the last two: of
-    # a stream that ends TensorFlow counts a step that there was not.
+    # Two steps, the next ones or the last: a warm-up may begin at 0, and
+    # TensorFlow counts one step too many when a stream ends.
     step = done if batches else done - 2
     if _rate(schedule, step) == _rate(schedule, step + 1) == 0:
-        what = f"is 0 after {step} steps: nothing is learned any more"
+        what = f"is 0 after {step} steps: training has no effect any more"
     elif batches > 1 and _rate(schedule, done + batches - 1) == 0:
         what = "will be 0 before this training ends"
     else:
@@ -309,8 +309,8 @@ def warn_of_rate(model, batches):
     planned = f" (total_steps={total})" if total is not None else ""
     warnings.warn(
         f"The learning rate {what}. The schedule{planned} has ended, or "
-        "ends too soon. To go on, compile anew with `total_steps` of the "
-        "whole training, or with an optimizer whose rate ends above 0.",
+        "ends too soon. To continue, compile again with the `total_steps` of "
+        "the whole training, or with an optimizer whose rate ends above 0.",
         stacklevel=3,
     )
 

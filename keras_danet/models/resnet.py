@@ -1,4 +1,4 @@
-"""ResNet whose late strides are turned into dilation."""
+"""ResNet with its late strides turned into dilation."""
 
 import os
 from collections.abc import Sequence
@@ -38,7 +38,8 @@ class DilatedResNet(Pretrained, FunctionalModel):
     afford to. With `output_stride=8` the last two stages keep the resolution
     of the second, and their 3x3 kernels are spread so that every pretrained
     weight still sees the neighbours that it was trained on. The first block
-    of a dilated stage has the rate of the stage before, the rest twice that.
+    of a dilated stage has the rate of the previous stage, the rest have twice
+    that rate.
 
     The layers have stable names (`stage2_block0_conv1`, `..._conv1_bn`); the
     last activation of stage 3 of ResNet-50 is `stage3_block5_relu`.
@@ -54,15 +55,15 @@ class DilatedResNet(Pretrained, FunctionalModel):
         output_stride: 8, 16 or 32, how many times smaller than the image the
             last stage is. Defaults to `8`.
         multi_grid: positive integers, the absolute dilation rates of the
-            blocks of the last stage, repeated if they are fewer; the authors'
+            blocks of the last stage, repeated if there are fewer; the authors'
             released model has `(4, 8, 16)`. Needs a dilated last stage.
             Defaults to `None`, the rule above.
         stem_filters: `None` for the plain stem, one 7x7 convolution with
             `filters` channels; three integers for a deep stem of three 3x3
             convolutions (`(32, 32, 64)` in MMSegmentation's `v1c`, `(64, 64,
             128)` in the authors' later code). Defaults to `None`.
-        filters: integer, width of the first stage; each later one doubles
-            it. Defaults to `64`; less makes small nets.
+        filters: integer, width of the first stage; each later stage doubles
+            it. Defaults to `64`; smaller values make small networks.
         name: string. Defaults to `"resnet{depth}"`.
         dtype: dtype policy of the layers. Defaults to the global policy.
 
@@ -73,12 +74,12 @@ class DilatedResNet(Pretrained, FunctionalModel):
     Output shape:
         Dict of `stage1` to `stage4`, `(batch, ceil(height / s), ceil(width /
         s), channels)` with s = 4, 8, `min(16, output_stride)` and
-        `output_stride`; `filters`, 2, 4 and 8 times `filters` channels, 4
-        times as many with bottlenecks. (Sizes halve by rounding up each
-        time.)
+        `output_stride`, and 1, 2, 4 and 8 times `filters` channels, 4 times
+        as many with bottlenecks. (Each halving of the size rounds up.)
 
     Raises:
-        ValueError: for another depth, output stride, stem or multi-grid.
+        ValueError: for an unsupported depth, output stride, stem or
+            multi-grid.
 
     Example:
 
@@ -109,7 +110,7 @@ class DilatedResNet(Pretrained, FunctionalModel):
             super().__init__(images, outputs, name=name)
         self._constructor_arguments = {**given, "dtype": policy}
 
-    # Name -> where its weights come from, and what they reached.
+    # Name -> where its weights come from, and the scores they reached.
     presets = presets.BACKBONES
     made_for = ("depth", "filters", "stem_filters")
 
@@ -123,12 +124,12 @@ class DilatedResNet(Pretrained, FunctionalModel):
         """The backbone of a PyTorch checkpoint, with its weights.
 
         Depth, width and stem are read off the tensors; a classifier and a
-        segmentation head are passed over.
+        segmentation head are ignored.
 
         Args:
             source: path of a `.pth`, `.safetensors` or `.npz` file, or a
                 dict of name to array, in the naming of torchvision, timm
-                (`resnet50.tv_in1k` and its like), MMSegmentation
+                (such as `resnet50.tv_in1k`), MMSegmentation
                 (`resnet50_v1c`) or of a whole DANet.
             ignore: regular expression, or list of them, of the names of
                 further tensors that may be left over. Defaults to none.
@@ -141,7 +142,7 @@ class DilatedResNet(Pretrained, FunctionalModel):
         Raises:
             FileNotFoundError: if there is no such file.
             ValueError: for a file that cannot be read safely, another
-                network's tensors, or tensors left over on either side.
+                network's tensors, or tensors or variables left over.
         """
 
         def make(found, _):
@@ -167,16 +168,16 @@ class DilatedResNet(Pretrained, FunctionalModel):
     ) -> Self:
         """The backbone of a preset, with its weights.
 
-        A preset by name is fetched once, into the Keras cache
+        A named preset is fetched once, into the Keras cache
         (`$KERAS_HOME` or `~/.keras`, `keras_danet/`), and verified.
 
         Args:
             preset: a name, key of `DilatedResNet.presets`, such as
                 `"resnet50_imagenet"`; a folder that `save_to_preset` wrote;
                 `"hf://user/repo"`, such a folder on the Hugging Face Hub; a
-                `.keras` file; or a run's folder, of which it is the backbone.
-            load_weights: boolean. `False` starts the weights anew, without
-                fetching a preset by name. Defaults to `True`.
+                `.keras` file; or a run's folder, whose model's backbone it is.
+            load_weights: boolean. `False` initializes the weights newly,
+                without fetching a named preset. Defaults to `True`.
             **overrides: `output_stride`, `multi_grid`, `name` or `dtype` of
                 the constructor.
 

@@ -1,10 +1,10 @@
 """Fetches files into the Keras cache: resumed, verified, then renamed.
 
-What a server sends is untrusted, and so is the connection: a file has its
-final name only when it is complete and its SHA-256 is what was expected, or,
-where nobody published one, has been recorded for every later time.
-(`keras.utils.get_file` neither resumes, nor knows a digest by its beginning,
-nor stops at a size; `torch.hub` needs torch and does not resume.)
+Neither the server nor the connection is trusted: a file gets its final name
+only once it is complete and its SHA-256 is the expected one or, if none is
+published, has been recorded for later downloads. (`keras.utils.get_file` cannot
+resume, match the beginning of a digest or stop at a size; `torch.hub` needs
+torch and cannot resume.)
 """
 
 import contextlib
@@ -27,18 +27,18 @@ from keras_danet.waiting import is_terminal
 from keras_danet.weights.files import MAX_FILE_BYTES
 
 TIMEOUT_SECONDS = 30
-# A connection that is cut is resumed.
+# A connection that breaks is resumed.
 MAX_ATTEMPTS = 5
 RETRY_SECONDS = 0.25
 CHUNK_BYTES = 2**18
-# The begin of a SHA-256, as far as it is published.
+# The beginning of a SHA-256, as much of it as is published.
 DIGEST = r"[0-9a-f]{8,64}"
-# A server's count of bytes; `isdigit` knows digits that `int` does not.
+# A number of bytes; `isdigit` accepts digits that `int` does not.
 COUNT = r"[0-9]{1,18}"
 
 
 class _WrongFile(ValueError):
-    """A file that nothing can be resumed from."""
+    """A file that a download cannot be resumed from."""
 
 
 def cache_folder():
@@ -50,16 +50,16 @@ def cache_folder():
 def fetch(url, path, digits=None, max_bytes=MAX_FILE_BYTES):
     """The file at `path`, fetched from `url` if it is not there; verified.
 
-    An unfinished download is resumed if the server can and its file is still
-    the same; otherwise it starts again. Of several processes one fetches and
-    the others wait for it.
+    An unfinished download is resumed if the server supports it and its file
+    is unchanged; otherwise it starts again. If several processes want the
+    file, one fetches it and the others wait.
 
     Args:
         url: string, http or https.
         path: path of the file in the cache.
         digits: string, the first 8 to 64 hexadecimal digits of the file's
-            SHA-256. Defaults to `None`, not known: the one seen first is
-            kept beside the file, and enforced from then on.
+            SHA-256. Defaults to `None`, unknown: the first one seen is kept
+            beside the file and enforced from then on.
         max_bytes: integer; a larger file is refused.
 
     Returns:
@@ -67,14 +67,14 @@ def fetch(url, path, digits=None, max_bytes=MAX_FILE_BYTES):
 
     Raises:
         FileNotFoundError: if the server has no such file.
-        PermissionError: if the server does not give it to everybody.
+        PermissionError: if the server requires authorization.
         ConnectionError: if it cannot be fetched.
         ValueError: if the file is not the one expected, or too large.
     """
     path = pathlib.Path(path)
     if digits is not None and not re.fullmatch(DIGEST, digits):
         raise ValueError(
-            "`digits` must be 8 to 64 hexadecimal digits, small letters. "
+            "`digits` must be 8 to 64 lower-case hexadecimal digits. "
             f"Received: digits={digits!r}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,9 +96,9 @@ def fetch(url, path, digits=None, max_bytes=MAX_FILE_BYTES):
 
 
 def forget(path):
-    """Deletes a fetched file and its record, if it proved to be no use.
+    """Deletes a fetched file that proved useless, and its record.
 
-    What came first may have been a page that asks for a password.
+    The first download may have been a login page.
     """
     path = pathlib.Path(path)
     with locked(path):
@@ -112,17 +112,17 @@ def locked(path):
     try:
         import fcntl
     except ImportError:
-        # Windows. Two downloads at once then end in a wrong digest.
+        # Windows. Two downloads at once then fail the digest check.
         yield
         return
     with open(path.with_name(f".{path.name}.lock"), "w") as file:
-        # The system takes the lock back however the process ends.
+        # The system releases the lock however the process ends.
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _verify(file, path, url, digits):
-    """Compares `file`, to be `path`, with what is known of its SHA-256."""
+    """Compares `file`, which will become `path`, with its known SHA-256."""
     with open(file, "rb") as content:
         found = hashlib.file_digest(content, "sha256").hexdigest()
     record = _record(path)
@@ -131,25 +131,25 @@ def _verify(file, path, url, digits):
         recorded = record.read_text(encoding="utf-8").strip()
         if not re.fullmatch(DIGEST, recorded):
             raise ValueError(
-                f"{record} holds no SHA-256, so that {url} cannot be "
-                f"verified. Delete it if you trust what is at that address."
+                f"{record} holds no SHA-256, so {url} cannot be verified. "
+                f"Delete it if you trust what is at that address."
             )
     for expected, source in (
-        (digits, "its publisher gives"),
+        (digits, "published"),
         (recorded, f"{record} recorded at the first download"),
     ):
         if expected and not found.startswith(expected):
             raise _WrongFile(
-                f"{url} is not the expected file: SHA-256 begins with "
-                f"{expected}, as {source}; received {found}. It was not "
-                f"read. Delete {path}, if it is there, and fetch it again; "
-                "if the publisher replaced the file, and you trust it, "
+                f"{url} is not the expected file. Expected a SHA-256 that "
+                f"begins with {expected}, as {source}; received {found}. It "
+                f"was not read. Delete {path}, if it exists, and fetch it "
+                "again; if the publisher replaced the file and you trust it, "
                 f"delete {record} as well."
             )
     if recorded is None:
         if digits is None:
             warnings.warn(
-                f"{url} is unverified: no digest of it is published. Its "
+                f"{url} is unverified: no digest is published for it. Its "
                 f"SHA-256 {found} was recorded in {record} and is enforced "
                 "from now on.",
                 stacklevel=2,
@@ -158,15 +158,13 @@ def _verify(file, path, url, digits):
 
 
 def _download(url, path, part, max_bytes):
-    """Leaves the whole of `url` in `part`, in as many attempts as it takes."""
+    """Downloads all of `url` to `part`, in several attempts if need be."""
     scheme = urllib.parse.urlsplit(url).scheme
     if scheme not in ("http", "https"):
-        raise ValueError(
-            f"Expected the URL of an http or https server. Received: {url}"
-        )
+        raise ValueError(f"Expected an http or https URL. Received: {url}")
     remedy = (
         f"Without a network, fetch the file elsewhere and copy it to {path}, "
-        "or hand its path to from_checkpoint."
+        "or pass its path to from_checkpoint."
     )
     for attempt in range(MAX_ATTEMPTS):
         before = _size(part)
@@ -176,15 +174,17 @@ def _download(url, path, part, max_bytes):
             error.close()
             reason = _line(f"HTTP {error.code} {error.reason}")
             if error.code == 416:
-                # What is there is longer than the file: start again.
+                # The partial file is longer than the file: start again.
                 part.unlink(missing_ok=True)
             elif 400 <= error.code < 500 and error.code not in (408, 429):
                 private = error.code in (401, 403)
                 kind = PermissionError if private else FileNotFoundError
-                raise kind(f"{url} cannot be had: {reason}. {remedy}") from None
+                raise kind(
+                    f"{url} cannot be fetched: {reason}. {remedy}"
+                ) from None
         except _WrongFile:
             raise
-        # The last two: where a redirect leads to is no address.
+        # The last two: a redirect leads to something that is not a URL.
         except (
             OSError,
             http.client.HTTPException,
@@ -195,7 +195,7 @@ def _download(url, path, part, max_bytes):
                 raise
             reason = getattr(error, "reason", None) or error
             reason = _line(reason) or type(reason).__name__
-        # Where nothing came, nothing will in a moment.
+        # If nothing arrived, a quick retry will not help.
         if _size(part) == before or attempt + 1 == MAX_ATTEMPTS:
             break
         time.sleep(RETRY_SECONDS * 2**attempt)
@@ -207,12 +207,12 @@ def _download(url, path, part, max_bytes):
 
 
 def _line(text):
-    """The first line: what a server sends may be of any length."""
+    """The first line, cut: what a server sends can have any length."""
     return str(text).strip().partition("\n")[0][:200]
 
 
 def _continue(url, part, max_bytes):
-    """One request: the rest of `part` if it can be had, else all of it."""
+    """One request: the rest of `part` if possible, else the whole file."""
     tag = _read_tag(part)
     start = _size(part) if tag else 0
     if tag and start == tag["size"]:
@@ -220,7 +220,7 @@ def _continue(url, part, max_bytes):
     headers = {"User-Agent": "keras_danet", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
-        # The server sends all of it if it is another file by now.
+        # The server sends the whole file if it has changed.
         headers["If-Range"] = tag["validator"]
     request = urllib.request.Request(url, headers=headers)
     with _opener.open(request, timeout=TIMEOUT_SECONDS) as response:
@@ -228,12 +228,12 @@ def _continue(url, part, max_bytes):
         if resumed and not _continues(response.headers, start, tag):
             part.unlink(missing_ok=True)
             raise http.client.HTTPException(
-                "the server sent a part of another file, or another part"
+                "the server sent part of another file, or the wrong part"
             )
         length = response.headers.get("Content-Length", "")
         told = re.fullmatch(COUNT, length) is not None
         if not told and not response.chunked:
-            # It could be cut anywhere, and nobody would know.
+            # A truncated file would go unnoticed.
             raise http.client.HTTPException(
                 "the server does not say how long the file is"
             )
@@ -251,7 +251,7 @@ def _continue(url, part, max_bytes):
 
 
 def _continues(headers, start, tag):
-    """Whether a partial answer goes on where `tag`'s file was left."""
+    """Whether a partial response continues `tag`'s file at `start`."""
     told = re.fullmatch(
         rf"bytes ({COUNT})-{COUNT}/({COUNT}|\*)",
         headers.get("Content-Range", ""),
@@ -266,14 +266,14 @@ def _continues(headers, start, tag):
 
 
 def _copy(response, file, url, size, max_bytes):
-    """Reads the response into the file, showing how far it is.
+    """Writes the response to the file and shows the progress.
 
-    A counter on a terminal, ten lines in a log or a notebook.
+    That is a counter on a terminal, ten lines in a log or a notebook.
     """
     done, shown = file.tell(), None
     name, terminal = url.rpartition("/")[2], is_terminal(sys.stderr)
-    # What has arrived, and no more: `read` waits until it has all it was asked
-    # for, and loses what it has if the connection breaks.
+    # `read1` returns what has arrived; `read` waits for all it was asked for,
+    # and loses what it has if the connection breaks.
     while chunk := response.read1(CHUNK_BYTES):
         done += len(chunk)
         _check_size(url, done, max_bytes)
@@ -288,7 +288,7 @@ def _copy(response, file, url, size, max_bytes):
             f"\r{name}: {text}" if terminal else f"{name}: {text}",
             end="" if terminal and done != size else "\n",
             file=sys.stderr,
-            # Others end with a line, and need not have `flush`.
+            # Other streams get whole lines, and need not have `flush`.
             flush=terminal,
         )
 
@@ -296,8 +296,8 @@ def _copy(response, file, url, size, max_bytes):
 def _check_size(url, size, max_bytes):
     if size > max_bytes:
         raise _WrongFile(
-            f"{url} is larger than the {max_bytes} bytes that are read. "
-            "It is no file of this kind."
+            f"{url} is larger than the {max_bytes} bytes allowed. "
+            "It is not a file of this kind."
         )
 
 
@@ -314,17 +314,17 @@ def _tag(part):
 
 
 def _read_tag(part):
-    """What the server said of the file whose begin `part` is."""
+    """What the server said about the file that `part` begins."""
     try:
         tag = json.loads(_tag(part).read_text(encoding="utf-8"))
         return tag if {"validator", "size"} <= set(tag) else None
     except (OSError, ValueError, TypeError):
-        # No begin that could be trusted: start again.
+        # The partial file cannot be trusted: start again.
         return None
 
 
 def _write_tag(part, headers, size):
-    """Notes by what the server would know the file again, if it says."""
+    """Notes how the server identifies the file, if it says so."""
     part.unlink(missing_ok=True)
     _tag(part).unlink(missing_ok=True)
     validator = headers.get("ETag", "")
@@ -337,14 +337,14 @@ def _write_tag(part, headers, size):
 
 
 class _KeepHttps(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but never from https to an open connection."""
+    """Follows redirects, but never from https to http."""
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         allowed = ("https:",) if req.type == "https" else ("https:", "http:")
         if not newurl.startswith(allowed):
             raise urllib.error.URLError(
-                f"{req.full_url} leads to {newurl}, which is not encrypted or "
-                "no such server"
+                f"{req.full_url} redirects to {newurl}, which is not encrypted "
+                "or not an http server"
             )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

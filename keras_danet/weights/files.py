@@ -1,8 +1,8 @@
-"""Reads weight files that nobody vouches for: sizes first, code never.
+"""Reads weight files from untrusted sources: sizes first, code never.
 
 A checkpoint comes from the internet. Nothing in it is unpickled or executed,
 and nothing is allocated on its word alone: what a file claims to hold is
-compared with what the file is, before a tensor is made.
+compared with its size before a tensor is made.
 """
 
 import contextlib
@@ -16,19 +16,19 @@ import numpy as np
 from keras_danet.weights import torch_files
 from keras_danet.weights import torch_networks
 
-# DANet-ResNet152 with gradients and momentum stays below 1 GB; what claims
-# more is no checkpoint of this kind.
+# DANet-ResNet152 with gradients and momentum stays below 1 GB; a larger file
+# is not a checkpoint of this kind.
 MAX_FILE_BYTES = 2**32
 MAX_TENSORS = 20_000
-# Before it a file could lead the restricted reader to run code.
+# In older versions a file could make the restricted reader run code.
 SAFE_TORCH = (2, 10)
 PADDLE_ENDINGS = (".pdparams", ".pdiparams")
 TORCH_ENDINGS = (".pth", ".pt", ".tar", ".bin")
 # What `read_weights` reads.
 ENDINGS = (".npz", ".safetensors", *PADDLE_ENDINGS, *TORCH_ENDINGS)
-# So much of a file stays in memory while it is read.
+# A mapped file is reopened after so many bytes, to release its memory.
 MAPPED_BYTES = 2**22
-# NumPy's names of safetensors' types; bfloat16 is known to it through Keras.
+# NumPy's names for safetensors' types; it knows bfloat16 through Keras.
 SAFETENSORS = {
     "BOOL": "bool",
     "U8": "uint8",
@@ -41,7 +41,7 @@ SAFETENSORS = {
     "F32": "float32",
     "F64": "float64",
 }
-# Where checkpoints keep the tensors beside an optimizer and other state.
+# Keys of the tensors in checkpoints that hold an optimizer or other state too.
 STATE_KEYS = ("state_dict", "model", "model_state_dict")
 
 
@@ -50,16 +50,16 @@ def read_weights(path):
 
     Args:
         path: path of a `.safetensors`, `.npz`, or PyTorch file (`.pth`,
-            `.pt`, `.bin`, `.pth.tar`). PyTorch's needs torch, from 2.10 on.
+            `.pt`, `.bin`, `.pth.tar`). PyTorch files need torch 2.10 or later.
 
     Returns:
-        `(tensors, meta)`: dict of name to `StoredTensor`, and what the file
-        says of itself: a dict, empty where it says nothing.
+        `(tensors, meta)`: dict of name to `StoredTensor`, and a dict of the
+        file's metadata, empty if it has none.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is too large, truncated, holds what would
-            have to be executed, or claims more than it holds.
+        ValueError: if the file is too large or truncated, could only be read
+            by running its code, or claims more than it holds.
         ImportError: if the package that reads it is not installed.
     """
     path = Path(path)
@@ -67,7 +67,7 @@ def read_weights(path):
         raise FileNotFoundError(
             f"There is no checkpoint {path}. Expected the path of a .pth, "
             ".pth.tar, .safetensors or .npz file."
-            + ("" if path.suffix else " A preset's name is for from_preset.")
+            + ("" if path.suffix else " Give a preset's name to from_preset.")
         )
     size = path.stat().st_size
     if not 0 < size <= MAX_FILE_BYTES:
@@ -102,7 +102,7 @@ def read_weights(path):
 
 
 def read_source(source):
-    """`read_weights` of a path, `as_arrays` of a dict."""
+    """`read_weights` for a path, `as_arrays` for a dict."""
     if isinstance(source, dict):
         return as_arrays(source)
     return read_weights(source)
@@ -116,7 +116,7 @@ def as_arrays(state_dict):
             under `"state_dict"`.
 
     Returns:
-        `(tensors, meta)`, as `read_weights`.
+        `(tensors, meta)`, like `read_weights`.
     """
     tensors, meta = _unwrap(state_dict)
     return {
@@ -126,10 +126,10 @@ def as_arrays(state_dict):
 
 
 class StoredTensor:
-    """A tensor in a file: its shape and type, its values when asked for.
+    """A tensor in a file: its shape and type, and its values on demand.
 
-    The values may lie in the file itself, mapped into memory, and change with
-    it: whoever keeps them copies them.
+    The values may be mapped from the file and change with it: copy them to
+    keep them.
 
     Args:
         shape: tuple of integers.
@@ -154,8 +154,8 @@ class StoredTensor:
 class _File:
     """Reads a file's tensors one at a time.
 
-    What was read of a file that is mapped into memory stays in memory as long
-    as it is open, so that it is opened anew from time to time.
+    What was read from a memory-mapped file stays in memory as long as the file
+    is open, so it is reopened from time to time.
 
     Args:
         path: path of the file.
@@ -207,7 +207,7 @@ def _open_npz(path):
 
 
 def _npy_header(path, member, file):
-    """Shape and dtype of an array, which must have the member's bytes."""
+    """Shape and dtype of an array, which must fill its member."""
     version = np.lib.format.read_magic(file)
     read = (
         np.lib.format.read_array_header_1_0
@@ -221,7 +221,7 @@ def _npy_header(path, member, file):
     if size + file.tell() != member.file_size:
         raise refused(
             path,
-            f"{member.filename} claims shape {shape}, {size} bytes, and has "
+            f"{member.filename} claims shape {shape}, {size} bytes, but has "
             f"{member.file_size - file.tell()}",
             "",
         )
@@ -245,7 +245,7 @@ def _read_safetensors(path):
             tensor = header.get_slice(name)
             shape, kind = tensor.get_shape(), tensor.get_dtype()
             if kind not in SAFETENSORS:
-                raise refused(path, f"{name!r} is of the type {kind}", _TYPES)
+                raise refused(path, f"{name!r} has the type {kind}", _TYPES)
             tensors[name] = file.tensor(name, shape, SAFETENSORS[kind])
         return tensors, dict(header.metadata() or {})
 
@@ -263,14 +263,14 @@ def _read_torch(path):
     except ImportError as error:
         raise ImportError(
             f"{path} is a PyTorch file and torch is not installed. Install "
-            "torch, or convert the file to .safetensors where it is."
+            "torch, or convert the file to .safetensors elsewhere."
         ) from error
     found = tuple(map(int, torch.__version__.split(".")[:2]))
     if found < SAFE_TORCH:
         raise ImportError(
             f"Reading {path} safely needs torch "
             f"{'.'.join(map(str, SAFE_TORCH))} or later; this is "
-            f"{torch.__version__}, whose restricted reader has a hole "
+            f"{torch.__version__}, whose restricted reader has a security hole "
             "(CVE-2026-24747). Update it: pip install --upgrade torch. Or "
             "convert the file to .safetensors elsewhere."
         )
@@ -278,21 +278,21 @@ def _read_torch(path):
         content, meta = _unwrap(_load_torch(path))
     for name, value in content.items():
         if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
-            raise refused(path, f"{name!r} is no dense tensor", "")
+            raise refused(path, f"{name!r} is not a dense tensor", "")
         stored = value.untyped_storage().nbytes()
-        # A tensor may repeat its storage: petabytes on a few bytes.
+        # A tensor may repeat its storage: petabytes from a few bytes.
         if value.numel() * value.element_size() > stored:
             raise refused(
                 path,
-                f"{name!r} claims shape {tuple(value.shape)} and has {stored} "
+                f"{name!r} claims shape {tuple(value.shape)} but has {stored} "
                 "bytes",
                 "",
             )
-    # Or many tensors have one storage.
+    # And many tensors may share one storage.
     check_claim(
         path, sum(v.numel() * v.element_size() for v in content.values())
     )
-    # The format before 1.6 is read whole.
+    # The format used before PyTorch 1.6 is read whole.
     file = _File(path, _open_torch, mapped=zipfile.is_zipfile(path))
     tensors = {}
     with explained(path):
@@ -319,7 +319,7 @@ def _open_torch(path):
 
 
 def _as_array(value):
-    """A tensor of another library as an array, of the same memory."""
+    """A tensor of another library as an array that shares its memory."""
     detach = getattr(value, "detach", None)
     value = detach().cpu() if detach else value
     if str(getattr(value, "dtype", "")) != "torch.bfloat16":
@@ -331,10 +331,10 @@ def _as_array(value):
 
 
 class _Unread:
-    """Stands where a checkpoint keeps NumPy's numbers, such as its score.
+    """Replaces NumPy's numbers in a checkpoint, such as its score.
 
-    PyTorch's reader would refuse the whole file for it; nothing is made of
-    what the file says of it.
+    PyTorch's reader would refuse the whole file because of them; their values
+    are ignored.
     """
 
     def __init__(self, *_):
@@ -375,7 +375,7 @@ class _Refused(ValueError):
 
 @contextlib.contextmanager
 def explained(path):
-    """Says which file it was, whatever its reader raises."""
+    """Adds the file's name to whatever its reader raises."""
     try:
         yield
     except _Refused:
@@ -385,7 +385,7 @@ def explained(path):
     except Exception as error:
         text = str(error)
         if "weights_only" in text:
-            # PyTorch's own text tells how to run the code after all.
+            # PyTorch's own message says how to run the code anyway.
             raise refused(path, "it holds more than tensors", _CODE) from None
         reason = text.splitlines()[0] if text else type(error).__name__
         raise refused(path, reason, "") from error
@@ -397,7 +397,7 @@ def check_count(path, count):
 
 
 def check_claim(path, claimed):
-    # Stored weights hardly compress: a claim far beyond the file is a bomb.
+    # Weights hardly compress: a claim far beyond the file's size is a zip bomb.
     size = os.path.getsize(path)
     if claimed > min(MAX_FILE_BYTES, 4 * size + 2**20):
         raise refused(

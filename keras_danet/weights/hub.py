@@ -1,4 +1,4 @@
-"""Presets on the Hugging Face Hub, by its own library."""
+"""Presets on the Hugging Face Hub, fetched with its own library."""
 
 import os
 import re
@@ -9,19 +9,19 @@ from keras_danet.weights import downloads
 def fetch_folder(handle, files):
     """Fetches a preset from the Hub, with the user's token and settings.
 
-    A branch is asked for each time, and what is there already is taken where
-    the Hub cannot be asked; a commit is asked for once.
+    A branch is looked up every time, and the cached files are used if the Hub
+    cannot be reached; a commit is looked up once.
 
     Args:
         handle: string, `"hf://user/repo"` or `"hf://user/repo@revision"`.
-        files: dict of the names of its files to the most bytes of each.
+        files: dict of file name to the file's maximum size in bytes.
 
     Returns:
         Path of the folder in the Keras cache that holds them.
 
     Raises:
         ImportError: if `huggingface_hub` is not installed.
-        ValueError: for another handle, or a file that is too large.
+        ValueError: for a malformed handle, or a file that is too large.
         OSError: what `huggingface_hub` raises if it cannot be fetched.
     """
     match = re.fullmatch(
@@ -56,7 +56,7 @@ def fetch_folder(handle, files):
                 f"{name} of {handle} has {about.file_size} bytes. Expected "
                 f"at most {most}."
             )
-        # All of one commit.
+        # All files from one commit.
         revision = about.commit_hash
         hf_hub_download(filename=name, revision=revision, **wanted)
     return folder

@@ -1,4 +1,4 @@
-"""Reads Keras's files that nobody vouches for: sizes first, code never."""
+"""Reads Keras files from untrusted sources: sizes first, code never."""
 
 import math
 import zipfile
@@ -13,22 +13,22 @@ from keras_danet.weights.files import check_count
 from keras_danet.weights.files import explained
 from keras_danet.weights.files import refused
 
-# DANet-ResNet152 with its optimizer takes 1 GB; what says it unpacks to more
-# than this is no model of ours.
+# DANet-ResNet152 with its optimizer takes 1 GB; a file that claims to unpack to
+# more than this is not one of our models.
 MAX_MODEL_BYTES = 2**33
 
 
 def check_h5(path):
-    """Looks a Keras `.weights.h5` file through before Keras reads it.
+    """Inspects a Keras `.weights.h5` file before Keras reads it.
 
     Args:
         path: path of the file.
 
     Returns:
-        How many floating numbers it has.
+        How many floating-point numbers it has.
 
     Raises:
-        ValueError: if it is too large or truncated, links out of itself, or
+        ValueError: if it is too large or truncated, links to other files, or
             claims more than it holds.
     """
     path = Path(path)
@@ -41,7 +41,7 @@ def check_h5(path):
             group = waiting.pop()
             for name in group:
                 count += 1
-                # Groups as well, which might hold each other.
+                # Groups count as well: they might contain each other.
                 check_count(path, count)
                 link = group.get(name, getlink=True)
                 if not isinstance(link, h5py.HardLink):
@@ -51,8 +51,8 @@ def check_h5(path):
                     waiting.append(item)
                     continue
                 if item.external or item.is_virtual:
-                    raise refused(path, f"{name!r} lies elsewhere", "")
-                # Keras's way to keep a bfloat16.
+                    raise refused(path, f"{name!r} is stored elsewhere", "")
+                # How Keras stores a bfloat16.
                 half = item.dtype == "V2" and item.attrs.get("dtype")
                 if item.dtype.kind not in "fiub" and half != "bfloat16":
                     raise refused(path, f"{name!r} holds no numbers", "")
@@ -88,6 +88,6 @@ def load_keras_model(path):
     # Keras has no common error for broken files.
     except Exception as error:
         raise ValueError(
-            f"{path} cannot be loaded: {error}. Expected a model that Keras "
-            "has saved whole; save it, or train, again."
+            f"{path} cannot be loaded: {error}. Expected a whole model that "
+            "Keras saved; save it, or train it, again."
         ) from error

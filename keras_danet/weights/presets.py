@@ -1,9 +1,9 @@
 """Presets: trained weights by name, and the folders that models are kept in.
 
 A preset folder holds `config.json`, the constructor's arguments, and
-`model.weights.h5`. One may come from a stranger: its configuration is read
-as data and can name no class but ours, and its weights are looked through
-before Keras reads them. A preset by name becomes such a folder once, in the
+`model.weights.h5`. It may come from a stranger: its configuration is read
+as data and can only name our classes, and its weights are inspected before
+Keras reads them. A named preset is converted to such a folder once, in the
 cache.
 """
 
@@ -40,15 +40,15 @@ DTYPES = (
     "mixed_float16",
     "mixed_bfloat16",
 )
-# (long, short) sides that images are measured with, as the presets' scores
-# were; Cityscapes' have their own size. As in MMSegmentation's configurations.
+# (long, short) sides that images are evaluated at, as for the presets' scores;
+# Cityscapes images keep their size. As in MMSegmentation's configurations.
 TEST_SIZES = {"ade20k": (2048, 512), "voc2012": (2048, 512)}
-# Counts the ways in which checkpoints were converted into folders.
+# Increased whenever checkpoints are converted to folders in another way.
 CONVERSION = 1
 
 
 def _own_class(cls):
-    """Ours, of a class that a user derived from it."""
+    """Our class, for itself or for a user's subclass of it."""
     return next(
         c for c in cls.__mro__ if c.__module__.startswith("keras_danet")
     )
@@ -59,13 +59,13 @@ def find(preset, cls, load_weights=True):
 
     Args:
         preset: a name in `cls.presets`, a `"hf://user/repo"` or a path.
-        cls: class that it is to make.
-        load_weights: boolean; without them no preset by name is fetched.
+        cls: class of the model to make.
+        load_weights: boolean; if `False`, no named preset is fetched.
 
     Returns:
         `(config, folder, held)`, see `read_config`; the folder is complete
         and verified, and `held` is how many numbers its weights have. Both
-        are `None` for a preset by name without weights.
+        are `None` for a named preset without weights.
     """
     preset = os.fspath(preset)
     if preset in cls.presets:
@@ -82,7 +82,7 @@ def find(preset, cls, load_weights=True):
             WEIGHTS_FILE: files.MAX_FILE_BYTES,
         }
         return _looked_through(hub.fetch_folder(preset, most), cls)
-    # A name that is another class's; what is none is refused by `sources`.
+    # A name of the other class; `sources` refuses what is not a name.
     for names, other in (
         (DANET, "a whole DANet: DANet"),
         (BACKBONES, "a backbone, for DANet's `backbone` or DilatedResNet"),
@@ -104,9 +104,9 @@ def split_frozen(config):
 
 
 def _dataset_facts(row):
-    """What a DANet by name is told of its data set."""
+    """What a named DANet knows about its data set."""
     dataset = DATASETS.get(row.get("dataset"))
-    # A backbone's, ImageNet, is none that is segmented.
+    # A backbone's is ImageNet, which has no segmentations.
     if dataset is None:
         return {}
     return {
@@ -117,7 +117,7 @@ def _dataset_facts(row):
 
 
 def _looked_through(folder, cls):
-    """What `find` returns of a folder."""
+    """What `find` returns for a folder."""
     config = read_config(folder, cls)
     # Before a network is made for them.
     held = keras_files.check_h5(_plain_file(folder, WEIGHTS_FILE))
@@ -125,9 +125,9 @@ def _looked_through(folder, cls):
 
 
 def _converted(name, cls, row):
-    """The folder of a preset by name, made from its checkpoint once."""
+    """The folder of a named preset, converted from its checkpoint once."""
     home = downloads.cache_folder() / name
-    # Another file, or another way to convert it, is another folder.
+    # Another file, or another way to convert it, gets another folder.
     made_of = f"{row['source']} {row['sha256']} {CONVERSION}"
     key = hashlib.sha256(made_of.encode()).hexdigest()[:8]
     folder = home / f"preset-{key}"
@@ -138,12 +138,12 @@ def _converted(name, cls, row):
         path = home / row["source"].rpartition("/")[2]
         downloads.fetch(row["source"], path, row["sha256"])
         told = {
-            # For a checkpoint, None asks what it says itself.
+            # To from_checkpoint, None means: as the file says.
             key: () if row["arguments"][key] is None else row["arguments"][key]
             for key in ("multi_grid", "align_corners")
             if key in row["arguments"]
         }
-        # Variables are kept in full, whatever the policy of today.
+        # Variables are stored in float32, whatever the current policy.
         try:
             model = cls.from_checkpoint(path, dtype="float32", **told)
             _check_row(name, row, model)
@@ -156,13 +156,13 @@ def _converted(name, cls, row):
 
 
 def _check_row(name, row, model):
-    """Holds what was read off the tensors to what the table says."""
+    """Compares what was read off the tensors with the table."""
     found = model.get_config()
     for key, expected in row["arguments"].items():
         if found[key] != expected:
             raise ValueError(
-                f"The file of preset {name!r} has {key}={found[key]!r} and "
-                f"the table {expected!r}."
+                f"The file of preset {name!r} has {key}={found[key]!r} but "
+                f"the table has {expected!r}."
             )
 
 
@@ -173,21 +173,21 @@ def save(model, folder, keep_dtype=True):
         model: `DANet` or `DilatedResNet`.
         folder: path of the folder to make. An older preset there is replaced,
             anything else is left alone.
-        keep_dtype: boolean. `False` leaves the policy to who makes it again.
-            Defaults to `True`.
+        keep_dtype: boolean. `False` leaves the policy to the loader. Defaults
+            to `True`.
 
     Raises:
-        FileExistsError: if `folder` holds something else than a preset.
+        FileExistsError: if `folder` holds something other than a preset.
         ValueError: if the model's backbone is of another class.
     """
     folder = pathlib.Path(os.path.abspath(folder))
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise FileExistsError(f"{folder} is there, and is no folder.")
+        raise FileExistsError(f"{folder} exists and is not a folder.")
     others = set(os.listdir(folder)) if folder.exists() else set()
     if others - {CONFIG_FILE, WEIGHTS_FILE}:
         raise FileExistsError(
-            f"{folder} holds {sorted(others)[0]!r}: it is no preset to be "
-            "replaced. Choose a new folder."
+            f"{folder} holds {sorted(others)[0]!r}: it is not a preset and "
+            "is not replaced. Choose a new folder."
         )
     if folder.exists() and folder.samefile(os.getcwd()):
         raise FileExistsError(
@@ -216,13 +216,13 @@ def save(model, folder, keep_dtype=True):
 
 
 def _describe(model, keep_dtype=True):
-    """A model as `read_config` understands it."""
+    """A model's configuration in the form that `read_config` reads."""
     config = _plain(model.get_config(), keep_dtype)
     backbone = config.get("backbone")
     if isinstance(backbone, dict):
         if backbone["registered_name"] != "keras_danet>DilatedResNet":
             raise ValueError(
-                "A preset keeps a DilatedResNet as backbone; this one is a "
+                "A preset's backbone must be a DilatedResNet; this one is a "
                 f"{backbone['class_name']}. Save the whole model instead: "
                 "model.save('danet.keras')."
             )
@@ -232,7 +232,7 @@ def _describe(model, keep_dtype=True):
             "registered_name": backbone["registered_name"],
         }
     own = _own_class(type(model))
-    # With a module and a registered name Keras loads the folder, too.
+    # The module and the registered name let Keras load the folder, too.
     return {
         "module": own.__module__,
         "class_name": own.__name__,
@@ -242,13 +242,13 @@ def _describe(model, keep_dtype=True):
 
 
 def _plain(config, keep_dtype):
-    """A configuration without what belongs to a training, policies by name."""
+    """A configuration without training state, its policy by name."""
     config = _untrained(config)
     if not keep_dtype:
         config["dtype"] = None
     if config["dtype"] not in DTYPES:
         raise ValueError(
-            f"A preset keeps one of the policies {DTYPES}. Received: "
+            f"A preset's policy must be one of {DTYPES}. Received: "
             f"dtype={config['dtype']!r}. Save the whole model instead: "
             "model.save('danet.keras')."
         )
@@ -256,7 +256,7 @@ def _plain(config, keep_dtype):
 
 
 def _untrained(config):
-    """What Keras keeps of a model, as the arguments that a preset keeps."""
+    """The arguments that a preset keeps, from a model's configuration."""
     config, _ = split_frozen(config)
     dtype = config.get("dtype")
     if isinstance(dtype, dict) and isinstance(dtype.get("config"), dict):
@@ -265,17 +265,17 @@ def _untrained(config):
 
 
 def read_config(folder, cls):
-    """The constructor's arguments from `config.json`, as far as is safe.
+    """The constructor's arguments from `config.json`, if they are safe.
 
     Args:
         folder: path of a preset folder.
-        cls: class that is wanted.
+        cls: the expected class.
 
     Returns:
-        Dict; a `backbone` that is no name is as it stands in the file.
+        Dict; a `backbone` that is not a name is left as it is in the file.
 
     Raises:
-        ValueError: for a configuration that no `save_to_preset` wrote.
+        ValueError: for a configuration that `save_to_preset` did not write.
     """
     path = _plain_file(folder, CONFIG_FILE)
     size = path.stat().st_size
@@ -287,7 +287,7 @@ def read_config(folder, cls):
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path} is no JSON: {error}. Expected what save_to_preset writes."
+            f"{path} is not JSON: {error}. Expected what save_to_preset writes."
         ) from None
     return checked_arguments(path, content, cls)
 
@@ -312,7 +312,7 @@ def checked_arguments(path, content, cls):
                 else ""
             )
         )
-    # A folder that Keras wrote has what belongs to a training as well.
+    # A folder that Keras wrote has training state as well.
     config = _untrained(content["config"])
     known = list(inspect.signature(cls.__init__).parameters)[1:]
     unknown = sorted(set(config) - set(known))
@@ -330,7 +330,7 @@ def checked_arguments(path, content, cls):
 
 
 def _check_widths(path, config):
-    """Refuses widths that would take memory before any weight is read."""
+    """Refuses widths that would fill memory before any weight is read."""
     for key, most in (
         ("filters", MAX_WIDTH),
         ("stem_filters", MAX_WIDTH),
@@ -347,15 +347,15 @@ def _check_widths(path, config):
 
 @contextlib.contextmanager
 def explained(cls, folder):
-    """Says which preset it was, whatever is wrong with its arguments."""
+    """Names the preset in whatever error its arguments cause."""
     try:
         yield
     except (TypeError, ValueError, OverflowError) as error:
         if str(folder) in str(error):
             raise
         raise ValueError(
-            f"No {cls.__name__} can be made of what the preset {folder} and "
-            f"the call say: {error}"
+            f"No {cls.__name__} can be made from the preset {folder} and the "
+            f"arguments given: {error}"
         ) from error
 
 
@@ -364,7 +364,7 @@ def load_weights(model, folder):
     path = pathlib.Path(folder, WEIGHTS_FILE)
     try:
         with warnings.catch_warnings():
-            # Keras only warns of layers that it leaves as they were.
+            # Keras only warns about layers that it leaves unchanged.
             warnings.simplefilter("error", UserWarning)
             model.load_weights(path)
     except (ValueError, KeyError, OSError, UserWarning) as error:
@@ -374,7 +374,7 @@ def load_weights(model, folder):
 
 
 def transfer(source, target, anew=()):
-    """Copies every weight by its name, except those of the layers `anew`."""
+    """Copies weights by name; the layers `anew` keep their new ones."""
     values = {variable.path: variable for variable in source.weights}
     wanted = [
         variable
@@ -388,7 +388,7 @@ def transfer(source, target, anew=()):
             "out the override that adds them."
         )
     for variable in wanted:
-        # Its own array: on JAX either gives it away as it predicts.
+        # A copy: on JAX each model donates its arrays when it predicts.
         variable.assign(keras.ops.copy(values[variable.path]))
 
 
@@ -396,7 +396,7 @@ def _plain_file(folder, name):
     path = pathlib.Path(folder, name)
     if path.is_symlink():
         raise ValueError(
-            f"{path} is a symbolic link, which may lead anywhere. Put the "
+            f"{path} is a symbolic link, which may point anywhere. Put the "
             "file itself there."
         )
     if not path.is_file():

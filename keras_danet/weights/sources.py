@@ -1,4 +1,4 @@
-"""What a word that names a model means: a preset, a file, or a run's folder."""
+"""Finds the model that a source names: a preset, a file or a run's folder."""
 
 import json
 import os
@@ -19,14 +19,14 @@ def find(source, names=()):
         source: a preset's name, `"hf://user/repo"`, the folder of a preset
             or of a model that Keras saved unzipped, a run's folder, or a
             `.keras` file.
-        names: names of presets beside those of this package.
+        names: names of presets besides those of this package.
 
     Returns:
         `(kind, place)`: `"preset"` and what `presets.find` reads, or
         `"file"` and the path that `keras_files.load_keras_model` reads.
 
     Raises:
-        ValueError, FileNotFoundError: if it is none of them, with what it is.
+        ValueError, FileNotFoundError: if it is none of them; says what it is.
     """
     source = os.fspath(source)
     known = [*names, *presets.DANET, *presets.BACKBONES]
@@ -63,26 +63,26 @@ def _find_in(folder):
         and ("config" in content)
     ):
         raise FileNotFoundError(
-            f"The run {folder} has no {RUN_MODEL} yet: that is written by its "
-            "first validation. Resume it: keras-danet train RECIPE "
+            f"The run {folder} has no {RUN_MODEL} yet: the first validation "
+            "writes it. Resume the run: keras-danet train RECIPE "
             f"--output {folder} --resume."
         )
     if content is not None or (folder / presets.WEIGHTS_FILE).is_file():
-        # Keras's own way to write a folder, and only that, knows others.
+        # Only a folder that Keras wrote can have another backbone.
         by_keras = (folder / KERAS_METADATA).is_file()
         if by_keras and content and _other_backbone(content):
             return "file", folder
         return "preset", str(folder)
     held = sorted(os.listdir(folder))[:3]
     raise FileNotFoundError(
-        f"{folder} is not a run folder, nor one of a preset: it has no "
+        f"{folder} is not a run folder, nor a preset's: it has no "
         f"{RUN_MODEL}, and no {presets.CONFIG_FILE} of a model. {EXPECTED} "
         f"Received: a folder with {', '.join(held) or 'nothing in it'}."
     )
 
 
 def _read_config(path):
-    """What a `config.json` holds; None if there is none that can be told."""
+    """What a `config.json` holds, `{}` if invalid; None if there is none."""
     try:
         if path.stat().st_size > presets.MAX_CONFIG_BYTES:
             return {}
@@ -110,13 +110,13 @@ def _checked_file(path):
         return path
     if ending in files.ENDINGS:
         raise ValueError(
-            f"{path} is a checkpoint of tensors, not a model. Make one of it: "
-            f"keras-danet convert {path} -o model.keras, or, in Python, "
+            f"{path} is a checkpoint of tensors, not a model. Convert it: "
+            f"keras-danet convert {path} -o model.keras, or, in Python, use "
             "DANet.from_checkpoint or DilatedResNet.from_checkpoint."
         )
     if path.name.lower().endswith(".weights.h5"):
         raise ValueError(
-            f"{path} holds weights and no network. Make the model, call "
-            "model.load_weights(path), and model.save('model.keras')."
+            f"{path} holds weights but no network. Make the model, call "
+            "model.load_weights(path), then model.save('model.keras')."
         )
-    raise ValueError(f"{path} is no .keras file. {EXPECTED}")
+    raise ValueError(f"{path} is not a .keras file. {EXPECTED}")

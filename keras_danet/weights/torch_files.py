@@ -1,10 +1,10 @@
-"""PyTorch's files: what one would make is worked out before it is read.
+"""PyTorch files: what one would allocate is worked out before it is read.
 
-Such a file is a pickle beside raw numbers. PyTorch's restricted reader runs
-no code of it, but it makes tensors and buffers of any size that some bytes
-ask for, of memory that nothing was written to. So the pickle is followed
-first, without doing what it says: only what a state dict is made of may be
-in it, and no tensor may be larger than what the file holds for it.
+Such a file is a pickle next to raw numbers. PyTorch's restricted reader runs
+none of its code, but a few bytes can make it allocate uninitialized tensors
+and buffers of any size. So the pickle is traced first without executing it:
+it may only contain the parts of a state dict, and no tensor may be larger
+than the data that the file holds for it.
 """
 
 import io
@@ -12,9 +12,9 @@ import struct
 import zipfile
 from pickletools import genops
 
-# A state dict is described in some hundred bytes a tensor.
+# A state dict takes a few hundred bytes per tensor.
 MAX_PICKLE_BYTES = 2**22
-# Bytes of one number, by the kinds of storage that weights are kept in.
+# Bytes per number of the kinds of storage that weights are kept in.
 STORAGES = {
     "torch.BoolStorage": 1,
     "torch.ByteStorage": 1,
@@ -34,8 +34,8 @@ COPIES = {
     "torch.Size": tuple,
     "torch.device": str,
 }
-# What NumPy's numbers and arrays are pickled by, before and from NumPy 2 on.
-# Nothing is made of them.
+# What NumPy pickles numbers and arrays with, before and since NumPy 2. They are
+# not built.
 UNREAD = (
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
@@ -80,11 +80,11 @@ VALUES = {
 
 
 class MoreThanTensors(ValueError):
-    """A file that holds what no state dict is made of."""
+    """A file that holds more than a state dict."""
 
 
 def check(path):
-    """Works out what PyTorch would make of a file.
+    """Works out what PyTorch would build from a file.
 
     Args:
         path: path of the file.
@@ -93,7 +93,7 @@ def check(path):
         Whether it is a zip archive, the format since PyTorch 1.6.
 
     Raises:
-        MoreThanTensors: if it holds more than a state dict is made of.
+        MoreThanTensors: if it holds more than a state dict.
         ValueError: if it is damaged or claims more than it holds.
     """
     zipped = zipfile.is_zipfile(path)
@@ -105,20 +105,20 @@ def check(path):
         size = file.seek(0, io.SEEK_END)
     if sum(held.values()) > size:
         raise ValueError(
-            f"its tensors claim {sum(held.values())} bytes and it has {size}"
+            f"its tensors claim {sum(held.values())} bytes but it has {size}"
         )
     return zipped
 
 
 def _check_archive(file):
-    """What a zip archive's storages have in bytes."""
+    """The sizes of a zip archive's storages, in bytes."""
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
-        # PyTorch stores; only a bomb compresses.
+        # PyTorch does not compress; a zip bomb does.
         if any(m.compress_type != zipfile.ZIP_STORED for m in members):
             raise ValueError("its members are compressed")
         _check_directory(file, archive)
-        # As their bytes stand there: an extra field can give another name.
+        # The names as stored: an extra field can replace `filename`.
         names = [member.orig_filename.lower() for member in members]
         pickles = [
             member
@@ -126,7 +126,7 @@ def _check_archive(file):
             if name.endswith("/data.pkl")
         ]
         if len(set(names)) < len(names) or len(pickles) != 1:
-            raise ValueError("it is no archive of PyTorch's")
+            raise ValueError("it is not a PyTorch archive")
         if pickles[0].file_size > MAX_PICKLE_BYTES:
             raise ValueError(f"its pickle has {pickles[0].file_size} bytes")
         _, claimed = follow(io.BytesIO(archive.read(pickles[0])))
@@ -137,24 +137,24 @@ def _check_archive(file):
     for key, size in claimed.items():
         if held.get(key) != size:
             raise ValueError(
-                f"its storage {key!r} claims {size} bytes and has "
+                f"its storage {key!r} claims {size} bytes but has "
                 f"{held.get(key, 0)}"
             )
     return claimed
 
 
 def _check_directory(file, archive):
-    """Holds the archive's directory to the one that PyTorch would find.
+    """Checks that PyTorch would find the same directory in the archive.
 
-    `zipfile` looks for it backwards from the end, PyTorch where the end says
-    that it is.
+    `zipfile` locates it backwards from the end record, PyTorch by the offset
+    that the end record states.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - 98))
     end = file.read().rjust(98, b"\0")
     start = struct.unpack("<L", end[-6:-2])[0]
     if end[56:60] == b"PK\6\7":
-        # The longer form, and where it is.
+        # The ZIP64 end record, and its position.
         start = struct.unpack("<Q", end[48:56])[0]
         if struct.unpack("<Q", end[64:72])[0] != size - 98:
             raise ValueError("its archive has two directories")
@@ -163,8 +163,8 @@ def _check_directory(file, archive):
 
 
 def _check_stream(file):
-    """What the storages of the format before PyTorch 1.6 have in bytes."""
-    # Magic number, version of the format, the writer's machine.
+    """The sizes of the storages in the format before PyTorch 1.6, in bytes."""
+    # Magic number, format version, the writer's machine.
     for _ in range(3):
         follow(file)
     _, claimed = follow(file)
@@ -175,15 +175,15 @@ def _check_stream(file):
 
 
 def follow(file):
-    """Follows one pickle of a file without doing what it says.
+    """Traces one pickle in a file without executing it.
 
     Args:
-        file: binary file; it is left behind the pickle.
+        file: binary file; its position is then after the pickle.
 
     Returns:
-        `(value, storages)`: what the pickle stands for, as far as it is
+        `(value, storages)`: the pickle's value, as far as it consists of
         numbers, text, lists and tuples, and a dict of the storages that it
-        asks for to their bytes.
+        asks for to their sizes in bytes.
     """
     follower = _Follower()
     start = file.tell()
@@ -198,7 +198,7 @@ def follow(file):
 
 
 class _Name(str):
-    """Something outside of the pickle that it asks for."""
+    """Something outside the pickle that it refers to."""
 
 
 class _Dict(list):
@@ -206,11 +206,11 @@ class _Dict(list):
 
 
 class _Storage(int):
-    """A storage, how many numbers it has."""
+    """A storage: how many numbers it has."""
 
 
 class _Made:
-    """What a call would make."""
+    """The result of a call."""
 
 
 class _Tensor(_Made):
@@ -218,18 +218,18 @@ class _Tensor(_Made):
 
 
 class _Follower:
-    """The stack of a pickle that is followed."""
+    """The stack of a pickle that is traced."""
 
     def __init__(self):
         self.stack = []
         self.marks = []
         self.memo = {}
         self.storages = {}
-        # What calls would copy: one list again and again takes any memory.
+        # What calls would copy: copying one list repeatedly fills memory.
         self.copied = 0
 
     def step(self, opcode, argument, position):
-        """Does to the stack what an opcode does."""
+        """Applies an opcode to the stack."""
         if opcode in CONSTANTS:
             self.stack.append(argument)
         elif opcode in VALUES:
@@ -263,7 +263,7 @@ class _Follower:
             raise ValueError("its pickle unpacks to more than it holds")
 
     def pop(self, count):
-        """The values that an opcode takes; without a count from the mark."""
+        """The values that an opcode takes; without a count, since the mark."""
         start = len(self.stack) - int(count) if count else self.marks.pop()
         if start < 0:
             raise IndexError
@@ -273,21 +273,21 @@ class _Follower:
 
     def add(self, kind, values):
         if type(self.stack[-1]) is not kind:
-            raise _more_than_tensors("items of what has none")
+            raise _more_than_tensors("items for something without items")
         self.stack[-1].extend(values)
 
     def storage(self, title, kind, key, _, size, view=None):
         if title != "storage" or view is not None or kind not in STORAGES:
             raise _more_than_tensors(f"a {title!r} of {kind}")
         claimed = size * STORAGES[kind]
-        # Asked for twice, it is made once.
+        # A storage that is asked for twice is made once.
         if size < 0 or self.storages.setdefault(key, claimed) != claimed:
             raise ValueError(f"its storage {key!r} has several sizes")
         return _Storage(size)
 
     def call(self, name, arguments):
         if type(name) is not _Name or name not in CALLS:
-            raise _more_than_tensors(f"a call of {str(name)[:80]!r}")
+            raise _more_than_tensors(f"a call to {str(name)[:80]!r}")
         if type(arguments) is not tuple:
             raise TypeError
         if name in UNREAD:
@@ -309,7 +309,7 @@ class _Follower:
                 type(first) is COPIES[name] and len(arguments) == 1
             )
         if not allowed:
-            raise _more_than_tensors(f"a call of {name!r} of something else")
+            raise _more_than_tensors(f"a call to {name!r} with something else")
         if name == "collections.OrderedDict":
             return _Dict(first or ())
         return first if type(first) is _Tensor else _Made()
@@ -319,19 +319,19 @@ class _Follower:
         if type(made) is _Dict and type(state) is _Dict:
             self.copied += len(state)
         elif type(made) is not _Made:
-            raise _more_than_tensors("the state of what has none")
+            raise _more_than_tensors("a state for something without state")
 
 
 def _tensor(name, storage, offset, size, stride):
-    """Refuses a tensor beyond its storage, which would be made larger."""
+    """Refuses a tensor beyond its storage, which PyTorch would enlarge."""
     if type(storage) is not _Storage or min((offset, *size, *stride)) < 0:
-        raise _more_than_tensors(f"a call of {name!r} of something else")
+        raise _more_than_tensors(f"a call to {name!r} with something else")
     last = offset + sum(
         (length - 1) * step for length, step in zip(size, stride, strict=True)
     )
     if 0 not in size and last >= storage:
         raise ValueError(
-            f"a tensor claims shape {size} and its storage has {storage:d} "
+            f"a tensor claims shape {size} but its storage has {storage:d} "
             "numbers"
         )
     return _Tensor()
@@ -340,7 +340,7 @@ def _tensor(name, storage, offset, size, stride):
 def _known(name):
     if name not in NAMES and name.startswith("torch."):
         raise ValueError(
-            f"it holds {name[:80]!r}, and of PyTorch's own kinds only dense "
+            f"it holds {name[:80]!r}, and of PyTorch's types only dense "
             "tensors of booleans, integers and floats are read"
         )
     if name not in NAMES:

@@ -1,8 +1,8 @@
-"""Tensors of the PyTorch implementations, by name, into our variables.
+"""Loads tensors of the PyTorch implementations, by name, into our variables.
 
 Two namings are known: the authors' (`"official"`, junfu1115/DANet) and
 MMSegmentation's (`"mmseg"`). One table, from ours to theirs, serves both
-ways. Nothing here knows a model class.
+directions. Nothing here knows a model class.
 """
 
 import re
@@ -44,7 +44,7 @@ HEAD = {
     "auxiliary_in_bn": (None, "auxiliary_head.convs.0.bn"),
     "auxiliary_classifier": (None, "auxiliary_head.conv_seg"),
 }
-# Variables that are no leaf of a module of theirs.
+# Variables that are not weights of a layer in their modules.
 SCALARS = {
     "position_attention/gamma": (
         "head.sa.gamma",
@@ -65,8 +65,8 @@ CLASSIFIER_NAMES = (
     r"head\.conv[678]\.1\..*|"
     r"decode_head\.((pam|cam)_)?conv_seg\..*|auxiliary_head\.conv_seg\..*"
 )
-# What carries nothing: counters of batches, and the classifier of the
-# authors' ImageNet backbone, which their network never calls.
+# Unused tensors: batch counters, and the classifier of the authors' ImageNet
+# backbone, which their network never calls.
 DEAD = r".*\.num_batches_tracked|pretrained\.fc\.(weight|bias)"
 
 
@@ -108,7 +108,7 @@ def _backbone_module(layer, naming, deep_stem):
     if match := re.fullmatch(r"stem_conv(\d)", layer):
         if not deep_stem:
             return f"{BACKBONE[naming]}{kind}1"
-        # Convolution, batch norm, ReLU, and again.
+        # Convolution, batch norm and ReLU, repeated.
         place = 3 * (int(match[1]) - 1) + int(kind == "bn")
         if naming == "mmseg":
             return f"backbone.stem.{place}"
@@ -117,7 +117,7 @@ def _backbone_module(layer, naming, deep_stem):
 
 
 def check_tensors(shapes, tensors, description, skip=()):
-    """Accounts for every tensor and every variable, before there is one.
+    """Accounts for every tensor and every variable, before any is read.
 
     Args:
         shapes: dict of the paths of our variables to their shapes.
@@ -158,19 +158,19 @@ def check_tensors(shapes, tensors, description, skip=()):
         if _our_shape(shape, shapes[path]) != shapes[path]:
             wrong.append(f"{name} {shape} for {shapes[path]}")
         elif dtype.kind != "f" and dtype.name != "bfloat16":
-            wrong.append(f"{name} of {dtype}, which is no floating type")
+            wrong.append(f"{name} of {dtype}, not a floating-point type")
     if unknown or missing or wrong:
         raise ValueError(
             "The checkpoint does not fit the model. Tensors without a "
             f"variable: {listed(unknown)}. Variables without a tensor: "
-            f"{listed(missing)}. Other shapes or types: {listed(wrong)}. (What "
-            "may be left over can be named by `ignore`.)"
+            f"{listed(missing)}. Wrong shapes or types: {listed(wrong)}. "
+            "(`ignore` names tensors that may be left over.)"
         )
     return theirs
 
 
 def as_patterns(ignore):
-    """A list of patterns, of one as well, which is no list of letters."""
+    """A list of patterns; a single one becomes a list of itself."""
     return [ignore] if isinstance(ignore, str) else list(ignore)
 
 
@@ -182,17 +182,17 @@ def load_tensors(variables, tensors, description, skip=()):
         tensors, description, skip: see `check_tensors`.
 
     Raises:
-        ValueError: as `check_tensors`; nothing is assigned then.
+        ValueError: like `check_tensors`; nothing is assigned then.
     """
     shapes = {variable.path: tuple(variable.shape) for variable in variables}
     theirs = check_tensors(shapes, tensors, description, skip)
     odd = []
     for variable in variables:
         name = theirs[variable.path]
-        # One at a time: a file of half precision is twice as large in full.
+        # One at a time: half-precision files double in size in float32.
         array = our_layout(tensors[name], shapes[variable.path])
-        # JAX would compile another type's conversion for every shape, and keep
-        # without a copy what is contiguous and may be mapped from a file.
+        # JAX would compile a type conversion for every shape, and would not
+        # copy a contiguous array, which may be mapped from a file.
         if array.dtype != variable.dtype or array.flags.c_contiguous:
             array = array.astype(variable.dtype)
         if not np.isfinite(array).all():
@@ -201,14 +201,14 @@ def load_tensors(variables, tensors, description, skip=()):
     if odd:
         warnings.warn(
             "The checkpoint has NaN or infinity in "
-            f"{listed(odd)}: the model computes nothing of use. Ask for "
-            "another file.",
+            f"{listed(odd)}: the model's outputs are useless. Get another "
+            "file.",
             stacklevel=4,
         )
 
 
 def to_tensors(variables, naming, deep_stem):
-    """Our variables as their tensors, by their names and in their layout.
+    """Our variables as their tensors, with their names and layout.
 
     Args:
         variables: dict of our path to array.

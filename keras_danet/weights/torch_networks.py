@@ -18,8 +18,8 @@ TOLD = (
 
 PADDLE = (
     "a PaddleSeg network. Its ResNet_vd pools in the shortcuts, dilates every "
-    "block of a stage alike and resizes by another rule, so that its weights "
-    "give other numbers here"
+    "block of a stage alike and resizes by another rule, so its weights give "
+    "different results here"
 )
 
 OTHERS = {
@@ -38,9 +38,9 @@ HEADS = {
     "FCN": r"decode_head\.(convs|conv_cat)",
 }
 
-# No layer whose width is read off a tensor is wider.
+# The widest layer whose width is read off a tensor.
 MAX_WIDTH = 255
-# Nor any dilation rate that a file tells.
+# The largest dilation rate that is accepted from a file.
 MAX_RATE = 1024
 
 # Blocks per stage (He et al. 2015, table 1); from 50 on they are bottlenecks.
@@ -59,7 +59,7 @@ DEPTHS = {
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What the names and shapes of a checkpoint's tensors tell.
+    """What the names and shapes of a checkpoint's tensors say.
 
     Args:
         naming: `"official"` or `"mmseg"`.
@@ -98,13 +98,15 @@ class Description:
 
 
 def normalize(tensors):
-    """Their tensors without a wrapper's prefix, a bare backbone with its own.
+    """Their tensors with the prefixes of the original networks.
+
+    A wrapper's `module.` is removed, a bare backbone's prefix is added.
 
     Args:
         tensors: dict of name to array.
 
     Returns:
-        Dict of name to array whose names `their_name` gives.
+        Dict of name to array, with the names that `their_name` gives.
     """
     while tensors and all(name.startswith("module.") for name in tensors):
         tensors = {
@@ -142,13 +144,13 @@ def describe(tensors):
         None,
     )
     if naming is None:
-        raise _not_ours(tensors, "no network that is known here")
+        raise _not_ours(tensors, "an unknown network")
     prefix = BACKBONE[naming]
     blocks = tuple(_num_blocks(tensors, prefix, stage) for stage in range(1, 5))
     bottleneck = f"{prefix}layer1.0.conv3.weight" in tensors
     if (blocks, bottleneck) not in DEPTHS:
         raise _not_ours(
-            tensors, f"a ResNet of {blocks} blocks, which has no depth here"
+            tensors, f"a ResNet of {blocks} blocks, which is not supported"
         )
     deep = {"official": "conv1", "mmseg": "stem"}[naming]
     stem = tuple(
@@ -170,7 +172,7 @@ def describe(tensors):
 
 
 def _width(tensors, name):
-    """How many filters a convolution has, before a model is made of it."""
+    """How many filters a convolution has, if a model may have as many."""
     shape = np.shape(tensors[name])
     if len(shape) != 4 or not 0 < shape[0] <= MAX_WIDTH:
         raise ValueError(
@@ -191,7 +193,7 @@ def _num_blocks(tensors, prefix, stage):
 
 
 def _refuse_others(tensors):
-    """Tells the networks that are often taken for DANet."""
+    """Recognizes networks that are often mistaken for DANet."""
 
     def any_name(pattern):
         return any(re.search(pattern, name) for name in tensors)
@@ -239,7 +241,7 @@ def _not_ours(tensors, found):
 
 
 def told_by(meta):
-    """What a file says of itself that its tensors cannot tell.
+    """What a file's metadata say that its tensors cannot.
 
     Args:
         meta: dict, `"align_corners"` and `"multi_grid"` in it, or a
@@ -247,8 +249,8 @@ def told_by(meta):
             or `"cfg"` (1.x): Python's or JSON's text, or a dict.
 
     Returns:
-        Dict with `align_corners` (boolean) and `multi_grid` (tuple), as far
-        as they are told, without contradiction and within reason.
+        Dict with `align_corners` (boolean) and `multi_grid` (tuple), each only
+        if it is stated, without contradiction, and plausible.
     """
     told = {"align_corners": set(), "multi_grid": set()}
     waiting = [(k, meta[k]) for k in (*told, "config", "cfg") if k in meta]
@@ -261,7 +263,7 @@ def told_by(meta):
             for key, text in re.findall(TOLD, value):
                 told[key].add(READ[key](text))
         elif isinstance(value, dict | list | tuple) and id(value) not in seen:
-            # Some bytes can stand for a list of lists without end.
+            # A few bytes can describe a list that contains itself.
             seen.add(id(value))
             keyed = isinstance(value, dict)
             waiting.extend(
@@ -275,18 +277,18 @@ def told_by(meta):
 
 
 def _read_boolean(value):
-    """A boolean of itself or its text, `None` if it is no such."""
+    """A boolean from itself or its text, `None` if it is neither."""
     if isinstance(value, str):
         return {"true": True, "false": False}.get(value.lower())
     return value if isinstance(value, bool) else None
 
 
 def _read_rates(value):
-    """Dilation rates of a value or its text, `None` if it is no such."""
+    """Dilation rates from a value or its text, `None` if they are neither."""
     if isinstance(value, str):
         if not re.fullmatch(r"\W*|None|null|[\[(]?[\d,\s]+[\])]?", value):
             return None
-        # More digits than a rate can have are not worth a number.
+        # Nine digits are more than a rate can have.
         value = [int(digits[:9]) for digits in re.findall("[0-9]+", value)]
     if value is None:
         return ()

@@ -213,11 +213,11 @@ def strided(count):
         ),
         (
             lambda: chain(*strided(4), layers.UpSampling2D(name="bad")),
-            r"'bad' \(UpSampling2D\) is of a kind",
+            r"'bad' \(UpSampling2D\) is of a type",
         ),
         (
             lambda: chain(*strided(4), Rescaling(name="bad")),
-            r"'bad' \(Rescaling\) is of a kind",
+            r"'bad' \(Rescaling\) is of a type",
         ),
         (lambda: chain(*strided(4)), "stride 32. Received: 16"),
         (
@@ -226,7 +226,7 @@ def strided(count):
         ),
         (
             lambda: chain(layers.Conv2D(3, 3, (2, 1), name="bad")),
-            "'bad' has different strides by axis",
+            "'bad' has different strides per axis",
         ),
         (
             lambda: chain(*strided(4), layers.Resizing(8, 8, name="bad")),

@@ -355,7 +355,7 @@ def test_images_of_another_range_are_told_once():
     assert not pixel_warnings(lambda: fit(np.zeros_like(images)))
     assert not pixel_warnings(lambda: fit(images.astype("float32")))
     (told,) = pixel_warnings(lambda: fit(unit))
-    assert "lie in 0-1" in told
+    assert "are in 0-1" in told
     assert not pixel_warnings(lambda: fit(unit))
     for call in (
         lambda model: model.evaluate(unit, labels, verbose=0),

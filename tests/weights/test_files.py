@@ -97,7 +97,7 @@ def test_numbers_of_numpy_beside_the_tensors_are_passed_over(tmp_path, zipped):
     assert files.read_weights(path)[1]["names"] == {"a"}
     content["state_dict"]["score"] = np.float64(0.8)
     write_torch(path, content, _use_new_zipfile_serialization=zipped)
-    assert_refused(path, "'score' is no dense tensor")
+    assert_refused(path, "'score' is not a dense tensor")
 
 
 def test_types_that_numpy_lacks_are_refused(tmp_path):
@@ -287,8 +287,8 @@ ORDERED = b"ccollections\nOrderedDict\n"
         ),
         ((b"0.",), "the instruction POP"),
         ((b"c__builtin__\neval\n."), "'__builtin__.eval'"),
-        ((b"]", 1, 2, b"s."), "items of what has none"),
-        ((b"K\0}b."), "state of what has none"),
+        ((b"]", 1, 2, b"s."), "items for something without items"),
+        ((b"K\0}b."), "state for something without state"),
         ((b"X\1\0\0\0xQ."), "is damaged"),
         ((b"h\5."), "is damaged"),
         ((b"t."), "is damaged"),
@@ -354,13 +354,13 @@ def test_headers_that_claim_petabytes(tmp_path):
 def test_a_tensor_that_repeats_its_storage(tmp_path):
     path = tmp_path / "w.pth"
     write_torch(path, {"x": torch.zeros(1).expand(2**40)})
-    assert_refused(path, r"'x' claims shape \(1099511627776,\) and has 4 bytes")
+    assert_refused(path, r"'x' claims shape \(1099511627776,\) but has 4 bytes")
 
 
 def test_what_is_no_tensor(tmp_path):
     path = tmp_path / "w.pth"
     write_torch(path, {"x": 3})
-    assert_refused(path, "'x' is no dense tensor")
+    assert_refused(path, "'x' is not a dense tensor")
     write_torch(path, {"x": torch.eye(2).to_sparse()})
     assert_refused(path, "sparse.*only dense tensors")
     write_torch(path, [1, 2])
@@ -388,7 +388,7 @@ def test_truncated_files(tmp_path, ending):
 def test_other_files(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"or \.npz file\.$"):
         files.read_weights(tmp_path / "none.npz")
-    with pytest.raises(FileNotFoundError, match="is for from_preset"):
+    with pytest.raises(FileNotFoundError, match="to from_preset"):
         files.read_weights("danet_resnet50_cityscapes")
     for name, reason in (
         ("w.keras", "'.keras' is not a known ending.*load_model"),

@@ -136,11 +136,11 @@ def test_what_names_no_model_is_told_apart(saved, tmp_path):
         (tmp_path / name).write_bytes(b"?")
     for source, said in (
         (begun, "has no model.keras yet"),
-        (tmp_path, "not a run folder, nor one of a preset"),
+        (tmp_path, "not a run folder, nor a preset's"),
         (tmp_path / "a.pth", "keras-danet convert"),
-        (tmp_path / "b.h5", "no .keras file"),
-        (tmp_path / "c.weights.h5", "holds weights and no network"),
-        (tmp_path / "d.tflite", "no .keras file"),
+        (tmp_path / "b.h5", "not a .keras file"),
+        (tmp_path / "c.weights.h5", "holds weights but no network"),
+        (tmp_path / "d.tflite", "not a .keras file"),
         (tmp_path / "gone.keras", "There is no"),
         ("danet_resnet50_citscapes", "mean 'danet_resnet50_cityscapes'"),
         ("DANet-ResNet50-ADE20k", "mean 'danet_resnet50_ade20k'"),

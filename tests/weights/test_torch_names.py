@@ -391,8 +391,8 @@ def test_backbones_of_classifiers_and_segmentation_networks(naming):
             "torchvision's DeepLab",
         ),
         (("layer1.0.conv1.weight", "layer1.0.se.fc1.weight"), "SE-ResNet"),
-        (("blocks.0.attn.qkv.weight",), "no network that is known"),
-        ((), "no network that is known"),
+        (("blocks.0.attn.qkv.weight",), "an unknown network"),
+        ((), "an unknown network"),
     ],
 )
 def test_other_networks_are_recognised(names, message):
@@ -485,7 +485,7 @@ def test_nonsense_beside_a_checkpoint_is_refused():
         DilatedResNet.from_checkpoint(tensors, filters=16)
     name = "pretrained.bn1.weight"
     integers = {**tensors, name: tensors[name].astype("int8")}
-    with pytest.raises(ValueError, match="bn1.weight of int8, which is no"):
+    with pytest.raises(ValueError, match="bn1.weight of int8, not a float"):
         DilatedResNet.from_checkpoint(integers)
 
 
