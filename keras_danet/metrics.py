@@ -14,11 +14,11 @@ from keras_danet.layers.numerics import maximum
 from keras_danet.layers.numerics import wide_dtype
 from keras_danet.losses.pixels import weights_of_pixels
 
-# A count is `high * 2**30 + low`: 64-bit integers do not exist on JAX by
-# default, and a low limb below 2**30 leaves an int32 room for one update.
+# A count is `high * 2**30 + low`: JAX has no 64-bit integers by default, and a
+# low limb below 2**30 leaves room for one update in an int32.
 LIMB_BITS = 30
 SCORES = ("mean_iou", "pixel_accuracy")
-# Of these names the logs have the scores' own.
+# With these names, the logs show the scores without a prefix.
 PLAIN_NAMES = ("segmentation_metrics", "mean_iou")
 
 
@@ -32,7 +32,8 @@ def confusion_matrix(
 
     Args:
         label: Integer array of any shape, the true class of each pixel.
-        prediction: Integer array of the same shape, read where counted.
+        prediction: Integer array of the same shape; ignored pixels are not
+            read.
         num_classes: Integer, the number of classes.
         ignore_label: Integer, the label to leave out. Defaults to 255.
 
@@ -40,7 +41,7 @@ def confusion_matrix(
         int64 array `(num_classes, num_classes)`, rows true, columns predicted.
 
     Raises:
-        ValueError: If shapes differ, or a value is no integer or no class.
+        ValueError: If shapes differ, or a value is not an integer or a class.
 
     >>> confusion_matrix(np.array([0, 1, 255]), np.array([0, 0, 1]), 2)
     array([[1, 0],
@@ -73,7 +74,7 @@ def _checked_classes(name, values, num_classes, ignored):
     wrong = values[(values < 0) | (values >= num_classes)]
     if wrong.size:
         found = np.unique(wrong)[:10].tolist()
-        remedy = "Give a model, or a function, of these classes."
+        remedy = "Use a model, or a function, that predicts these classes."
         if name == "label":
             remedy = wrong_labels(found, num_classes, ignored)
         raise ValueError(
@@ -84,7 +85,7 @@ def _checked_classes(name, values, num_classes, ignored):
 
 
 def wrong_labels(values, num_classes, ignored):
-    """What is to be said of labels that are neither a class nor ignored.
+    """The error message for labels that are neither a class nor ignored.
 
     Args:
         values: the values found, or the lowest and highest of them.
@@ -110,26 +111,26 @@ def wrong_labels(values, num_classes, ignored):
             f"{target} (Keras's own losses: ignore_class={target})."
         )
     else:
-        # They were kept in float32, which rounds greater ones.
+        # They were kept in float32, which rounds larger ones.
         which = f"== {values[-1]}"
         if values[-1] >= 2**24:
             which = f">= {num_classes}"
-        remedy = f"Map what has no class to {target}"
+        remedy = f"Map labels without a class to {target}"
         if target == 255 and not ignored:
             remedy += " and give the loss that `ignore_label`"
         remedy += f", as in labels[labels {which}] = {target}."
         if values == [num_classes]:
             remedy += (
-                f" {num_classes} may be void, as CamVid's 11; or the labels "
+                f" {num_classes} may be void, like CamVid's 11; or the labels "
                 "count from 1, with 0 for void (ADE20K's `reduce_zero_label`):"
-                f" then take 1 away, and make 0 {target}."
+                f" then subtract 1, and map 0 to {target}."
             )
         elif min(values) < 0 or 255 in values:
-            remedy += " Or give loss and metrics that `ignore_label`."
+            remedy += " Or give loss and metrics that label as `ignore_label`."
         elif len(values) > 1:
             remedy += (
-                " Label files may hold other numbers than classes, as "
-                "Cityscapes' labelIds do: map these to 0 to "
+                " Label files may hold ids other than class indices, such as "
+                "Cityscapes' labelIds: map these to 0 to "
                 f"{num_classes - 1}."
             )
     many = len(values) > 1
@@ -144,8 +145,8 @@ def class_iou(matrix: ArrayLike) -> np.ndarray:
     """Intersection over union of each class of a confusion matrix.
 
     Returns:
-        float64 array `(num_classes,)` in [0, 1], NaN for a class that is
-        neither in the truth nor in the prediction.
+        float64 array `(num_classes,)` in [0, 1], NaN for a class that is in
+        neither the truth nor the prediction.
 
     >>> class_iou(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
     array([0.75, 0.8 ,  nan])
@@ -175,8 +176,8 @@ def pixel_accuracy(matrix: ArrayLike) -> float:
 def _predicted_class(logits, num_classes):
     if keras.backend.backend() == "torch":
         return ops.argmax(logits, axis=-1)
-    # Compilers make this one pass over the logits; `ops.argmax` first rewrites
-    # them on a CPU (it tells -0.0 from 0.0). Ties go to the lowest index too.
+    # Compilers turn this into one pass over the logits; on a CPU `ops.argmax`
+    # first copies them (to order -0.0 and 0.0). Ties go to the lowest index.
     best = logits[..., 0]
     index = ops.zeros_like(best, dtype="int32")
     for k in range(1, num_classes):
@@ -188,7 +189,7 @@ def _predicted_class(logits, num_classes):
 
 def _histogram(index, length):
     if keras.backend.backend() == "torch":
-        # `segment_sum` adds in float32 there: exact only to 2**24.
+        # `segment_sum` adds in float32 on torch: exact only up to 2**24.
         return ops.bincount(index, minlength=length)
     # `bincount` cannot be compiled on TensorFlow and JAX.
     return ops.segment_sum(ops.ones_like(index), index, num_segments=length)
@@ -198,20 +199,20 @@ def _histogram(index, length):
 class SegmentationMetrics(keras.Metric):
     """Mean IoU and pixel accuracy from one exact confusion matrix.
 
-    `fit` and `evaluate` log them as `mean_iou` and `pixel_accuracy`; with a
-    `name` of yours as `{name}_mean_iou` and `{name}_pixel_accuracy`. Counts
-    are integers in two limbs, exact on every backend to 2**61 pixels a cell
-    (fewer than 2**30 an update), whatever the batches and devices. Left out
-    are pixels labelled `ignore_label` or of weight 0 and, from the mean,
+    `fit` and `evaluate` log them as `mean_iou` and `pixel_accuracy`; with
+    your own `name` as `{name}_mean_iou` and `{name}_pixel_accuracy`. Counts
+    are integers in two limbs, exact on every backend up to 2**61 pixels per
+    cell (fewer than 2**30 per update), for any batches and devices. Pixels
+    labelled `ignore_label` or of weight 0 are left out; so are, from the mean,
     classes in neither truth nor prediction. Scores are 0 before the first
     pixel, and NaN once a label was neither a class nor `ignore_label`:
     `confusion_matrix()` then raises ValueError.
 
-    A `DANet` tells several of them apart. In any other Keras model give each a
-    name of its own: Keras lets the scores of one overwrite another's.
+    A `DANet` keeps several of them apart. In any other Keras model give each
+    its own name: Keras lets the scores of one overwrite another's.
 
     A callback on `val_mean_iou` needs `mode="max"`, or this metric the name
-    `"mean_iou"`: by its name Keras finds whether up is better.
+    `"mean_iou"`: Keras infers from the name whether higher is better.
 
     Args:
         num_classes: Integer of at least 2, the number of classes.
@@ -220,8 +221,8 @@ class SegmentationMetrics(keras.Metric):
 
     Call arguments:
         y_true: Labels `(batch, height, width)` or `(..., 1)`, of any dtype.
-        y_pred: Logits `(batch, height, width, num_classes)`. Pixels that a
-            Keras mask of theirs leaves out are left out.
+        y_pred: Logits `(batch, height, width, num_classes)`. Pixels that
+            their Keras mask excludes are left out.
         sample_weight: `None`, or weights `(batch,)` or of `y_true`'s shape: a
             pixel of weight 0 is left out, any other counts once.
 
@@ -255,8 +256,8 @@ class SegmentationMetrics(keras.Metric):
         self.ignore_label = arguments.integer("ignore_label", ignore_label)
         self._direction = "up"  # what `ModelCheckpoint(mode="auto")` reads
         self._table_rows = max(self.num_classes, 256)
-        # The last element counts invalid labels. "int" is int64 on TensorFlow,
-        # which keeps int32 variables off the GPU, and int32 elsewhere.
+        # The last element counts invalid labels. "int" is int32, but int64 on
+        # TensorFlow, which does not place int32 variables on the GPU.
         shape = (self.num_classes**2 + 1,)
         self.low = self.add_variable(shape, "zeros", dtype="int", name="low")
         self.high = self.add_variable(shape, "zeros", dtype="int", name="high")
@@ -266,7 +267,7 @@ class SegmentationMetrics(keras.Metric):
         y_true = ops.convert_to_tensor(y_true)
         y_pred = ops.convert_to_tensor(y_pred)
         if getattr(y_true.shape, "rank", 0) is None:
-            # A TensorFlow function that met both forms of labels.
+            # A TensorFlow function that was called with both label shapes.
             y_true = ops.reshape(y_true, ops.shape(y_pred)[:-1])
         self._check_shapes(y_true.shape, y_pred.shape)
         predicted = _predicted_class(y_pred, self.num_classes)
@@ -295,7 +296,7 @@ class SegmentationMetrics(keras.Metric):
                 "width, 1) and `y_pred` (batch, height, width, "
                 f"{self.num_classes}). Received: y_true.shape={tuple(label)}, "
                 f"y_pred.shape={tuple(logits)}. Give the metric the model's "
-                "`num_classes`, and resize logits to labels."
+                "`num_classes`, and resize the logits to the labels."
             )
 
     def _pixel_rows(self, y_true, y_pred, sample_weight, mask):
@@ -305,7 +306,7 @@ class SegmentationMetrics(keras.Metric):
         dtype = keras.backend.standardize_dtype(y_true.dtype)
         label = ops.cast(y_true, "int32")
         if dtype == "uint8" and sample_weight is None and mask is None:
-            return label  # has its row; each step below is a pass over pixels
+            return label  # each has a row; steps below are passes over pixels
         # Fractions, NaN and integers beyond int32 do not survive the cast.
         whole = ops.cast(label, dtype) == y_true
         valid = ops.logical_and(label >= 0, label < self.num_classes)
@@ -337,7 +338,7 @@ class SegmentationMetrics(keras.Metric):
         iou = hits / maximum(union, 1.0)
         mean = ops.sum(iou) / maximum(present, 1.0)
         accuracy = ops.sum(hits) / maximum(ops.sum(true), 1.0)
-        # NaN where one was, and made only then: debuggers stop at any.
+        # NaN if a label was invalid, and made only then: debuggers stop at NaN.
         poison = ops.sqrt(1.0 - 2.0 * ops.cast(counts[-1] > 0, counts.dtype))
         return mean * poison, accuracy * poison
 

@@ -1,4 +1,4 @@
-"""What Keras lacks: SGD and its schedule as the reference recipes mean them."""
+"""What Keras lacks: SGD and its schedule as the reference recipes use them."""
 
 import re
 import warnings
@@ -19,9 +19,9 @@ from keras_danet.layers.numerics import minimum
 
 @keras.saving.register_keras_serializable(package="keras_danet")
 class PolySchedule(LearningRateSchedule):
-    """The field's "poly" learning rate, with a floor and a linear warm-up.
+    """The usual "poly" learning rate, with a floor and a linear warm-up.
 
-    At step t of T = total_steps, from 0, and from T on at t = T,
+    At step t of T = total_steps, counted from 0 and at most T,
 
         rate = (initial - end) * (1 - t / T) ** power + end
 
@@ -30,7 +30,7 @@ class PolySchedule(LearningRateSchedule):
 
         1 - (1 - t / W) * (1 - warmup_ratio)
 
-    as mmcv's `warmup="linear"` does, whose ratio is 0.1 by default, too.
+    like mmcv's `warmup="linear"`, whose ratio is also 0.1 by default.
 
     Reference:
         - [DANet](https://github.com/junfu1115/DANet): power 0.9, per
@@ -39,8 +39,8 @@ class PolySchedule(LearningRateSchedule):
 
     Args:
         initial_learning_rate: float.
-        total_steps: integer, updates of the whole training: with an
-            optimizer's `gradient_accumulation_steps` n, batches / n.
+        total_steps: integer, updates of the whole training: batches / n if
+            the optimizer has `gradient_accumulation_steps` n.
         power: float. Defaults to `0.9`.
         end_learning_rate: float, the floor. Defaults to `0.0`
             (MMSegmentation's recipes have 1e-4).
@@ -83,8 +83,8 @@ class PolySchedule(LearningRateSchedule):
         }
         if total_steps < 1 or warmup_steps > total_steps or warmup_ratio > 1:
             raise ValueError(
-                "`total_steps` must be at least 1, `warmup_steps` no more than "
-                "it and `warmup_ratio` no more than 1. Received: "
+                "`total_steps` must be at least 1, `warmup_steps` at most "
+                "`total_steps` and `warmup_ratio` at most 1. Received: "
                 f"total_steps={total_steps}, warmup_steps={warmup_steps}, "
                 f"warmup_ratio={warmup_ratio}"
             )
@@ -99,7 +99,7 @@ class PolySchedule(LearningRateSchedule):
         check_dtype(wide)
         step = ops.cast(step, wide)
         total, end = given["total_steps"], given["end_learning_rate"]
-        # Subtracted before divided: steps are whole numbers, and exact.
+        # Subtract before dividing: steps are whole numbers, so it is exact.
         left = (total - minimum(step, total)) / total
         rate = (given["initial_learning_rate"] - end) * left ** given["power"]
         rate = rate + end
@@ -123,9 +123,9 @@ class SGD(keras.optimizers.SGD):
         weight = weight - learning_rate * velocity
 
     or, with `nesterov`, `learning_rate * (gradient + momentum * velocity)`.
-    `keras.optimizers.SGD` shrinks weights beside the velocity instead, which
-    is weaker by up to 1 / (1 - momentum), and lets a falling learning rate
-    reach the velocity late.
+    `keras.optimizers.SGD` instead shrinks weights outside the velocity, which
+    is weaker by up to 1 / (1 - momentum), and a falling learning rate affects
+    its velocity late.
 
     Gradients are clipped (`global_clipnorm`, which is PyTorch's
     `clip_grad_norm_`, or `clipnorm`, `clipvalue`) before the decay is added.
@@ -140,18 +140,18 @@ class SGD(keras.optimizers.SGD):
             for every trainable weight but those of
             `exclude_from_weight_decay`. Defaults to `0.0`.
         multipliers: dict of regular expression to float. The learning rate of
-            a variable in whose path the expression is found is that many
-            times larger, as in a parameter group of PyTorch's.
+            a variable whose path contains a match is multiplied by that
+            number, as in a PyTorch parameter group.
             `DANet.head_multipliers` makes one for the head. Defaults to
             `None`.
         name: string. Defaults to `"SGD"`.
-        nesterov: boolean, as PyTorch's. Defaults to `False`.
+        nesterov: boolean, as in PyTorch. Defaults to `False`.
         **kwargs: those of `keras.optimizers.Optimizer` (`clipnorm`, ...).
 
     Raises:
-        ValueError: for arguments out of range or that do not go together,
-            multipliers that are no numbers, or a variable that two
-            expressions are found in.
+        ValueError: for arguments that are out of range or incompatible,
+            multipliers that are not numbers, or a variable that two
+            expressions match.
 
     Example:
 
@@ -199,7 +199,7 @@ class SGD(keras.optimizers.SGD):
         if self.gradient_accumulation_steps and self.ema_overwrite_frequency:
             # Keras 3.15 would overwrite within an update.
             raise ValueError(
-                "`ema_overwrite_frequency` cannot be had with "
+                "`ema_overwrite_frequency` cannot be used with "
                 "`gradient_accumulation_steps`. Leave one of them out; "
                 "keras.callbacks.SwapEMAWeights puts the averages in place "
                 "for validation."
@@ -217,16 +217,17 @@ class SGD(keras.optimizers.SGD):
         var_list: Sequence[keras.Variable] | None = None,
         var_names: Sequence[str] | None = None,
     ) -> None:
-        """Keeps variables from the decay, with which that is saved.
+        """Excludes variables from the decay; saved with the optimizer.
 
         Args:
             var_list: list of variables. Defaults to none.
-            var_names: list of regular expressions, found in the names of
+            var_names: list of regular expressions to search in the names of
                 variables, such as `["bias", "gamma", "beta"]`. Defaults to
                 none.
 
         Raises:
-            ValueError: once the optimizer is built, or for other than lists.
+            ValueError: if the optimizer is built, or for something other than
+                lists.
         """
         if self.built:
             raise ValueError(
@@ -271,7 +272,7 @@ class SGD(keras.optimizers.SGD):
         for pattern in self.multipliers:
             if not any(re.search(pattern, v.path) for v in variables):
                 warnings.warn(
-                    f"`multipliers`: {pattern!r} is found in the path of no "
+                    f"`multipliers`: {pattern!r} matches the path of no "
                     "trainable variable.",
                     stacklevel=2,
                 )
@@ -281,7 +282,7 @@ class SGD(keras.optimizers.SGD):
         learning_rate = self._exact_rate(learning_rate)
         learning_rate = ops.cast(learning_rate, variable.dtype)
         update = ops.cast(gradient, variable.dtype)
-        # Of tensors, not of variables: torch would round the factors to
+        # With tensors, not variables: torch would round the factors to
         # `floatx`.
         if self.weight_decay and self._is_decayed[index]:
             weight = ops.convert_to_tensor(variable)
@@ -298,8 +299,8 @@ class SGD(keras.optimizers.SGD):
         self.assign_sub(variable, learning_rate * update)
 
     def _get_current_learning_rate(self):
-        # Keras 3.15 asks a schedule for the rate of the batch, not of the
-        # update, where gradients are accumulated.
+        # When gradients are accumulated, Keras 3.15 asks a schedule for the
+        # rate of the batch, not of the update.
         if isinstance(self._learning_rate, LearningRateSchedule):
             step = self.iterations
             if isinstance(self._learning_rate, PolySchedule):
@@ -309,9 +310,9 @@ class SGD(keras.optimizers.SGD):
         return super()._get_current_learning_rate()
 
     def _exact_rate(self, rate):
-        """The number that was given, where `floatx` rounds what Keras keeps.
+        """The given rate, which Keras rounds to `floatx`, unrounded.
 
-        A rate that was set later is what Keras kept of it.
+        A rate that was set later stays as Keras keeps it.
         """
         if not isinstance(self._given_rate, float):
             return rate
@@ -325,8 +326,8 @@ class SGD(keras.optimizers.SGD):
         limit = self.clipnorm or self.global_clipnorm
         if not limit:
             return super()._clip_gradients(grads)
-        # As Keras, which computes factors in `floatx`, and divides by a norm
-        # of 0, that of a batch without a labelled pixel.
+        # Like Keras, but it computes factors in `floatx` and divides by a norm
+        # of 0, as of a batch without a labelled pixel.
         grads = summed(self, grads)
         wide = "float64" if self._in_float64 else "float32"
         limit = ops.convert_to_tensor(limit, wide)
@@ -353,7 +354,7 @@ class SGD(keras.optimizers.SGD):
     def _update_model_variables_moving_average(self, trainable_variables):
         if not self.use_ema:
             return
-        # Keras 3.15 would average after every batch, by a momentum that
+        # Keras 3.15 would average after every batch, with a momentum that
         # torch rounds to `floatx`.
         steps = self.gradient_accumulation_steps or 1
         updated = (self._iterations + 1) % steps == 0
@@ -398,11 +399,11 @@ class SGD(keras.optimizers.SGD):
 
 
 def _checked_options(given):
-    """Options of Keras's optimizers, less what these would ignore."""
+    """Options of Keras's optimizers, checked; ignored ones are refused."""
     given = arguments.plain_values(given)
     if "decay" in given:
         raise ValueError(
-            "`decay` is no more. Give `learning_rate` a schedule, such as "
+            "`decay` was removed. Give `learning_rate` a schedule, such as "
             f"PolySchedule. Received: decay={given['decay']!r}"
         )
     for name in ("clipnorm", "global_clipnorm", "clipvalue"):
@@ -415,8 +416,8 @@ def _checked_options(given):
             arguments.integer(name, given[name])
     if given.get("ema_overwrite_frequency") and not given.get("use_ema"):
         raise ValueError(
-            "`ema_overwrite_frequency` is of the averages that `use_ema` "
-            "keeps. Received: ema_overwrite_frequency="
+            "`ema_overwrite_frequency` needs the averages of `use_ema=True`. "
+            "Received: ema_overwrite_frequency="
             f"{given['ema_overwrite_frequency']}, use_ema=False"
         )
     return given
@@ -444,7 +445,7 @@ def _multiplier(multipliers, path):
     found = [pattern for pattern in multipliers if re.search(pattern, path)]
     if len(found) > 1:
         raise ValueError(
-            f"`multipliers`: {found} are all found in {path!r}. Make them "
-            "exclude each other."
+            f"`multipliers`: {found} all match {path!r}. Make them exclude "
+            "each other."
         )
     return multipliers[found[0]] if found else 1.0

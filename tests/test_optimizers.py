@@ -269,12 +269,12 @@ def test_multipliers_that_are_none_are_refused(multipliers):
 
 def test_a_variable_has_one_multiplier():
     optimizer = SGD(multipliers={"head": 10.0, "kernel": 2.0})
-    with pytest.raises(ValueError, match="all found in 'head/kernel'"):
+    with pytest.raises(ValueError, match="all match 'head/kernel'"):
         optimizer.build(variables())
 
 
 def test_a_multiplier_of_nothing_is_told():
-    with pytest.warns(UserWarning, match="'heads' is found in"):
+    with pytest.warns(UserWarning, match="'heads' matches"):
         SGD(multipliers={"heads": 10.0}).build(variables())
 
 
@@ -308,7 +308,7 @@ def test_what_does_not_go_with_an_option_is_refused():
         SGD(0.1, momentum=0.0, nesterov=True)
     with pytest.raises(ValueError, match="`nesterov` must be a boolean"):
         SGD(0.1, nesterov="yes")
-    with pytest.raises(ValueError, match="cannot be had with"):
+    with pytest.raises(ValueError, match="cannot be used with"):
         SGD(
             gradient_accumulation_steps=2,
             use_ema=True,

@@ -1,4 +1,4 @@
-"""Backbones by name, and what any other has to be."""
+"""Backbones by name, and the checks for any other backbone."""
 
 from keras_danet.arguments import did_you_mean
 from keras_danet.models.resnet import DilatedResNet
@@ -9,17 +9,17 @@ NAMED_BACKBONES = {f"resnet{depth}": depth for depth in STAGE_BLOCKS}
 
 
 def with_pretrained(arguments):
-    """Arguments to build from, and to keep, of a backbone with weights.
+    """Arguments to build with, and to keep, for a backbone with weights.
 
-    The model keeps the weights from then on: made again from its
-    configuration, it must fetch nothing.
+    From then on the weights are the model's: when it is made again from its
+    configuration, nothing must be fetched.
     """
     name = arguments["backbone"]
     if not isinstance(name, str) or name not in DilatedResNet.presets:
         return arguments, arguments
     if arguments["stem_filters"] is not None:
         raise ValueError(
-            f"`stem_filters` are those of the preset's weights. Received: "
+            f"`stem_filters` are set by the preset's weights. Received: "
             f"stem_filters={arguments['stem_filters']!r}, backbone={name!r}"
         )
     row = DilatedResNet.presets[name]["arguments"]
@@ -51,8 +51,8 @@ def make_backbone(backbone, **options):
         return DilatedResNet(NAMED_BACKBONES[backbone], **options)
     if options:
         raise ValueError(
-            f"{', '.join(f'`{name}`' for name in options)} shape a backbone "
-            "given by name; set them where you make the backbone. "
+            f"{', '.join(f'`{name}`' for name in options)} only apply to a "
+            "backbone given by name; set them when you make the backbone. "
             f"Received: backbone={backbone!r}"
         )
     output = getattr(backbone, "output", None)

@@ -1,4 +1,4 @@
-"""What residual networks are built of: convolution, stem, block, stage."""
+"""The parts of residual networks: convolution, stem, block, stage."""
 
 import keras
 from keras import layers
@@ -12,11 +12,11 @@ BOTTLENECK_EXPANSION = 4
 def convolution_bn(
     x, filters, kernel_size, name, relu=True, strides=1, dilation_rate=1
 ):
-    """Convolution `name`, batch norm `name`_bn and, unless told, a ReLU.
+    """Convolution `name`, batch norm `name`_bn and, if `relu`, a ReLU.
 
-    The convolution has no bias and is padded on both sides alike:
-    `padding="same"` pads even sides at the end only when it strides, so
-    strided kernels are padded explicitly, as PyTorch does.
+    The convolution has no bias and is padded equally on both sides: with a
+    stride, `padding="same"` pads even sizes at the end only, so strided
+    kernels are padded explicitly, as in PyTorch.
     """
     if strides > 1 and kernel_size > 1:
         x = layers.ZeroPadding2D(
@@ -47,7 +47,7 @@ def stem(x, stem_filters):
         strides = 2 if index == 1 else 1
         name = f"stem_conv{index}"
         x = convolution_bn(x, filters, kernel_size, name, strides=strides)
-    # Zeros are as good as -inf beside the outputs of a ReLU.
+    # After a ReLU, padding with zeros is as good as with -inf.
     x = layers.ZeroPadding2D(
         1, data_format="channels_last", name="stem_pool_pad"
     )(x)
@@ -57,7 +57,7 @@ def stem(x, stem_filters):
 
 
 def shortcut(x, filters, strides, name):
-    """The input, projected by a 1x1 convolution where its shape changes."""
+    """The input, projected by a 1x1 convolution if the shape changes."""
     if strides == 1 and x.shape[-1] == filters:
         return x
     return convolution_bn(

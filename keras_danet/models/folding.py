@@ -1,4 +1,4 @@
-"""`optimize_for_inference`: what a trained network can do without."""
+"""`optimize_for_inference`: removes what a trained network does not need."""
 
 import keras
 import numpy as np
@@ -11,20 +11,20 @@ from keras_danet.models.freezing import copy_weights
 from keras_danet.models.functional import FunctionalModel
 from keras_danet.models.network_arguments import FACTS
 
-# Fewer channels, and the sums around Winograd's products take longer than
-# the products saved.
+# With fewer channels, the sums around Winograd's products take longer than the
+# saved products.
 MIN_WINOGRAD_CHANNELS = 256
 
 
 @keras.saving.register_keras_serializable(package="keras_danet")
 class InferenceModel(FunctionalModel):
-    """What `optimize_for_inference` makes: it predicts, and cannot learn."""
+    """What `optimize_for_inference` returns: it predicts but cannot learn."""
 
     def fit(self, *args, **kwargs):
         raise ValueError(
             "A copy that optimize_for_inference made is for prediction: its "
-            "batch norms are gone. Train the model that it was made of, and "
-            "make the copy again."
+            "batch norms are gone. Train the model that it was made from, "
+            "and make the copy again."
         )
 
     def train_on_batch(self, *args, **kwargs):
@@ -34,26 +34,26 @@ class InferenceModel(FunctionalModel):
 def optimize_for_inference(
     model: keras.Model, winograd: bool = False
 ) -> InferenceModel:
-    """A copy of a network that computes the same with less work.
+    """A copy of a network that computes the same outputs with less work.
 
     Batch norms, constant once training is over, are folded into the
     convolutions before them; on CPUs the large 3x3 convolutions can be
     replaced by `WinogradConv2D`.
 
         fast = keras_danet.optimize_for_inference(model, winograd=True)
-        fast.compile(jit_compile=True)  # not Keras's choice on a CPU
+        fast.compile(jit_compile=True)  # not Keras's default on a CPU
         logits = fast.predict(images)
 
-    The copy has weights of its own, with LoRA's factors added to them:
-    training `model` further does not change it, and it cannot be trained.
-    Outputs differ from the model's by rounding.
+    The copy has its own weights, with LoRA's factors added to them: training
+    `model` further does not change it, and it cannot be trained. Its outputs
+    differ from the model's by rounding.
 
     Args:
         model: a `DANet`, whose fused logits the copy computes, or any
             functional model.
         winograd: boolean, whether to replace 3x3 convolutions of 256 channels
-            or more. It is faster on CPUs in float32 where XLA compiles the
-            network (TensorFlow when told so, JAX always), takes more memory,
+            or more. It is faster on CPUs in float32 if XLA compiles the
+            network (TensorFlow on request, JAX always), takes more memory,
             and rounds more. Defaults to `False`.
 
     Returns:
@@ -82,7 +82,7 @@ def optimize_for_inference(
     walk = _Folding(winograd)
     copy = walk.copy_model(model)
     walk.set_weights()
-    # What a `Predictor` of the copy asks for.
+    # A `Predictor` of the copy needs them.
     for fact in FACTS:
         copy.__dict__[fact] = getattr(given, fact, None)
     return copy
@@ -93,11 +93,11 @@ class _Folding:
 
     def __init__(self, winograd):
         self.winograd = winograd
-        # Output of a convolution's copy -> that convolution, and its input.
+        # Output of a convolution's copy -> that convolution and its input.
         self.convolutions = {}
-        # Layers -> the copy made of them, which is used as often as they.
+        # Layers -> their copy, which is reused when they are.
         self.copies = {}
-        # What sets the weights of the copies once the graph stands.
+        # Functions that set the copies' weights once the graph is complete.
         self.setters = []
         self.names = set()
 
@@ -185,13 +185,13 @@ class _Folding:
         for setter in self.setters:
             setter()
         for copy in self.copies.values():
-            # Nor as a part of what is trained.
+            # Even as part of a larger model the copy is not trained.
             if not isinstance(copy, keras.Model):
                 copy.trainable = False
 
 
 def _without_adapters(layer):
-    """A configuration for the weights as a file would hold them."""
+    """A layer's configuration without LoRA, whose factors are merged."""
     config = dict(layer.get_config())
     config.pop("lora_rank", None)
     return config

@@ -1,4 +1,4 @@
-"""What a network's parts are: backbone, head, batch norms; freezing them."""
+"""The parts of a network (backbone, head, batch norms), and freezing them."""
 
 import re
 from typing import TypeVar
@@ -13,27 +13,27 @@ PARTS = ("backbone", "batch_norm", "backbone_batch_norm")
 
 
 def freeze(model: Model, part: str) -> Model:
-    """Keeps a part of a model as it is, in the training that follows.
+    """Keeps a part of a model unchanged during training.
 
     Frozen layers have no gradient, decay or momentum, and frozen batch norms
-    normalise with their moving statistics, which stay (as Keras has it, their
-    gamma and beta stay, too; MMSegmentation's `norm_eval` trains those).
-    Call it before `compile`. It is saved with the model; `unfreeze` takes it
-    back.
+    normalise with their moving statistics, which stay fixed (as in Keras, so
+    do their gamma and beta; MMSegmentation's `norm_eval` trains those).
+    Call it before `compile`. It is saved with the model; `unfreeze` undoes
+    it.
 
         keras_danet.freeze(model, "backbone")
         model.compile(total_steps=10_000)
 
     Args:
         model: a `DANet`; a backbone, for `"batch_norm"`.
-        part: `"backbone"`; `"batch_norm"`, every one of the model;
-            or `"backbone_batch_norm"`, for a head that starts anew.
+        part: `"backbone"`; `"batch_norm"`, all batch norms of the model;
+            or `"backbone_batch_norm"`, for a newly initialized head.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: for another part, or a model without it.
+        ValueError: for an unknown part, or a model without it.
 
     Example:
 
@@ -61,12 +61,12 @@ def freeze(model: Model, part: str) -> Model:
 
 
 def unfreeze(model: Model) -> Model:
-    """Makes all of a model trainable, and returns it; `compile` it anew."""
-    # On TensorFlow setting what a model has already reaches no layer.
+    """Makes all of a model trainable, and returns it; `compile` it again."""
+    # On TensorFlow setting an unchanged value does not reach the layers.
     model.trainable = False
     model.trainable = True
     for _, layer in _adapted_layers(model):
-        # What LoRA adds is trained in its place.
+        # LoRA's factors are trained instead.
         layer._kernel.trainable = False
     return model
 
@@ -83,24 +83,24 @@ def backbone_of(model):
 
 
 def head_pattern(model):
-    """Regular expression of the paths of what is not the backbone's."""
+    """Regular expression of the paths of all variables but the backbone's."""
     backbone = backbone_of(model)
     names = [layer.name for layer in model.layers if layer is not backbone]
     pattern = f"^({'|'.join(map(re.escape, names))})/"
     shared = [v.path for v in backbone.weights if re.match(pattern, v.path)]
     if shared:
         raise ValueError(
-            f"The backbone has layers of the head's names: {shared[:4]}. "
-            "Rename them before DANet is made of it."
+            f"The backbone has layers with the head's names: {shared[:4]}. "
+            "Rename them before you make a DANet of it."
         )
     return pattern
 
 
 def frozen_config(model):
-    """What a model's config says beside its arguments.
+    """What a model's config holds in addition to its arguments.
 
-    That is what was done to its layers: which are not trained, and the rank
-    and alpha of those with adapters (LoRA), if there are any.
+    That is the state of its layers: which are not trained, and the rank and
+    alpha of those with adapters (LoRA), if there are any.
     """
     paths = [
         path for path, layer in _inner_layers(model) if not layer.trainable
@@ -114,10 +114,10 @@ def frozen_config(model):
 
 
 def restore_frozen(model, frozen):
-    """Does to layers what was done when `frozen_config` was asked."""
+    """Restores the state of the layers that `frozen_config` returned."""
     trainable, paths, adapters = frozen
     for path, layer in _parts_of_layers(model):
-        # A backbone has been told by its own configuration.
+        # A backbone has restored its own from its configuration.
         if path in adapters and not layer.lora_enabled:
             rank, alpha = adapters[path]
             layer.enable_lora(rank, alpha)
@@ -130,7 +130,7 @@ def restore_frozen(model, frozen):
 
 
 def merged_weights(model):
-    """Dict by path of a model's weights, adapters added to their kernels."""
+    """A model's weights by path, with adapters added to their kernels."""
     values = {variable.path: variable for variable in model.weights}
     for _, layer in _adapted_layers(model):
         for factor in (layer.lora_kernel_a, layer.lora_kernel_b):
@@ -140,10 +140,10 @@ def merged_weights(model):
 
 
 def copy_weights(layer, copy):
-    """Gives a layer made of another's configuration its weights.
+    """Copies a layer's weights to a layer made from its configuration.
 
-    By what a file would hold of them: of a layer with adapters that is the
-    sum, and the copy need not have any.
+    Copies what a file would hold: for a layer with adapters that is the sum,
+    so the copy need not have any.
     """
     try:
         for one, other in zip(
@@ -152,15 +152,15 @@ def copy_weights(layer, copy):
             stored = {}
             one.save_own_variables(stored)
             other.load_own_variables(
-                # On JAX both would own one array, which either gives away.
+                # On JAX both would share an array, which either may donate.
                 {k: keras.ops.copy(v) for k, v in stored.items()}
             )
     except (ValueError, KeyError) as error:
         raise ValueError(
             f"The layer {layer.name!r} ({type(layer).__name__}) cannot be "
             "copied: its weights do not fit a layer made of its get_config(). "
-            "That must tell everything that shapes weights; what was added "
-            f"afterwards has to go, or to be merged ({error})."
+            "It must hold everything that shapes the weights; remove, or "
+            f"merge, what was added afterwards ({error})."
         ) from error
 
 
@@ -172,7 +172,7 @@ def _adapted_layers(model):
 
 
 def _parts_of_layers(model):
-    """`_inner_layers`, with the layers that layers hold."""
+    """`_inner_layers`, with the layers that are inside layers."""
     for path, layer in _inner_layers(model):
         yield path, layer
         if not isinstance(layer, keras.Model):

@@ -1,7 +1,7 @@
-"""The functional model that every network of ours is.
+"""The base class of all our networks, a functional model.
 
-It keeps no tensor longer than it is read, and refuses what Keras would do
-silently wrong to a network of convolutions.
+It keeps no tensor longer than needed, and refuses what Keras would silently
+do wrong to a network of convolutions.
 """
 
 import collections
@@ -19,12 +19,12 @@ def refuse_jit_on_torch(jit_compile):
     if jit_compile is True and keras.backend.backend() == "torch":
         raise ValueError(
             "torch.compile fails on this network's shapes. Received: "
-            "jit_compile=True. Take False, or 'auto'."
+            "jit_compile=True. Use False or 'auto'."
         )
 
 
 def compilable(config):
-    """A saved model's compile config, of any backend, for this one."""
+    """A saved model's compile config, from any backend, for this one."""
     if keras.backend.backend() != "torch" or not config.get("jit_compile"):
         return config
     if config["jit_compile"] is True:
@@ -43,18 +43,18 @@ H5_ENDINGS = (".h5", ".hdf5")
 
 @keras.saving.register_keras_serializable(package="keras_danet")
 class FunctionalModel(keras.Model):
-    """`keras.Model(inputs, outputs)` with less memory where it runs eagerly.
+    """`keras.Model(inputs, outputs)` with less memory in eager execution.
 
-    Keras 3.15 holds what every layer computed until the last one is through.
-    Here a tensor goes when the last layer that reads it is through, as it
-    does in graphs and compiled functions. It matters on torch.
+    Keras 3.15 holds the output of every layer until the last one has run.
+    Here a tensor is released once the last layer that reads it has run, as
+    in graphs and compiled functions. It matters on torch.
     """
 
     def export(self, filepath, format="tf_saved_model", verbose=None, **kwargs):
         """`keras.Model.export`; the values of an ONNX file have names.
 
-        The input is called `images`, the output `logits`; several outputs are
-        called by their keys.
+        The input is named `images`, the output `logits`; several outputs are
+        named by their keys.
 
         Raises:
             ValueError: for `format="litert"` with sizes that are not fixed:
@@ -63,8 +63,8 @@ class FunctionalModel(keras.Model):
         if format == "litert":
             _check_fixed(self, kwargs.get("input_signature"))
         if format == "onnx" and not self._called:
-            # Keras exports none that has never been called, as one that is
-            # new or loaded has not.
+            # Keras cannot export a model that has never been called, such as a
+            # new or loaded one.
             self(np.zeros([size or 64 for size in self.input_shape], "uint8"))
         super().export(filepath, format=format, verbose=verbose, **kwargs)
         if format == "onnx":
@@ -83,7 +83,7 @@ class FunctionalModel(keras.Model):
         """`keras.Model.save`, to a `.keras` file or, unzipped, a folder.
 
         Raises:
-            ValueError: for a whole model as `.h5`, which nothing could read.
+            ValueError: for a whole model as `.h5`, which could not be loaded.
         """
         if str(filepath).lower().endswith(H5_ENDINGS):
             raise _h5_refused(self, filepath)
@@ -94,17 +94,17 @@ class FunctionalModel(keras.Model):
         return super().get_config()
 
     def quantize(self, *args, **kwargs):
-        """Refused: Keras quantises no convolution.
+        """Refused: Keras does not quantise convolutions.
 
         Raises:
-            ValueError: always, with what to do instead.
+            ValueError: always; says what to do instead.
         """
         raise ValueError(
-            f"{self.name!r} is made of convolutions, and Keras quantises "
-            "dense layers and embeddings only: nothing would change. For half "
-            "of the memory make it with dtype='mixed_bfloat16' (or "
+            f"{self.name!r} is made of convolutions, and Keras only quantises "
+            "dense layers and embeddings: nothing would change. For half "
+            "the memory make it with dtype='mixed_bfloat16' (or "
             "'bfloat16'). For int8 write a SavedModel, inside `with "
-            "keras_danet.layers.unrolled_blocks():`, by `model."
+            "keras_danet.layers.unrolled_blocks():`, with `model."
             "inference_model.export(folder)`, and convert that with "
             "tf.lite.TFLiteConverter and its `optimizations`."
         )
@@ -154,7 +154,7 @@ class FunctionalModel(keras.Model):
 
 
 def _name_outputs(path, outputs):
-    """Gives the outputs of an ONNX file names that say what they are."""
+    """Gives the outputs of an ONNX file meaningful names."""
     import onnx
 
     file = onnx.load(path, load_external_data=False)
@@ -180,10 +180,10 @@ def _name_outputs(path, outputs):
 
 
 def refuse_h5(model):
-    """Refuses to describe a model for a whole model's `.h5` file.
+    """Refuses to return a config for a whole model's `.h5` file.
 
-    `keras.saving.save_model` comes by no method that knows the file: but what
-    it writes there of any layer has no module.
+    `keras.saving.save_model` calls no method that knows the file, but the
+    configs it writes for `.h5` have no module.
     """
     probe = keras.Sequential([keras.layers.ReLU(name="probe")], name="probe")
     if "module" not in probe.get_config()["layers"][0]:
@@ -193,7 +193,7 @@ def refuse_h5(model):
 def _h5_refused(model, path):
     return ValueError(
         f"A whole {type(model).__name__} saved as .h5 could not be loaded "
-        "again. Save it as model.save('model.keras'), or its weights alone as "
+        "again. Save it by model.save('model.keras'), or its weights alone by "
         f"model.save_weights('model.weights.h5'). Received: {str(path)!r}"
     )
 
@@ -203,21 +203,21 @@ def _clone_refused(model):
     return ValueError(
         f"keras.models.clone_model would make a plain functional model of "
         f"this {kind}, without its losses and methods. For a new {kind} "
-        f"take {kind}.from_config(model.get_config()); for one with the same "
-        "weights copy.deepcopy(model)."
+        f"use {kind}.from_config(model.get_config()); for one with the same "
+        "weights, copy.deepcopy(model)."
     )
 
 
 def _check_fixed(model, signature):
-    """Refuses a LiteRT file of free sizes."""
+    """Refuses a LiteRT file with sizes that are not fixed."""
     given = model.input if signature is None else signature
     shapes = [
         tuple(getattr(spec, "shape", ())) for spec in keras.tree.flatten(given)
     ]
     if any(None in shape for shape in shapes):
         raise ValueError(
-            "A LiteRT file of this network has one size of images; of free "
-            "sizes it would need operators (Flex) that phones lack. Expected "
+            "A LiteRT file of this network has one image size; for any size "
+            "it would need operators (Flex) that phones lack. Expected "
             "a fixed size: input_signature=[keras.InputSpec(shape=(1, 512, "
             "1024, 3), dtype='float32')], or keras-danet export --format "
             f"tflite --size 512x1024. Received: shapes {shapes}"

@@ -1,6 +1,6 @@
-"""What a request takes of memory and work, said before any is taken.
+"""Estimates the memory and work of a request before it runs.
 
-A process that asks for more than there is gets no error: it is stopped.
+A process that asks for more memory than there is gets no error: it is killed.
 """
 
 import math
@@ -14,21 +14,21 @@ import psutil
 from keras_danet.data.resampling import scaled_size
 from keras_danet.layers import PositionAttention
 
-# Sizes that are suggested are multiples of the usual output stride.
+# Suggested sizes are multiples of the usual output stride.
 STEP = 8
 BYTES = {"float64": 8, "int64": 8, "float16": 2, "bfloat16": 2, "uint8": 1}
 
 
 class _Factors(NamedTuple):
-    """How often a backend holds what a network has.
+    """How many copies of a network's tensors a backend holds.
 
     Args:
         fixed: integer, MiB; most of it is the compiler's.
-        weights: float, copies of the weights beside the model's own:
-            gradients, the optimizer's, those that libraries lay out anew.
-        kept: float, of the sum of all layers' outputs.
-        largest: float, of the inputs and outputs of the largest layer.
-        logits: float, more of the outputs at full size, for the losses.
+        weights: float, copies of the weights besides the model's own:
+            gradients, the optimizer's, those in a library's layout.
+        kept: float, copies of all layers' outputs.
+        largest: float, copies of the largest layer's inputs and outputs.
+        logits: float, further copies of the full-size outputs, for losses.
     """
 
     fixed: int
@@ -52,18 +52,18 @@ TRAINING = {
 
 
 def estimate_memory(model, batch_size, height, width, training=False):
-    """The bytes that one step takes beside the model, which is there already.
+    """The bytes that one step takes in addition to the model itself.
 
-    The outputs of all layers at this size are added up and weighted by what
-    was measured of each backend: a line through the peaks on a CPU, which
-    refuses the impossible but does not tell to the byte what just fits.
+    The outputs of all layers at this size are added up and weighted by
+    factors measured for each backend: a line through the peaks on a CPU. It
+    catches the impossible but is not exact to the byte.
 
     Args:
-        model: `DANet`, or to predict `optimize_for_inference`'s copy.
+        model: `DANet` or, for prediction, `optimize_for_inference`'s copy.
         batch_size: integer, images of one step on one device.
         height, width: integers, their size in pixels.
-        training: boolean, whether to train on them or to predict. Defaults
-            to `False`.
+        training: boolean, whether the step trains or predicts. Defaults to
+            `False`.
 
     Returns:
         Integer.
@@ -93,7 +93,7 @@ def count_multiplications(model, height, width):
         height, width: integers, the size of one image in pixels.
 
     Returns:
-        Integer. The second grows with the square of the image.
+        Integer. The attention's part grows with the square of the image.
     """
     graph = getattr(model, "inference_model", model)
     counts = []
@@ -109,7 +109,7 @@ def count_multiplications(model, height, width):
         positions = math.prod(outputs.shape[1:3])
         counts.append(positions * sum(map(math.prod, kernels)))
         if isinstance(layer, PositionAttention):
-            # Energies from queries and keys, and the values' mixture.
+            # Energies from queries and keys, and weighted sums of values.
             depths = layer.query.filters + layer.value.filters
             counts.append(positions**2 * depths)
 
@@ -122,7 +122,7 @@ def _image(graph, height, width):
 
 
 def _walk(graph, inputs, visit):
-    """Runs a graph on shapes; tells of each layer what goes in and out."""
+    """Runs a graph on shapes; `visit` gets each layer's inputs and outputs."""
 
     def on_shapes(layer):
         def call(*args, **kwargs):
@@ -134,7 +134,7 @@ def _walk(graph, inputs, visit):
 
         return call
 
-    # Keras has no public way to follow a graph's edges that adds none to it.
+    # Keras has no public way to follow a graph's edges without adding to it.
     return graph._run_through_graph(inputs, operation_fn=on_shapes)
 
 
@@ -150,14 +150,14 @@ def _num_bytes(tensors):
 def check_memory(
     model, batch_size, height, width, training=False, num_devices=1
 ):
-    """Refuses what cannot fit into memory, before any of it is taken.
+    """Refuses what cannot fit into memory, before any is allocated.
 
     Args:
         model: `DANet`.
         batch_size: integer, images of one step, over all devices together.
         height, width: integers, their size in pixels.
-        training: boolean, whether to train on them or to predict. Defaults
-            to `False`.
+        training: boolean, whether the step trains or predicts. Defaults to
+            `False`.
         num_devices: integer, how many devices share them. Defaults to `1`.
 
     Raises:
@@ -192,7 +192,7 @@ def check_memory(
     def size(steps):
         if training:
             return STEP * steps, STEP * max(round(steps * width / height), 1)
-        # What a `Predictor` makes of a long side.
+        # The size that a `Predictor` makes from a long side.
         return tuple(scaled_size((height, width), STEP * steps, None).tolist())
 
     least = min(batch_size, num_devices)
@@ -208,8 +208,8 @@ def check_memory(
         rows, columns = size(steps)
         long = STEP * steps
         advice = (
-            f"Images of {rows} x {columns} pixels fit: let the network see "
-            f"this one at `size={long}` (--size {long} on the command line, "
+            f"Images of {rows} x {columns} pixels fit: resize this one with "
+            f"`size={long}` (--size {long} on the command line, "
             f"`test_size={long}` in a recipe)."
         )
     raise ValueError(message + advice)
@@ -222,7 +222,7 @@ def _shown(num_bytes):
 
 
 def _largest(fits, most):
-    """The largest integer of 1 to `most` that fits, 0 if none does."""
+    """The largest integer from 1 to `most` that fits, 0 if none does."""
     least = 0
     while least < most:
         middle = (least + most + 1) // 2
@@ -234,16 +234,17 @@ def _largest(fits, most):
 
 
 def available_memory(num_devices=1):
-    """The bytes that a device can still take, `None` if that is not known.
+    """The bytes that a device can still allocate, `None` if unknown.
 
     Args:
-        num_devices: integer, how many devices will take as much. Those that
-            a CPU is split into share its memory. Defaults to `1`.
+        num_devices: integer, how many devices will each allocate as much.
+            Devices that a CPU is split into share its memory. Defaults to
+            `1`.
     """
-    # Where the backend puts it there the model is.
+    # The backend puts it on the model's device.
     probe = keras.ops.zeros(1)
     if keras.backend.backend() == "tensorflow":
-        # It tells what it uses of a GPU's memory, not how much there is.
+        # TensorFlow reports how much of a GPU's memory it uses, not its size.
         on_cpu, free = "CPU" in probe.device, None
     elif keras.backend.backend() == "jax":
         device = next(iter(probe.devices()))
@@ -263,7 +264,7 @@ def available_memory(num_devices=1):
 
 
 def host_memory(root="/"):
-    """The bytes that a process can still take.
+    """The bytes that a process can still allocate.
 
     Args:
         root: path of the folder that holds `proc` and `sys`, where Linux
@@ -274,7 +275,7 @@ def host_memory(root="/"):
 
 
 def _control_group_memory(root):
-    """What each control group around this process leaves it, in bytes."""
+    """The bytes that each of the process's control groups leaves to it."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -297,11 +298,11 @@ def _control_group_memory(root):
             try:
                 limit, used = (int((folder / n).read_text()) for n in names)
                 words = (folder / "memory.stat").read_text().split()
-            # There is none, or no limit: "max".
+            # There is no such file, or no limit: "max".
             except (OSError, ValueError):
                 continue
             stat = dict(zip(words[::2], words[1::2], strict=False))
-            # The kernel gives up what it keeps of files before it kills.
+            # The kernel frees its file cache before it kills a process.
             files = sum(
                 int(stat.get(f"{prefix}{name}_file", 0))
                 for name in ("inactive", "active")

@@ -1,4 +1,4 @@
-"""What the arguments of networks may be."""
+"""Checks of the networks' arguments."""
 
 import operator
 
@@ -6,13 +6,13 @@ from keras_danet import arguments
 
 ATTENTIONS = ("position", "channel")
 
-# What a model is told of its data set, and only keeps.
+# Facts about the data set, which a model only stores.
 FACTS = ("class_names", "palette", "test_size")
 
-# What can be squared in float32; pixels have 0-255.
+# Can be squared in float32; pixels are in 0-255.
 MAX_PIXEL = 1e18
 
-# Label 255 means "ignore", so that it can be no class.
+# Label 255 means "ignore", so it cannot be a class.
 MAX_CLASSES = 255
 
 
@@ -40,7 +40,7 @@ def checked_num_classes(num_classes):
     if num_classes < 2:
         raise ValueError(
             "`num_classes` must be at least 2: the network decides between "
-            "classes by softmax, so that foreground and background are two. "
+            "classes by softmax, so foreground and background are two. "
             f"Received: num_classes={num_classes}"
         )
     if num_classes > MAX_CLASSES:
@@ -98,7 +98,7 @@ def standardize_attention(attention):
         arguments.choice("attention", name, ATTENTIONS)
     if len(set(names)) < len(names):
         raise _no_attention(attention)
-    # One order, whatever order was asked for: layer order is weight order.
+    # One fixed order: layer order is weight order.
     return tuple(name for name in ATTENTIONS if name in names)
 
 

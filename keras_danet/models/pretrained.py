@@ -1,4 +1,4 @@
-"""How networks come to weights, and give them away: once for all of them."""
+"""How networks load and save weights, shared by all of them."""
 
 import contextlib
 import math
@@ -25,19 +25,19 @@ from keras_danet.weights.presets import split_frozen
 
 def warn_of_new_classifiers(source, theirs, ours):
     warnings.warn(
-        f"The {source} has {theirs} classes and num_classes={ours}: the "
-        "classifiers start anew.",
+        f"The {source} has {theirs} classes but num_classes={ours}: the "
+        "classifiers are newly initialized.",
         stacklevel=4,
     )
 
 
 class Pretrained:
-    """What `DilatedResNet` and `DANet` do alike with configs and weights.
+    """How `DilatedResNet` and `DANet` handle configs and weights.
 
     Subclasses are models that keep their arguments, `dtype` as a policy, in
-    `_constructor_arguments`. They have a table `presets` and say in `made_for`
-    which arguments their weights decide, in `reshaping` by which others some
-    weights fit no more, and by `_in_file` what is theirs in a `.keras` file.
+    `_constructor_arguments`. They have a table `presets`. `made_for` names the
+    arguments that the weights decide, `reshaping` others that make some
+    weights unfit, and `_in_file` returns their model from a `.keras` file.
     """
 
     made_for: tuple[str, ...] = ()
@@ -67,8 +67,8 @@ class Pretrained:
         """Writes the model as a preset: `config.json`, `model.weights.h5`.
 
         `from_preset` reads it on every backend, from the folder or, once
-        uploaded, from the Hugging Face Hub. What is trained and what is
-        frozen, and the optimizer, are not in it.
+        uploaded, from the Hugging Face Hub. It does not hold the optimizer,
+        nor which layers are frozen.
 
         Args:
             folder: path of the folder to make. An older preset there is
@@ -76,7 +76,7 @@ class Pretrained:
 
         Raises:
             FileExistsError: if `folder` holds something else.
-            ValueError: if a backbone is no `DilatedResNet`.
+            ValueError: if a backbone is not a `DilatedResNet`.
         """
         presets.save(self, folder)
 
@@ -85,24 +85,24 @@ class Pretrained:
         taken = set(cls.made_for) & set(overrides)
         if taken:
             raise ValueError(
-                f"{sorted(taken)} are what the {source}'s weights were made "
-                "for, and cannot be overridden."
+                f"{sorted(taken)} are set by the {source}'s weights and "
+                "cannot be overridden."
             )
 
     @classmethod
     def _of_checkpoint(cls, source, ignore, overrides, make):
         """The body of `from_checkpoint`.
 
-        `make` is given a `Description` of the tensors and what the file says
-        of itself; it returns the model, the names of layers that start anew,
-        and patterns of tensors that may be left over.
+        `make` gets a `Description` of the tensors and what the metadata say;
+        it returns the model, the names of newly initialized layers, and
+        patterns of tensors that may be left over.
         """
         cls._refuse_made_for(overrides, "checkpoint")
         tensors, meta = files.read_source(source)
         tensors = torch_networks.normalize(tensors)
         found = torch_networks.describe(tensors)
-        # Some bytes can claim a network of gigabytes. Where little is
-        # missing, it is told what.
+        # A few bytes can claim a network of gigabytes. If only a little is
+        # missing, `load_tensors` says what.
         held = sum(math.prod(np.shape(each)) for each in tensors.values())
         with no_larger_than(held, held + 2**20), blank_kernels():
             model, anew, spare = make(found, torch_networks.told_by(meta))
@@ -126,7 +126,7 @@ class Pretrained:
         config, folder, held = presets.find(preset, cls, load_weights)
         starts = blank_kernels() if load_weights else contextlib.nullcontext()
         reshaped = load_weights and set(cls.reshaping) & set(overrides)
-        # Nor is memory taken on a configuration's word.
+        # Memory is not allocated on a configuration's word either.
         with presets.explained(cls, folder), no_larger_than(held), starts:
             config = cls._with_parts(config, folder, overrides)
             given = config if reshaped else cls._overridden(config, overrides)
@@ -152,16 +152,16 @@ class Pretrained:
 
     @classmethod
     def _overridden(cls, config, overrides):
-        """A model's arguments, some of them others."""
+        """A model's arguments with some of them replaced."""
         return {**config, **overrides}
 
     @classmethod
     def _made_again(cls, source, overrides, load_weights=True):
-        """A model of another's configuration and weights; nothing is frozen.
+        """A model with another's configuration and weights; nothing is frozen.
 
-        Layers that either lacks are named.
+        A warning names layers that either of them lacks.
         """
-        # Not blank: what the source lacks starts as in any other model.
+        # Not blank: layers that the source lacks are initialized as usual.
         config, (_, _, adapters) = split_frozen(source.get_config())
         model = cls.from_config(cls._overridden(config, overrides))
         model = unfreeze(restore_frozen(model, (True, (), adapters)))
@@ -172,7 +172,7 @@ class Pretrained:
             for each in (source, model)
         )
         for key in theirs.keys() & ours.keys():
-            # Its own array: on JAX either gives it away as it predicts.
+            # A copy: on JAX each model donates its arrays when it predicts.
             ours[key].assign(keras.ops.copy(theirs[key]))
         anew, left = (
             ", ".join(
@@ -185,8 +185,8 @@ class Pretrained:
         )
         if anew or left:
             warnings.warn(
-                f"These layers start anew: {anew or 'none'}. These of the "
-                f"source are left out: {left or 'none'}.",
+                f"These layers are newly initialized: {anew or 'none'}. These "
+                f"of the source are left out: {left or 'none'}.",
                 stacklevel=3,
             )
         return model

@@ -22,7 +22,7 @@ from keras_danet.weights import torch_names
 
 
 class PretrainedDANet(Pretrained):
-    """The ways in which a `DANet` comes to weights, and gives them away."""
+    """The ways to load a `DANet`'s weights, and to export them."""
 
     made_for = ("backbone", "stem_filters", "attention")
     reshaping = ("num_classes", "auxiliary")
@@ -40,9 +40,9 @@ class PretrainedDANet(Pretrained):
         """The model of a PyTorch checkpoint, with its weights.
 
         Depth, stem, class count and auxiliary head are read off the tensors.
-        Every tensor must find its variable and every variable its tensor;
-        only batch counters, the authors' dead `pretrained.fc` and what
-        `ignore` names may be left over.
+        Every tensor must match a variable and every variable a tensor; only
+        batch counters, the authors' unused `pretrained.fc` and what `ignore`
+        names may be left over.
 
         Args:
             source: path of a `.pth`, `.pth.tar`, `.safetensors` or `.npz`
@@ -57,8 +57,8 @@ class PretrainedDANet(Pretrained):
                 MMSegmentation's (whose 769x769 models need `True`), with a
                 warning.
             num_classes: integer. If it is not the checkpoint's, the
-                classifiers start anew, with a warning. Defaults to `None`,
-                the checkpoint's.
+                classifiers are newly initialized, with a warning. Defaults to
+                `None`, the checkpoint's.
             ignore: regular expression, or list of them, of the names of
                 tensors that may be left over, such as `"ema\\..*"`. Defaults
                 to none.
@@ -72,7 +72,7 @@ class PretrainedDANet(Pretrained):
         Raises:
             FileNotFoundError: if there is no such file.
             ValueError: for a file that cannot be read safely, another
-                network's tensors, or tensors left over on either side.
+                network's tensors, or tensors or variables left over.
 
         Reference:
             - [DANet](https://github.com/junfu1115/DANet),
@@ -83,7 +83,7 @@ class PretrainedDANet(Pretrained):
             if found.num_classes is None:
                 raise ValueError(
                     f"The checkpoint is a backbone alone ({found}). Load it "
-                    "with DilatedResNet.from_checkpoint, and hand that to "
+                    "with DilatedResNet.from_checkpoint, and pass that to "
                     "DANet as `backbone`."
                 )
             given = {"auxiliary": found.auxiliary, **overrides}
@@ -112,26 +112,26 @@ class PretrainedDANet(Pretrained):
     ) -> Self:
         """The model of a preset, with its weights.
 
-        A preset by name is fetched once, into the Keras cache
-        (`$KERAS_HOME` or `~/.keras`, `keras_danet/`), verified and converted
-        there; MMSegmentation's need torch for that, the first time. It gets
-        the global dtype policy; a folder keeps the policy it was saved with.
-        Of the Hub's, a branch is asked for each time (but with
-        `HF_HUB_OFFLINE=1`, or where there is no network), a commit once;
-        that needs `huggingface_hub`: `pip install 'keras-danet[hub]'`.
+        A named preset is fetched once, into the Keras cache (`$KERAS_HOME` or
+        `~/.keras`, `keras_danet/`), verified and converted there;
+        MMSegmentation's need torch for that, the first time. It gets the
+        global dtype policy; a folder keeps the policy it was saved with. On
+        the Hub, a branch is looked up every time (except with
+        `HF_HUB_OFFLINE=1` or without a network), a commit once; that needs
+        `huggingface_hub`: `pip install 'keras-danet[hub]'`.
 
             keras_danet.DANet.from_preset("danet_resnet50_cityscapes")
 
         Args:
             preset: a name, key of `DANet.presets`; a folder that
                 `save_to_preset` or Keras (`zipped=False`) wrote;
-                `"hf://user/repo"` (with `@revision` if wanted), such a folder
-                on the Hugging Face Hub; or what else names a DANet: a run's
-                folder or a `.keras` file.
+                `"hf://user/repo"` (optionally with `@revision`), such a folder
+                on the Hugging Face Hub; a run's folder; or a `.keras` file.
             num_classes: integer. If it is not the preset's, the classifiers
-                start anew, with a warning. Defaults to `None`, the preset's.
-            load_weights: boolean. `False` starts all weights anew, without
-                fetching a preset by name. Defaults to `True`.
+                are newly initialized, with a warning. Defaults to `None`, the
+                preset's.
+            load_weights: boolean. `False` initializes all weights newly,
+                without fetching a named preset. Defaults to `True`.
             **overrides: further arguments of the constructor, such as
                 `dropout`, `output_stride`, `dtype`, or `auxiliary=False` to
                 leave an auxiliary head out.
@@ -158,16 +158,16 @@ class PretrainedDANet(Pretrained):
     ) -> Self:
         """A new model with the weights of a trained one.
 
-        For training on with other classes, or another `dropout`, `dtype` or
-        `auxiliary`. Layers that `source` lacks, and the classifiers if
-        `num_classes` is not `source`'s, start anew, with a warning that
-        names them. Nothing is compiled or frozen.
+        For further training with other classes, or another `dropout`, `dtype`
+        or `auxiliary`. Layers that `source` lacks, and the classifiers if
+        `num_classes` is not `source`'s, are newly initialized, with a warning
+        that names them. Nothing is compiled or frozen.
 
             model = keras_danet.DANet.from_model("runs/cityscapes", 11)
 
         Args:
-            source: a `DANet`, or what names one: a run's folder, a `.keras`
-                file, or a preset as `from_preset` takes it.
+            source: a `DANet`, a run's folder, a `.keras` file, or a preset as
+                `from_preset` takes it.
             num_classes: integer. Defaults to `None`, the source's.
             **overrides: further arguments of the constructor. What the
                 weights were made for (`backbone`, `stem_filters`,
@@ -178,7 +178,8 @@ class PretrainedDANet(Pretrained):
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: for a file that cannot be read, or another model.
+            ValueError: for a file that cannot be read, or a model that is not
+                a `DANet`.
         """
         cls._refuse_made_for(overrides, "source")
         if not isinstance(source, keras.Model):
@@ -201,8 +202,8 @@ class PretrainedDANet(Pretrained):
                 `"official"`.
 
         Returns:
-            Dict of name to array. `num_batches_tracked` is not in it, and
-            LoRA's factors are added to the kernels that they adapt.
+            Dict of name to array, without `num_batches_tracked`, and with
+            LoRA's factors added to the kernels that they adapt.
 
         Raises:
             ValueError: if a part of the model has no name there, such as
@@ -227,12 +228,12 @@ class PretrainedDANet(Pretrained):
 
     @classmethod
     def _overridden(cls, config, overrides):
-        # Names and colors are those of the source's classes.
+        # Names and colors belong to the source's classes.
         theirs = config.get("num_classes")
         if overrides.get("num_classes", theirs) != theirs:
             config = {**config, "class_names": None, "palette": None}
         inner = config.get("backbone")
-        # Another's layers keep theirs; one by name gets the whole's anyway.
+        # Other backbones keep their dtype; a named one gets the model's anyway.
         if "dtype" in overrides and isinstance(inner, dict):
             if inner["class_name"] == DilatedResNet.__name__:
                 inner["config"]["dtype"] = overrides["dtype"]
@@ -244,7 +245,7 @@ class PretrainedDANet(Pretrained):
         if isinstance(backbone, str) and backbone in NAMED_BACKBONES:
             return config
         inner = presets.checked_arguments(folder, backbone, DilatedResNet)
-        # What shapes the backbone is not `DANet`'s, which did not make it.
+        # These shape the backbone; `DANet` takes them only for a named one.
         shape = {
             key: overrides.pop(key)
             for key in ("output_stride", "multi_grid")
@@ -256,7 +257,7 @@ class PretrainedDANet(Pretrained):
 
 
 def _undecided(found, told, multi_grid, align_corners):
-    """What tensors cannot tell: asked for, told by the file, or guessed."""
+    """Arguments that tensors do not show: given, from metadata, or guessed."""
     guesses = {"multi_grid": (), "align_corners": found.naming == "official"}
     given = {"multi_grid": multi_grid, "align_corners": align_corners}
     for name, guess in guesses.items():
@@ -264,8 +265,8 @@ def _undecided(found, told, multi_grid, align_corners):
             continue
         if name not in told:
             warnings.warn(
-                f"The checkpoint ({found}) does not tell `{name}`; "
-                f"{name}={guess!r} was taken. Pass `{name}` if it was trained "
+                f"The checkpoint ({found}) does not state `{name}`; "
+                f"{name}={guess!r} is assumed. Pass `{name}` if it was trained "
                 "otherwise"
                 + (
                     ": the authors' released model needs (4, 8, 16)."

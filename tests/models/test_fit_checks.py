@@ -44,7 +44,7 @@ def compiled():
     [
         (11, "uint8", r"Label 11 is neither one of the 3 classes \(0 to 2\)"),
         (3, "uint8", "Label 3 .*CamVid's 11; or the labels count from 1"),
-        (-1, "int32", "Label -1 .*give loss and metrics that `ignore_label`"),
+        (-1, "int32", "Label -1 .*give loss and metrics that label as"),
         (1000, "int64", "Label 1000 .*labels == 1000"),
         (2**31 - 1, "int64", "Label 2147483648 .*labels >= 3"),
         (0.5, "float32", "Label 0.5 .*nearest neighbour"),

@@ -187,7 +187,7 @@ def test_a_name_is_fetched_and_converted_once(download_site, monkeypatch):
 def test_num_classes_and_overrides(download_site, monkeypatch):
     published = small_danet(align_corners=False)
     offer(download_site, monkeypatch, published)
-    with pytest.warns(UserWarning, match="4 classes and num_classes=7"):
+    with pytest.warns(UserWarning, match="4 classes but num_classes=7"):
         model = DANet.from_preset("small", num_classes=7)
     assert model.num_classes == 7
     assert_same_weights(model, published, but=torch_names.CLASSIFIERS)
@@ -352,7 +352,7 @@ def test_a_pretrained_backbone_in_one_line(download_site, monkeypatch):
     config = model.get_config()
     assert (config["backbone"], config["output_stride"]) == ("resnet18", 16)
     assert DANet.from_config(config).count_params() == model.count_params()
-    with pytest.raises(ValueError, match="`stem_filters` are those of"):
+    with pytest.raises(ValueError, match="`stem_filters` are set by"):
         DANet(3, "resnet18_imagenet", stem_filters=(32, 32, 64))
 
     # The second time it lies converted in the cache.

@@ -48,9 +48,11 @@ def test_the_classifiers_start_anew(kind, tmp_path):
         "file": str(tmp_path / "model.keras"),
         "folder": tmp_path,
     }[kind]
-    with pytest.warns(UserWarning, match="start anew") as caught:
+    with pytest.warns(UserWarning, match="newly initialized") as caught:
         new = DANet.from_model(given, 7, dropout=0.3)
-    (message,) = [str(w.message) for w in caught if "anew" in str(w.message)]
+    (message,) = [
+        str(w.message) for w in caught if "newly initialized" in str(w.message)
+    ]
     assert all(message.count(name) == 2 for name in CLASSIFIERS)
     assert "stage" not in message and "attention" not in message
     check(new, source, CLASSIFIERS)
@@ -77,10 +79,12 @@ def test_the_same_classes_keep_everything():
 @one_backend
 def test_an_auxiliary_head_may_come_and_go():
     source = trained(auxiliary=True)
-    with pytest.warns(UserWarning, match="anew: none. .* out: auxiliary_in, "):
+    with pytest.warns(
+        UserWarning, match="initialized: none. .* out: auxiliary_in, "
+    ):
         new = DANet.from_model(source, auxiliary=False)
     check(new, source)
-    with pytest.warns(UserWarning, match="anew: auxiliary_in, "):
+    with pytest.warns(UserWarning, match="initialized: auxiliary_in, "):
         back = DANet.from_model(new, auxiliary=True)
     names = ["auxiliary_in", "auxiliary_in_bn", "auxiliary_classifier"]
     theirs = values(new)
@@ -109,7 +113,7 @@ def test_any_backbone(tmp_path):
     )
     source = DANet(4, dilate(backbone))
     source.save(tmp_path / "model.keras")
-    with pytest.warns(UserWarning, match="start anew"):
+    with pytest.warns(UserWarning, match="newly initialized"):
         new = DANet.from_model(tmp_path, 3)
     theirs = values(source)
     for path, value in values(new).items():

@@ -110,7 +110,7 @@ def test_class_names_stay_with_the_classes(saved):
     model = keras_danet.DANet.from_model(saved / "new.keras", dropout=0.0)
     assert model.class_names == scenes.class_names
     assert model.palette == scenes.palette
-    with pytest.warns(UserWarning, match="start anew"):
+    with pytest.warns(UserWarning, match="newly initialized"):
         other = keras_danet.DANet.from_preset(saved / "new_preset", 3)
     assert other.class_names is None and other.palette is None
     with pytest.raises(ValueError, match="8 different strings"):

@@ -41,7 +41,7 @@ def load_case(name):
 @pytest.mark.parametrize("name", ["official_r50", "mmseg_r50"])
 def test_logits_equal_the_reference_networks(name):
     case, state_dict = load_case(name)
-    with pytest.warns(UserWarning, match="does not tell"):
+    with pytest.warns(UserWarning, match="does not state"):
         model = DANet.from_checkpoint(state_dict, pixel_mean=0, pixel_std=1)
     images = case["input"].transpose(0, 2, 3, 1)
     inside = keras.Model(model.input, {**model.features, **model.output})
@@ -322,7 +322,7 @@ def test_numbers_that_are_none_are_told():
 
 def test_other_class_counts_keep_all_but_the_classifiers():
     _, tensors = small_state_dict("mmseg")
-    with pytest.warns(UserWarning, match="has 5 classes and num_classes=3"):
+    with pytest.warns(UserWarning, match="has 5 classes but num_classes=3"):
         model = DANet.from_checkpoint(
             tensors, (), False, num_classes=3, auxiliary=False
         )
@@ -441,7 +441,7 @@ def test_other_bottlenecks_are_recognised(shapes, message):
 def test_only_what_is_read_starts_at_zero():
     _, tensors = small_state_dict()
     given = {"multi_grid": (), "align_corners": True, "num_classes": 7}
-    with pytest.warns(UserWarning, match="start anew"):
+    with pytest.warns(UserWarning, match="newly initialized"):
         model = DANet.from_checkpoint(tensors, **given)
     layer = model.get_layer("position_out")
     initializer = layer.get_config()["kernel_initializer"]
