@@ -13,9 +13,9 @@ from conftest import one_backend
 from keras_danet.cli import evaluate
 from keras_danet.cli import main
 from keras_danet.cli import streams
-from keras_danet.trainer import loop
 from keras_danet.trainer.stopping import StopSignal
 from keras_danet.waiting import Countdown
+from keras_danet.waiting import is_terminal
 
 pytestmark = one_backend
 
@@ -93,7 +93,7 @@ def test_no_streams_at_all(monkeypatch):
         monkeypatch.setattr(sys, name, None)
     assert main(arguments) == 2
     assert main(["recipes"]) == 0
-    assert loop._verbosity("auto") == 2
+    assert not is_terminal(sys.stdout)
     assert sys.stdout is None and sys.stderr is None
 
 
