@@ -17,7 +17,7 @@ _budget = contextvars.ContextVar("budget", default=None)
 
 @contextlib.contextmanager
 def blank_kernels(but=()):
-    """Lets kernels made inside start at zero: what is read replaces them.
+    """Makes kernels created inside start at zero; a file replaces them.
 
     JAX compiles a random initializer for every shape of them.
 
@@ -74,7 +74,7 @@ class Conv2D(keras.layers.Conv2D):
     sees are taken first.
 
     Loaded with adapters (LoRA), Keras 3.15 sets both of their factors to
-    zero, where they have no gradient for good: here the first starts anew.
+    zero, and so they never get a gradient. Here the first is drawn again.
     """
 
     def __init__(self, *args, **kwargs):

@@ -62,7 +62,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """Batch norm of the ResNets: epsilon 1e-5, momentum 0.9, global statistics.
 
     Whether replicas share their statistics is decided when the layer is made,
-    from the TensorFlow strategy in force, and is no part of the config: a
+    from the TensorFlow strategy in force, and is not part of the config: a
     model trained under a strategy loads on every backend and any number of
     devices. (JAX's data parallelism is global by construction.)
 

@@ -44,7 +44,7 @@ def check_dtype(dtype):
         dtype: a dtype, or a dtype policy.
 
     Raises:
-        ValueError: if JAX was not told to compute in float64.
+        ValueError: for float64 on JAX without x64.
     """
     policy = keras.dtype_policies.get(dtype)
     if (

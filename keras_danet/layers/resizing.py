@@ -75,8 +75,8 @@ class BilinearResize(keras.layers.Layer):
     Call arguments:
         inputs: feature map of floats.
         size: `(height, width)` as positive integers, given by keyword as
-            Keras wants it of all that is no tensor; or an image tensor of the
-            same `data_format` whose height and width are taken.
+            Keras requires for anything but tensors; or an image tensor of the
+            same `data_format`, whose height and width are used.
 
     Input shape:
         `(batch, height, width, channels)`, or `(batch, channels, height,

@@ -59,7 +59,7 @@ def attend(query, key, value, block_size=None):
     block_size = block_size or BLOCK_SIZE
     batch_size, positions, _ = query.shape
     known = isinstance(positions, int)
-    # (Of no image torch has no maximum.)
+    # (torch has no maximum over an empty batch.)
     if known and (positions <= block_size or batch_size == 0):
         return dense_attention(query, key, value)
     if _has_fused_kernel(query, value):
@@ -161,7 +161,7 @@ def tiled_attention(query, key, value, block_size):
     rescaled when a larger energy comes. What the backward pass needs of the
     softmax is two numbers per query, its largest energy and its sum (their
     logarithm would round at the size of the energies); it computes each
-    tile's energies anew. Memory grows with the number of positions. Second
+    tile's energies again. Memory grows with the number of positions. Second
     derivatives are JAX's alone; on TensorFlow and torch they are refused.
 
     Reference:
@@ -195,7 +195,7 @@ def tiled_attention(query, key, value, block_size):
         )
         output = kept = _rows(gathered, positions)
         if keras.backend.backend() == "torch":
-            # Or the output would hold what holds it.
+            # Otherwise the output would refer to itself and never be freed.
             kept = output.detach()
 
         @_differentiable_once
@@ -316,7 +316,7 @@ def _differentiable_once(function):
     if keras.backend.backend() == "tensorflow":
         return ops.custom_gradient(lambda *args: (function(*args), refuse))
     if keras.backend.backend() == "torch":
-        # Whoever differentiates the backward pass lets it be recorded.
+        # The backward pass is recorded only if it is to be differentiated.
         recorded = sys.modules["torch"].is_grad_enabled
         return lambda *args: refuse() if recorded() else function(*args)
     return function

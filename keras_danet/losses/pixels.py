@@ -75,7 +75,7 @@ class PixelLoss(keras.losses.Loss):
         for a debugger to find in a healthy training.
         """
         labels = ops.cast(y_true, "int32")
-        # Labels are read as floats; a fraction is no label.
+        # Labels are read as floats; a fraction is not a label.
         whole = ops.equal(ops.cast(labels, y_true.dtype), y_true)
         ignored = ops.logical_and(whole, labels == self.ignore_label)
         known = ops.logical_and(labels >= 0, labels < num_classes)
@@ -151,7 +151,7 @@ def weights_of_pixels(weights, logits):
         return ops.reshape(weights, (-1, 1, 1))
     if rank is not None:
         return _one_per_pixel(weights, logits, "sample weights")
-    # Of each image one, or all: which of them, the step itself finds.
+    # One weight per image or one per pixel: only the step can tell which.
     batch, height, width = ops.shape(logits)[:-1]
     each = ops.size(weights) // ops.maximum(batch, 1)
     weights = ops.reshape(weights, (batch, ops.maximum(each, 1)))

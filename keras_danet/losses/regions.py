@@ -52,7 +52,7 @@ class DiceLoss(RegionLoss):
     with plain sums in the divisor, as segmentation_models.pytorch has them
     (V-Net's and MMSegmentation's own are of squares). The mean goes over the
     classes that are labelled in the batch, or over all. With no labelled
-    pixel it is 0; a label that is no class makes it NaN. No one-hot labels
+    pixel it is 0; a label that is not a class makes it NaN. No one-hot labels
     are made.
 
     Reference:
@@ -142,7 +142,7 @@ class LovaszSoftmax(RegionLoss):
     A convex surrogate of the mean IoU: for each class the errors (1 - p where
     it is labelled, p elsewhere) are sorted, and each is weighted by how much
     the Jaccard loss grows when its pixel, too, is wrong. With no labelled
-    pixel it is 0; a label that is no class makes it NaN. Usually added to a
+    pixel it is 0; a label that is not a class makes it NaN. Usually added to a
     cross-entropy, by `SumOfLosses`. It sorts every class's pixels, and needs
     about five times the memory of the logits.
 
@@ -152,11 +152,11 @@ class LovaszSoftmax(RegionLoss):
 
     Args:
         classes: `"present"`, the mean over the classes that are labelled, or
-            `"all"`. Defaults to `"present"`, as theirs.
+            `"all"`. Defaults to `"present"`, as in their code.
         per_image: boolean, whether each image has a loss of its own, and the
             mean is taken over the images with a labelled pixel (theirs counts
             the others as 0). Otherwise the batch is one large image. Defaults
-            to `False`, as theirs.
+            to `False`, as in their code.
         ignore_label: integer. Defaults to `255`.
         reduction: as in `keras.losses.Loss`; `"sum"` is the sum over those
             classes (images with `per_image`); `"none"` gives a vector by
@@ -223,7 +223,7 @@ class LovaszSoftmax(RegionLoss):
         num_classes = y_pred.shape[-1]
         labels, known, poison = self.read_labels(y_true, num_classes)
         images, height, width = ops.shape(labels)
-        # Without -1: of no image no size can be told.
+        # Not -1: the size cannot be inferred from an empty batch.
         pixels = height * width
         if not self.per_image:
             images, pixels = 1, images * pixels
@@ -278,7 +278,7 @@ def lovasz_losses(errors, wanted):
         1 / maximum(union, 1.0),
         left / (union * maximum(union - 1, 1.0)),
     )
-    # Of a class that is absent, one wrong pixel is all of the loss.
+    # For an absent class the loss is its worst pixel.
     return ops.where(
         total[..., 0] > 0, ops.sum(errors * growth, axis=-1), errors[..., 0]
     )
