@@ -79,7 +79,13 @@ def main(argv=None):
     with prepared_streams():
         if argv is not None:
             argv = list(map(os.fspath, argv))
-        arguments = _parser().parse_args(argv)
+        try:
+            arguments = _parser().parse_args(argv)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Of --help, for example.
+            give_up_output()
+            return 141
         with quiet_tensorflow():
             return _run(arguments)
 

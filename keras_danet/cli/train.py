@@ -51,7 +51,9 @@ def _add_run(verb):
         help="run folder to make (default: saved_models/RECIPE's name)",
     )
     verb.add_argument(
-        "--overwrite", action="store_true", help="replace an existing run"
+        "--overwrite",
+        action="store_true",
+        help="begin a new run; an existing one is renamed to RUN.old-1",
     )
     verb.add_argument(
         "--resume",
@@ -119,7 +121,7 @@ def _keys():
     """What `--set` takes, a paragraph for each key."""
     from keras_danet.recipe.config import describe_keys
 
-    width = shutil.get_terminal_size().columns - 2
+    width = max(shutil.get_terminal_size().columns - 2, 20)
     lines = ["keys of a recipe, for --set KEY=VALUE:"]
     for name, kind, default, meaning in describe_keys():
         given = "required" if default is None else f"default: {default}"
@@ -134,7 +136,11 @@ def run(arguments):
     from keras_danet.recipe import find_recipe
     from keras_danet.recipe import load_recipe
 
-    settings = dict(map(_setting, arguments.settings))
+    settings = {}
+    for key, value in map(_setting, arguments.settings):
+        # The last one counts, however the key is spelled.
+        settings.pop(key, None)
+        settings[key] = value
     if arguments.data:
         settings["data_root"] = arguments.data
     recipe = find_recipe(arguments.recipe)

@@ -118,7 +118,7 @@ class PretrainedDANet(Pretrained):
         global dtype policy; a folder keeps the policy it was saved with. On
         the Hub, a branch is looked up every time (except with
         `HF_HUB_OFFLINE=1` or without a network), a commit once; that needs
-        `huggingface_hub`: `pip install 'keras-danet[hub]'`.
+        `huggingface_hub`: `pip install huggingface_hub`.
 
             keras_danet.DANet.from_preset("danet_resnet50_cityscapes")
 

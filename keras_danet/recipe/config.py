@@ -318,12 +318,20 @@ class TrainConfig:
             keys: dict. A key of a group stands in a dict of its own, as in a
                 run's `config.json`; or behind the group's name, as
                 "model.depth"; or alone, as "depth", which is how they were
-                written before there were groups.
+                written before there were groups. Given twice, the last one
+                counts.
 
         Raises:
             ValueError: if a key is not known, or its value cannot be used.
         """
-        return cls(**_grouped(keys))
+        found = _grouped(keys)
+        missing = [name for name in REQUIRED if name not in found]
+        if missing:
+            raise ValueError(
+                f"A recipe must have {', '.join(REQUIRED)}. Missing: "
+                f"{', '.join(missing)}."
+            )
+        return cls(**found)
 
     def replace(self, settings: Mapping[str, Any]) -> "TrainConfig":
         """A copy with `settings`, a dict of keys as `from_keys` takes them."""
@@ -376,6 +384,7 @@ _PLACES = [
     for inner in (dataclasses.fields(GROUPS[group]) if group else [field])
 ]
 FIELDS = [field for field, _ in _PLACES]
+REQUIRED = ("dataset", "epochs", "batch_size", "augmentation")
 GROUP_OF = {field.name: group for field, group in _PLACES}
 
 
@@ -420,9 +429,11 @@ def _refuse_key(key):
     known = [
         f"{group}.{name}" if group else name for name, group in GROUP_OF.items()
     ]
-    near = did_you_mean(key, known) or did_you_mean(
-        key.rpartition(".")[2], GROUP_OF
-    )
+    name = key.rpartition(".")[2]
+    near = did_you_mean(key, known) or did_you_mean(name, GROUP_OF)
+    if name in GROUP_OF:
+        place = f"{GROUP_OF[name]}.{name}".removeprefix(".")
+        near = f" Did you mean {place!r}?"
     raise ValueError(
         f"A recipe has no key {key!r}.{near} Expected one of: "
         f"{', '.join(known)}."

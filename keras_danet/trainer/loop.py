@@ -11,6 +11,7 @@ from typing import Literal
 import keras
 
 from keras_danet import runs
+from keras_danet.arguments import as_sequence
 from keras_danet.arguments import integer
 from keras_danet.arguments import refusal
 from keras_danet.distribution import engines as distribution
@@ -57,8 +58,8 @@ def train(
         distribute, num_devices, model_devices: those of
             `distribution.scope`.
         recipe: string, where `config` came from, for `config.json`.
-        overwrite: boolean, whether to replace an existing run folder.
-            Defaults to `False`.
+        overwrite: boolean, whether to rename an existing run folder to
+            `{run}.old-1` and begin a new one. Defaults to `False`.
         resume: boolean, whether to resume `run` where it exists.
             Defaults to `False`.
         checkpoint_every: integer, steps from one checkpoint to the next;
@@ -73,10 +74,10 @@ def train(
             `"auto"`.
         callbacks: `keras.callbacks.Callback`s of your own. They see the
             figures of an epoch in its logs, `val_mean_iou` among them, and
-            may set `model.stop_training`. One that has `get_state`, which
-            gives what `json.dumps` takes, and `set_state` is kept in
-            checkpoints. `fit` may be called twice in a resumed epoch.
-            Defaults to `()`.
+            may set `model.stop_training`, which ends the training with the
+            epoch. One that has `get_state`, which gives what `json.dumps`
+            takes, and `set_state` is kept in checkpoints. A resumed epoch and
+            what follows it each begin with `on_train_begin`. Defaults to `()`.
 
     Returns:
         The history: dict of lists, one value per epoch that has one.
@@ -96,7 +97,9 @@ def train(
         SystemExit: after SIGTERM, with 143; after Ctrl-C, with 130; with 141
             if the output pipe closed.
     """
-    _check_arguments(checkpoint_every, keep_checkpoints, callbacks)
+    callbacks = _checked(checkpoint_every, keep_checkpoints, callbacks)
+    if overwrite:
+        _check_sources(config, run)
     with (
         distribution.scope(distribute, num_devices, model_devices) as placement,
         StopSignal().listening() as stop,
@@ -142,14 +145,32 @@ def train(
             return training.run_from(checkpoint, checkpoints, guests, verbose)
 
 
-def _check_arguments(checkpoint_every, keep_checkpoints, callbacks):
+def _checked(checkpoint_every, keep_checkpoints, callbacks):
+    """The callbacks as a tuple; refuses what cannot be used."""
     integer("checkpoint_every", checkpoint_every, POSITIVE, least=1)
     integer("keep_checkpoints", keep_checkpoints, POSITIVE, least=1)
-    if not all(
-        isinstance(each, keras.callbacks.Callback) for each in callbacks
+    found = as_sequence(callbacks)
+    if found is None or not all(
+        isinstance(each, keras.callbacks.Callback) for each in found
     ):
-        must = "must be instances of keras.callbacks.Callback"
+        must = "must be a list of instances of keras.callbacks.Callback"
         raise refusal("callbacks", must, callbacks)
+    return found
+
+
+def _check_sources(config, run):
+    """What the new run needs may not be in the one that it replaces."""
+    run = pathlib.Path(run).resolve()
+    for name, value in (
+        ("data_root", config.data_root),
+        ("start_from", config.model.start_from),
+        ("backbone_weights", config.model.backbone_weights),
+    ):
+        if value and pathlib.Path(value).resolve().is_relative_to(run):
+            raise ValueError(
+                f"`{name}` is in the run folder {run}, which --overwrite would "
+                f"rename. Received: {name}={value!r}. Choose another --output."
+            )
 
 
 @contextlib.contextmanager

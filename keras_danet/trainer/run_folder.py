@@ -180,19 +180,25 @@ def _remove_new(run, before):
 
 
 def _check_replaceable(run, overwrite):
+    # Never a folder that is something else.
+    if not (run / "config.json").is_file():
+        raise FileExistsError(
+            f"{run} exists and is not a run folder (it has no config.json), so "
+            "it is not overwritten. Choose another with --output."
+        )
     if not overwrite:
-        begun = (run / "config.json").is_file() and (
+        begun = (
             checkpoints(run / "checkpoints")
             or not (run / "model.keras").exists()
         )
         resume = "Resume it with --resume, choose" if begun else "Choose"
         raise FileExistsError(
             f"The run folder {run} exists. {resume} another with --output, or "
-            "replace it with --overwrite."
+            f"begin a new one with --overwrite, which renames it to "
+            f"{run.name}.old-1."
         )
-    # Never a folder that is something else.
-    if not (run / "config.json").is_file():
+    if pathlib.Path.cwd().is_relative_to(run):
         raise FileExistsError(
-            f"{run} is not a run folder (it has no config.json), so it is not "
-            "overwritten. Choose another with --output."
+            f"{run} is the working directory, which is not renamed. Change to "
+            "another one first, or choose another --output."
         )

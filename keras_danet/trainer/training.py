@@ -23,6 +23,7 @@ from keras_danet.models.memory import check_memory
 from keras_danet.trainer import resuming
 from keras_danet.trainer.build import build_model
 from keras_danet.trainer.build import compile_model
+from keras_danet.trainer.callbacks.checkpoints import OWN
 from keras_danet.trainer.callbacks.divergence import StopAtDivergence
 from keras_danet.trainer.callbacks.figures import CountSkipped
 from keras_danet.trainer.callbacks.figures import Gammas
@@ -214,7 +215,11 @@ class Training:
         for watcher in watchers:
             watcher.set_model(self.model)
             watcher.set_params({"epochs": epoch + 1})
+            watcher.on_train_begin()
+        for watcher in watchers:
             watcher.on_epoch_end(epoch, logs)
+        for watcher in watchers:
+            watcher.on_train_end()
 
     def _fit_on(self, watchers, checkpoints):
         epoch, step = checkpoints.epoch, checkpoints.step
@@ -293,10 +298,13 @@ class Training:
             "history": history,
             "bad_files": CountSkipped(self.train_files),
             **{
-                f"own/{number}": callback
-                for number, callback in enumerate(guests)
-                if hasattr(callback, "get_state")
-                and hasattr(callback, "set_state")
+                f"{OWN}{number}/{type(callback).__name__}": callback
+                for number, callback in enumerate(
+                    guest
+                    for guest in guests
+                    if hasattr(guest, "get_state")
+                    and hasattr(guest, "set_state")
+                )
             },
         }
         progress = Progress(

@@ -37,7 +37,7 @@ def fetch_folder(handle, files):
     except ImportError as error:
         raise ImportError(
             f"{handle} is fetched with huggingface_hub, which is not "
-            "installed: pip install 'keras-danet[hub]'"
+            "installed: pip install huggingface_hub"
         ) from error
     user, repo, revision = match.groups()
     revision = revision or "main"

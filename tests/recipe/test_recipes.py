@@ -107,11 +107,38 @@ def test_a_key_may_stand_with_its_group_or_alone():
         ({"model": 3}, "`model` must be a dict of its keys. Received: model=3"),
         ({"model": {3: 3}}, "no key 'model.3'"),
         ({3: 3}, "no key '3'"),
+        ({"model.momentum": 1}, "Did you mean 'optimization.momentum'"),
+        ({"model.epochs": 1}, "Did you mean 'epochs'"),
     ],
 )
 def test_keys_in_the_wrong_place_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         CONFIG.replace(settings)
+
+
+def test_of_two_spellings_the_last_counts(tmp_path, monkeypatch):
+    from keras_danet.trainer import loop
+
+    keys = {"depth": 18, "model.depth": 34}
+    assert CONFIG.replace(keys).model.depth == 34
+    path = tmp_path / "recipe.py"
+    path.write_text(GOOD)
+    seen = []
+
+    def train(config, *_, **__):
+        seen.append(config)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(loop, "train", train)
+    spellings = ("depth=18", "model.depth=34", "depth=50")
+    given = [text for each in spellings for text in ("--set", each)]
+    assert main(["train", str(path), *given]) == 2
+    assert seen[0].model.depth == 50
+
+
+def test_keys_that_are_missing_are_named():
+    with pytest.raises(ValueError, match="Missing: epochs, augmentation"):
+        TrainConfig.from_keys({"dataset": "scenes", "batch_size": 2})
 
 
 def test_a_recipe_needs_a_crop_size():

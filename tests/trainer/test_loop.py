@@ -716,10 +716,18 @@ def test_what_is_no_run_is_not_gone_on_with(root, tmp_path):
 class Counter(keras.callbacks.Callback):
     """Counts epochs, over a resumption as well, and ends a training."""
 
-    def __init__(self, last):
+    def __init__(self, last, within=False):
         super().__init__()
         self.last = last
+        self.within = within
         self.seen = []
+
+    def on_train_begin(self, logs=None):
+        self.has_begun = True
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.within:
+            self.model.stop_training = True
 
     def get_state(self):
         return self.seen
@@ -728,17 +736,23 @@ class Counter(keras.callbacks.Callback):
         self.seen = state
 
     def on_epoch_end(self, epoch, logs=None):
-        self.seen = [*self.seen, logs["val_mean_iou"]]
+        assert self.has_begun
+        self.seen = [*self.seen, logs.get("val_mean_iou")]
         if len(self.seen) == self.last:
             self.model.stop_training = True
 
 
 def test_callbacks_of_your_own(root, tmp_path):
     config = tiny(root, epochs=4)
-    with pytest.raises(ValueError, match="`callbacks` must be instances of"):
+    with pytest.raises(ValueError, match="`callbacks` must be a list of inst"):
         loop.train(config, tmp_path / "run", callbacks=[Counter], verbose=0)
+    with pytest.raises(ValueError, match="`callbacks` must be a list"):
+        loop.train(config, tmp_path / "run", callbacks=None, verbose=0)
     run, counter = tmp_path / "run", Counter(last=2)
-    history = loop.train(config, run, callbacks=[counter], verbose=0)
+    # A generator is as good as a list.
+    history = loop.train(
+        config, run, callbacks=(each for each in [counter]), verbose=0
+    )
     # It is asked once an epoch and ends the training,
     assert counter.seen == history["val_mean_iou"] and len(counter.seen) == 2
     # is kept in checkpoints,
@@ -749,6 +763,64 @@ def test_callbacks_of_your_own(root, tmp_path):
     other = keras.callbacks.LambdaCallback()
     history = loop.train(config, run, callbacks=[other], resume=True, verbose=0)
     assert len(history["val_mean_iou"]) == 4
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_a_stop_before_the_first_validation_is_saved(root, tmp_path, within):
+    config = tiny(root, epochs=3, val_every=3, ema_momentum=0.5)
+    unbroken = loop.train(config, tmp_path / "unbroken", verbose=0)
+    run = tmp_path / "run"
+    stop = Counter(last=1, within=within)
+    history = loop.train(config, run, callbacks=[stop], verbose=0)
+    assert len(history["loss"]) == 1
+    kept = read_header(checkpoints(run / "checkpoints")[0])
+    assert (kept["epoch"], kept["step"]) == (1, 0)
+    resumed = loop.train(config, run, resume=True, verbose=0)
+    assert resumed["loss"] == unbroken["loss"]
+    assert same_weights(tmp_path / "unbroken", run)
+
+
+@one_backend
+def test_an_epoch_that_is_only_validated_begins_for_callbacks(
+    root, tmp_path, monkeypatch
+):
+    config, run = tiny(root), tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        KillAt(patch, validation, "evaluate", 1)
+        loop.train(config, run, checkpoint_every=1, verbose=0)
+    log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    loop.train(config, run, resume=True, callbacks=[log, Counter(9)], verbose=0)
+    assert (tmp_path / "log.csv").read_text().count("\n") >= 2
+
+
+@one_backend
+def test_states_of_callbacks_that_cannot_be_kept(root, tmp_path):
+    class Bad(Counter):
+        def get_state(self):
+            return {1, 2}
+
+    with pytest.raises(ValueError, match="`get_state` of the callback Bad"):
+        loop.train(tiny(root), tmp_path / "a", callbacks=[Bad(9)], verbose=0)
+
+    class Picky(Counter):
+        def set_state(self, state):
+            raise ValueError("mine")
+
+    run = tmp_path / "run"
+    loop.train(tiny(root), run, callbacks=[Picky(1)], verbose=0)
+    with pytest.raises(ValueError, match=r"^mine$"):
+        loop.train(
+            tiny(root), run, callbacks=[Picky(1)], resume=True, verbose=0
+        )
+
+
+@one_backend
+@pytest.mark.parametrize("name", ["data_root", "start_from"])
+def test_a_run_is_not_replaced_by_one_that_needs_it(root, tmp_path, name):
+    run = tmp_path / "run"
+    config = tiny(root).replace({name: str(run / "model.keras")})
+    with pytest.raises(ValueError, match=f"`{name}` is in the run folder"):
+        loop.train(config, run, overwrite=True, verbose=0)
 
 
 def test_patience_ends_a_training(root, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Checkpoints of a training, written while it runs."""
 
+import json
 import threading
 
 import keras
@@ -11,6 +12,8 @@ from keras_danet.trainer.checkpoints import load_checkpoint
 from keras_danet.trainer.checkpoints import save_checkpoint
 from keras_danet.trainer.stopping import StopSignal
 
+# What the names of the user's own callbacks begin with in `parts`.
+OWN = "own/"
 # Against losses and weights that are NaN or infinite.
 REMEDY = (
     "The learning rate is the usual cause: lower it (--set "
@@ -54,6 +57,19 @@ def training_state(model):
         )
         for number, variable in enumerate(variables)
     }
+
+
+def _state_of(part):
+    state = part.get_state()
+    try:
+        json.dumps(state)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`get_state` of the callback {type(part).__name__} must give what "
+            f"`json.dumps` takes, to be kept in a checkpoint: {error}. "
+            f"Received: {state!r}"
+        ) from error
+    return state
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -117,6 +133,7 @@ class Checkpoints(keras.callbacks.Callback):
         self._sums = None
         self._weights = None
         self._writer = None
+        self._ends_with_epoch = False
 
     def restore(self, path, header):
         """Puts a checkpoint into the model and the callbacks."""
@@ -127,8 +144,7 @@ class Checkpoints(keras.callbacks.Callback):
         )
         try:
             for name, part in self.parts.items():
-                # A callback of the user's may be new.
-                if name in header["parts"] or not name.startswith("own/"):
+                if not name.startswith(OWN):
                     part.set_state(header["parts"][name])
             self.epoch, self.step = int(header["epoch"]), int(header["step"])
             self.logs = dict(header["logs"])
@@ -138,6 +154,10 @@ class Checkpoints(keras.callbacks.Callback):
                 "Expected a file that `keras-danet train` wrote; remove it, "
                 "and --resume uses the one before."
             ) from error
+        for name, part in self.parts.items():
+            # A callback of the user's may be new.
+            if name.startswith(OWN) and name in header["parts"]:
+                part.set_state(header["parts"][name])
         self.newest = path
         # The folder may have been named in another way.
         self._damaged = {
@@ -168,12 +188,19 @@ class Checkpoints(keras.callbacks.Callback):
         if self.stop.requested or done % self.every == 0:
             self.save()
             self.stop.check()
+        # Within an epoch there would be figures of a part of it.
+        if self.model.stop_training and self.step < self.steps:
+            self.model.stop_training = False
+            self._ends_with_epoch = True
 
     def on_epoch_end(self, epoch, logs=None):
         self.epoch, self.step, self.logs = epoch + 1, 0, {}
+        if self._ends_with_epoch:
+            self.model.stop_training = True
+            self._ends_with_epoch = False
         # A validation costs more than what keeps its result; and where `fit`
         # ends it may put averages in the weights' place.
-        ends = self.epoch == self.params["epochs"]
+        ends = self.epoch == self.params["epochs"] or self.model.stop_training
         if ends:
             self._weights = [
                 np.array(keras.ops.convert_to_numpy(variable))
@@ -207,7 +234,7 @@ class Checkpoints(keras.callbacks.Callback):
             "step": self.step,
             "logs": self.logs,
             "parts": {
-                name: part.get_state() for name, part in self.parts.items()
+                name: _state_of(part) for name, part in self.parts.items()
             },
         }
         self.finish()

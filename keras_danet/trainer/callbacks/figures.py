@@ -8,6 +8,7 @@ import time
 
 import keras
 import numpy as np
+import psutil
 
 from keras_danet.files import save_text
 
@@ -54,12 +55,13 @@ class Throughput(keras.callbacks.Callback):
 def peak_memory():
     """The most memory that this process has held so far, in bytes.
 
-    Not that of accelerators; NaN where the system does not report it.
+    Not that of accelerators.
     """
     try:
         import resource
     except ImportError:
-        return math.nan
+        # Windows.
+        return psutil.Process().memory_info().peak_wset
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
