@@ -347,7 +347,7 @@ def test_bad_arguments_are_refused(arguments, message):
 
 def test_backbone_options_beside_a_backbone_are_refused():
     backbone = DilatedResNet(18, filters=8)
-    with pytest.raises(ValueError, match="where you make the backbone"):
+    with pytest.raises(ValueError, match="when you make the backbone"):
         DANet(2, backbone, output_stride=16)
 
 
