@@ -22,6 +22,17 @@ def images(*shape, seed=0):
     return rng.uniform(0, 255, (*shape, 3)).astype("float32")
 
 
+@pytest.fixture(scope="module")
+def model(model):
+    """Attention that is no choice between near ties, which rounding flips.
+
+    With untrained queries it was: some processors came to 1e-4.
+    """
+    query = model.get_layer("position_attention").query.kernel
+    query.assign(query * 0.05)
+    return model
+
+
 @needs_saved_model
 def test_saved_model_runs_without_keras(model, tmp_path):
     check = export.export_model(
