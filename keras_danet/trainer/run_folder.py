@@ -112,10 +112,11 @@ def _locked(run):
     try:
         yield
     finally:
-        # While it is held: a later one finds that its file has no name.
-        with contextlib.suppress(OSError):
-            path.unlink()
-        lock.release()
+        if lock.is_locked:
+            # While it is held: a later one finds that its file has no name.
+            with contextlib.suppress(OSError):
+                path.unlink()
+            lock.release()
 
 
 def _free_name(run):
