@@ -87,6 +87,7 @@ def read_run_config(run):
             f"{run} is not a run folder: it has no config.json. Expected the "
             "folder that `keras-danet train` made."
         )
+    content = None
     try:
         content = read_run_file(run)
         if not isinstance(content.get("sessions", []), list):
@@ -95,8 +96,23 @@ def read_run_config(run):
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} does not describe a run ({error}). Expected the file "
-            "that `keras-danet train` wrote."
+            f"that `keras-danet train` wrote.{_other_version(content)}"
         ) from error
+
+
+def _other_version(content):
+    """A sentence, if another version wrote what a `config.json` holds."""
+    try:
+        wrote = content["sessions"][-1]["versions"]["keras-danet"]
+    except (IndexError, KeyError, TypeError):
+        return ""
+    ours = _versions()["keras-danet"]
+    if wrote in (None, ours):
+        return ""
+    return (
+        f" It was written by keras-danet {wrote}, and this is "
+        f"{ours or 'another version'}: use that version, or a later one."
+    )
 
 
 def read_run_file(run):

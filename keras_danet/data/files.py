@@ -1,12 +1,14 @@
 """Finds the (image, label) pairs of a data set in its official layout."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
 from keras_danet.arguments import did_you_mean
 from keras_danet.data.lists import read_list
 
+PACKAGE = Path(__file__).parents[1]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 # Also images, but training does not read them.
 OTHER_SUFFIXES = (".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".jp2")
@@ -162,11 +164,15 @@ def _find_root(dataset, root, split):
 
 def _how_made(dataset, split):
     script = dataset.splits[split].made_by
+    if not script:
+        return ""
+    # An installed package carries `training/`.
+    carried = PACKAGE / "recipes" / script.removeprefix("training/")
+    if carried.is_file():
+        script = shlex.quote(str(carried))
     return (
         f"{dataset.title}'s download lacks it; `python {script}` makes it "
         "(--help says how). "
-        if script
-        else ""
     )
 
 

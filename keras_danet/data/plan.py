@@ -32,13 +32,15 @@ class Augmentation:
         crop_size: pair of integers, (height, width) in pixels.
         scale_range: pair of floats, the smallest and the largest factor on an
             image's height and width. Defaults to `(0.5, 2.0)`.
-        scale_step: float; above 0, only the smallest factor and whole steps
-            above it are used. PaddleSeg: `0.25`. Defaults to `0.0`.
-        long_side, short_side: integers, the pixels that a side has at scale
-            1: the longer, the shorter, or, if both are given, the largest
-            size of the image's own aspect that exceeds neither.
-            MMSegmentation's `scale=(2048, 512)` is both, PyTorch-Encoding's
-            `base_size` the long side. Defaults to `None`, the image's size.
+        scale_step: float, distance between the factors that are used, from
+            the smallest on; 0 uses any. PaddleSeg: `0.25`. Defaults to `0.0`.
+        long_side: integer, pixels of an image's longer side at scale 1. With
+            `short_side` as well, an image is as large as fits within both.
+            PyTorch-Encoding's `base_size`. Defaults to `None`, the image's
+            own.
+        short_side: integer, pixels of an image's shorter side at scale 1.
+            MMSegmentation's `scale=(2048, 512)` is both sides. Defaults to
+            `None`, the image's own.
         max_class_share: float in (0, 1], how much of a crop's labelled pixels
             one class may have. The first of ten candidates within it is
             used, else the last. MMSegmentation: `0.75`. Defaults to `1.0`,

@@ -61,7 +61,8 @@ def read_processes():
                 "The environment does not describe the processes of this "
                 "training. Expected the 'host:port' of the first one, their "
                 f"number, and this one's index from 0. Received: {shown}. Set "
-                "all three (see training/launch/), or none for one process."
+                "all three (see training/launch/ of the sources), or none for "
+                "one process."
             )
         return (addresses, count, index) if count > 1 else None
     tasks = os.environ.get("SLURM_NTASKS", "1")

@@ -254,7 +254,8 @@ def _malformed(what, text):
     return ValueError(
         f"{CLUSTER_VARIABLE} does not describe this worker: {what}. Expected "
         f"something like {EXAMPLE}. Received: {text!r}. Correct it (see "
-        "training/launch/), or unset it to train on this machine alone."
+        "training/launch/ of the sources), or unset it to train on this "
+        "machine alone."
     )
 
 
@@ -282,8 +283,9 @@ def _workers(num_devices):
     if shard is None:
         raise ValueError(
             f"distribute='multiworker' needs {CLUSTER_VARIABLE}, which is not "
-            f"set. Expected something like {EXAMPLE}; training/launch/ has "
-            "scripts that set it. For one machine: distribute='mirrored'."
+            f"set. Expected something like {EXAMPLE}; training/launch/ of "
+            "the sources has scripts that set it. For one machine: "
+            "distribute='mirrored'."
         )
     if num_devices is not None:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import operator
 from collections.abc import Mapping
 from typing import Any
 from typing import Literal
@@ -59,22 +60,22 @@ class ModelConfig:
 
     Args:
         depth: integer, layers of the ResNet: 18, 34, 50, 101 or 152.
-        filters: integer, width of its first stage.
+        filters: integer, width of the ResNet's first stage.
         output_stride: integer, pixels of the image per feature: 8, 16 or 32.
-        multi_grid: integers, dilation rates of the last stage's blocks; None
-            has one rate for all of them.
+        multi_grid: integers, dilation rates of the last stage's blocks; with
+            None all have one rate.
         stem_filters: three integers, widths of a deep stem of 3x3
-            convolutions; None has one of 7x7.
-        attention: the modules, of "position" and "channel"; () has none.
+            convolutions; with None the stem is one convolution of 7x7.
+        attention: the modules, of "position" and "channel"; () for none.
         auxiliary: boolean, whether a head learns from the third stage.
-        dropout: float, rate before the classifiers.
+        dropout: float, dropout rate before the classifiers.
         align_corners: boolean, whether upsampling aligns corner pixels.
         backbone_weights: a backbone's preset, or a path that
-            `DilatedResNet.from_checkpoint` reads; None draws them.
+            `DilatedResNet.from_checkpoint` reads; None draws them at random.
         start_from: a DANet to fine-tune, with the classes of this data set:
             a preset, a run folder or a `.keras` file. `attention` and the
-            backbone's fields must say what it is.
-        freeze: what stays as it starts: "nothing" or a part of `freeze`.
+            backbone's keys must be those of that DANet.
+        freeze: what is not trained, a `part` of `keras_danet.freeze`.
     """
 
     depth: int = 50
@@ -113,20 +114,21 @@ class OptimizationConfig:
     """The optimizer, `SGD`, and its schedule.
 
     Args:
-        learning_rate: float at the first step.
-        end_learning_rate: float, to which it falls at the last.
+        learning_rate: float, the learning rate at the first step.
+        end_learning_rate: float, the learning rate after the last step.
         power: float, exponent of the poly schedule.
-        warmup_steps: integer, updates in which it rises to the schedule.
-        head_multiplier: float, how many times larger it is outside of the
-            backbone.
-        momentum: float, of `SGD`.
-        weight_decay: float, of `SGD`, coupled.
-        clip_norm: float above 0, the most that the gradients' common norm may
-            be; None clips nothing.
+        warmup_steps: integer, updates in which the learning rate rises to
+            the schedule.
+        head_multiplier: float, the learning rate outside of the backbone, as
+            a multiple of the backbone's.
+        momentum: float, momentum of `SGD`.
+        weight_decay: float, weight decay of `SGD`, coupled.
+        clip_norm: float, above 0: the most that the gradients' common norm
+            may be; None clips nothing.
         accumulation_steps: integer, batches whose mean gradient makes one
             update; those that are left over at the very end make none.
-        ema_momentum: float, of the moving average of weights that is measured
-            and kept; None keeps the weights themselves.
+        ema_momentum: float, momentum of a moving average of the weights,
+            which is then measured and kept; None keeps the weights themselves.
     """
 
     learning_rate: float = 0.01
@@ -156,17 +158,18 @@ class ObjectiveConfig:
     """What is minimised, for every output.
 
     Args:
-        loss: "crossentropy", "ohem" or "focal".
-        dice_weight: float, of a Dice loss beside it, over the whole batch.
-        lovasz_weight: float, of a Lovász-Softmax loss beside it, image by
-            image, so that it is the same on any number of devices.
-        class_weights: one float per class for the loss, such as
+        loss: the loss of every pixel.
+        dice_weight: float, weight of a Dice loss that is added, over the
+            whole batch.
+        lovasz_weight: float, weight of a Lovász-Softmax loss that is added,
+            image by image, so that it is the same on any number of devices.
+        class_weights: one number per class for the loss, such as
             `keras-danet class-weights` prints.
-        label_smoothing: float in [0, 1), of "crossentropy".
-        ohem_threshold: float, of "ohem": pixels with a lower probability
-            count (0.7, as in MMSegmentation).
-        ohem_min_kept: integer, of "ohem": so many pixels of each crop count
-            at least (100,000, as in MMSegmentation; fewer than a crop has).
+        label_smoothing: float, in [0, 1), for "crossentropy".
+        ohem_threshold: float, for "ohem": pixels with a lower probability of
+            their class count (0.7 as in MMSegmentation).
+        ohem_min_kept: integer, for "ohem": at least so many pixels of each
+            crop count (100,000 as in MMSegmentation); fewer than a crop has.
     """
 
     loss: Literal["crossentropy", "ohem", "focal"] = "crossentropy"
@@ -213,21 +216,21 @@ class TrainConfig:
         dataset: name of a data set, a key of `data.datasets.DATASETS`; or
             "folder", images and masks of your own (see `data.folder`).
         epochs: integer, passes over the training split.
-        batch_size: integer, over all devices together.
+        batch_size: integer, images of a step, on all devices together.
         augmentation: `data.plan.Augmentation` or a dict of its keys, of which
             `crop_size` has no default.
-        test_size: the size of images where the model is measured and used,
-            labels staying as they are: "training", what crops are taken of at
-            scale 1 (`long_side` and `short_side`); "image", the image's own;
-            or the `size` of a `Predictor`: the pixels of the longer side, or
+        test_size: size of images when the model is measured and used; labels
+            stay as they are. "training" is the size that crops are taken from
+            at scale 1 (`long_side` and `short_side`), "image" the image's
+            own; or the `size` of a `Predictor`: pixels of the longer side, or
             (long, short).
         on_bad_file: "error" ends the training at a file that cannot be used;
             "skip" names it, counts it in the history and goes on.
-        loader: "tf.data"; "numpy", which needs no TensorFlow; or "auto", the
-            first where TensorFlow is installed.
-        data_root: folder of the data set. None takes the environment
-            variable `KERAS_DANET_{DATASET}`, and for the drawn scenes a
-            folder in the run, where they are drawn.
+        loader: what reads training data. "numpy" needs no TensorFlow; "auto"
+            is "tf.data" where TensorFlow is installed, else "numpy".
+        data_root: string or path, folder of the data set. None takes the
+            environment variable `KERAS_DANET_{DATASET}`, and for the drawn
+            scenes a folder in the run, where they are drawn.
         train_split: name of the split to train on.
         val_split: name of the split to measure on.
         val_every: integer, epochs from one validation to the next.
@@ -236,9 +239,9 @@ class TrainConfig:
         model: `ModelConfig` or a dict of its keys.
         optimization: `OptimizationConfig` or a dict of its keys.
         objective: `ObjectiveConfig` or a dict of its keys.
-        dtype: dtype policy, such as "float32" or "mixed_bfloat16".
-        jit_compile: boolean, or "auto" for Keras's choice.
-        seed: integer, of weights and augmentation.
+        dtype: dtype policy of Keras.
+        jit_compile: boolean, whether to use XLA; "auto" is Keras's choice.
+        seed: integer, seed of weights and augmentation.
 
     Raises:
         ValueError: if a key is not known, or its value cannot be used.
@@ -325,10 +328,14 @@ class TrainConfig:
             ValueError: if a key is not known, or its value cannot be used.
         """
         found = _grouped(keys)
-        missing = [name for name in REQUIRED if name not in found]
+        missing = [
+            field.name
+            for field in dataclasses.fields(cls)
+            if field.default is dataclasses.MISSING and field.name not in found
+        ]
         if missing:
             raise ValueError(
-                f"A recipe must have {', '.join(REQUIRED)}. Missing: "
+                "A recipe must have every key that has no default. Missing: "
                 f"{', '.join(missing)}."
             )
         return cls(**found)
@@ -345,12 +352,7 @@ class TrainConfig:
 
     def values(self) -> dict[str, Any]:
         """Every key with its value: "epochs", "model.depth" and so on."""
-        return {
-            f"{group}.{name}" if group else name: getattr(
-                getattr(self, group) if group else self, name
-            )
-            for name, group in GROUP_OF.items()
-        }
+        return {key: operator.attrgetter(key)(self) for key in KEYS}
 
     def changes(self) -> dict[str, Any]:
         """The keys whose values are not the defaults, without their groups."""
@@ -376,7 +378,7 @@ GROUPS = {
     "optimization": OptimizationConfig,
     "objective": ObjectiveConfig,
 }
-# Every field, and the name of each with its group's, "" for no group.
+# Every field, and the name of its group, "" for none.
 _PLACES = [
     (inner, group)
     for field in dataclasses.fields(TrainConfig)
@@ -384,8 +386,8 @@ _PLACES = [
     for inner in (dataclasses.fields(GROUPS[group]) if group else [field])
 ]
 FIELDS = [field for field, _ in _PLACES]
-REQUIRED = ("dataset", "epochs", "batch_size", "augmentation")
 GROUP_OF = {field.name: group for field, group in _PLACES}
+KEYS = [f"{group}.{name}".strip(".") for name, group in GROUP_OF.items()]
 
 
 def _grouped(keys):
@@ -426,17 +428,13 @@ def _group(name, values):
 
 def _refuse_key(key):
     key = str(key)
-    known = [
-        f"{group}.{name}" if group else name for name, group in GROUP_OF.items()
-    ]
     name = key.rpartition(".")[2]
-    near = did_you_mean(key, known) or did_you_mean(name, GROUP_OF)
+    near = did_you_mean(key, KEYS) or did_you_mean(name, GROUP_OF)
     if name in GROUP_OF:
-        place = f"{GROUP_OF[name]}.{name}".removeprefix(".")
-        near = f" Did you mean {place!r}?"
+        near = f" Did you mean {f'{GROUP_OF[name]}.{name}'.strip('.')!r}?"
     raise ValueError(
         f"A recipe has no key {key!r}.{near} Expected one of: "
-        f"{', '.join(known)}."
+        f"{', '.join(KEYS)}."
     )
 
 
@@ -444,11 +442,6 @@ def describe_keys():
     """The keys of a recipe, as (name, type, default, meaning)."""
     rows = []
     for row in describe_fields(TrainConfig):
-        if kind := GROUPS.get(row[0]):
-            rows += [
-                (f"{row[0]}.{name}", *rest)
-                for name, *rest in describe_fields(kind)
-            ]
-        else:
-            rows.append(row)
-    return rows
+        group = GROUPS.get(row[0])
+        rows += describe_fields(group) if group else [row]
+    return [(key, *row[1:]) for key, row in zip(KEYS, rows, strict=True)]

@@ -67,8 +67,11 @@ def load_recipe(path: str | os.PathLike[str]) -> TrainConfig:
     """The `config` of a recipe, a Python file (which is executed)."""
     path = pathlib.Path(path)
     if not path.is_file():
+        why = " (that is a folder)" if path.is_dir() else ""
+        if path.is_symlink() and not path.exists():
+            why = f" (that is a link to {os.readlink(path)}, which is missing)"
         raise FileNotFoundError(
-            f"There is no recipe {path}. A recipe is a Python file with a "
+            f"There is no recipe {path}{why}. A recipe is a Python file with a "
             "`config = TrainConfig(...)`; `keras-danet recipes` lists those "
             "that come with the package, and `keras-danet init FOLDER` writes "
             "one for data of your own."

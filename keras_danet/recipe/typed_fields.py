@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import math
+import os
 import re
 import types
 import typing
@@ -10,12 +11,18 @@ import typing
 from keras_danet import arguments
 from keras_danet.arguments import did_you_mean
 
+# How a docstring says a type, before what is said of the value.
+TYPE_IN_WORDS = re.compile(
+    r"^(pair of |three )?(boolean|float|integer|string)s?( or path)?"
+    r"(, | (?=in ))"
+)
+
 
 def check_fields(record, ranges):
     """Refuses fields that are not of their annotated types, or out of range.
 
-    Lists become tuples, whole numbers floats where the type is float, and
-    NumPy's scalars Python's own.
+    Lists become tuples, paths strings, whole numbers floats where the type is
+    float, and NumPy's scalars Python's own.
 
     Args:
         record: a frozen dataclass, in its `__post_init__`.
@@ -44,16 +51,17 @@ def describe_fields(kind):
     """The fields of a dataclass, as (name, type, default, meaning).
 
     The type is in words. The default is as it is written in Python, `None`
-    where there is none. The meaning comes from the class's docstring and is
-    empty where Python was told to leave docstrings out.
+    where there is none. The meaning comes from the class's docstring, without
+    the type and the default that it gives, and is empty where Python was told
+    to leave docstrings out.
     """
     meanings = {}
     described = inspect.cleandoc(kind.__doc__ or "").partition("Args:\n")[2]
     described = described.partition("\n\n")[0]
     for entry in re.split(r"\n {4}(?! )", f"\n{described}"):
         names, _, text = entry.strip().partition(": ")
-        # The default has a column of its own.
         text = re.sub(r" Defaults? to .*", "", " ".join(text.split()))
+        text = TYPE_IN_WORDS.sub("", text)
         for name in names.split(","):
             meanings[name.strip()] = text
     return [
@@ -97,12 +105,15 @@ def _words(kind):
 
 
 def _as_written(value, kind):
-    """Lists as tuples, and whole numbers as floats where `kind` has floats.
+    """Lists as tuples, paths as strings, whole numbers as floats.
 
-    NumPy's are written as Python's: JSON holds no others.
+    The latter two where `kind` has strings or floats. NumPy's values are
+    written as Python's: JSON holds no others.
     """
     options = _options(kind)
     value = arguments.plain(value)
+    if isinstance(value, os.PathLike) and str in options:
+        return os.fspath(value)
     if getattr(value, "ndim", 0) == 1 and hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, (list, tuple)):

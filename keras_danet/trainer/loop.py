@@ -107,15 +107,14 @@ def train(
     ):
         keras.utils.set_random_seed(config.seed)
         run = pathlib.Path(run)
-        like = resume and run / "model.keras"
+        like = run / "model.keras" if resume else None
         if resume:
             resuming.check_recipe(run, config)
         training = Training(config, folder, placement, stop, like)
+        checkpoint = None
         if resume:
             resuming.check_data(run, training.data_digest)
-        checkpoint = resume and resuming.find_checkpoint(
-            run, config, training.digest
-        )
+            checkpoint = resuming.find_checkpoint(run, config, training.digest)
         # Drawing the scenes takes a while.
         stop.check()
         runs.write_run_config(
@@ -137,10 +136,7 @@ def train(
             files=training.files,
             writes=placement.is_chief,
         )
-        if verbose == "auto":
-            verbose = 1 if is_terminal(sys.stdout) else 2
-        if not placement.is_chief:
-            track, verbose = (), 0
+        track, verbose = _figures_of(placement, track, verbose)
         with training.tracking(track, callbacks) as guests:
             return training.run_from(checkpoint, checkpoints, guests, verbose)
 
@@ -171,6 +167,15 @@ def _check_sources(config, run):
                 f"`{name}` is in the run folder {run}, which --overwrite would "
                 f"rename. Received: {name}={value!r}. Choose another --output."
             )
+
+
+def _figures_of(placement, track, verbose):
+    """Where figures of this process go: those of the chief stand for all."""
+    if not placement.is_chief:
+        return (), 0
+    if verbose == "auto":
+        verbose = 1 if is_terminal(sys.stdout) else 2
+    return track, verbose
 
 
 @contextlib.contextmanager

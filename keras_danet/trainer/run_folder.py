@@ -57,9 +57,22 @@ def open_run_folder(run, overwrite=False, resume=False):
             "Choose another --output."
         )
     check_folder(run / "checkpoints")
-    make_folder(run.parent)
-    with _locked(run), _opened(run, overwrite, resume):
+    with _in_its_place(run), _locked(run), _opened(run, overwrite, resume):
         yield run
+
+
+@contextlib.contextmanager
+def _in_its_place(run):
+    """Makes the folders above a run; those that end up empty go again."""
+    made = [folder for folder in run.parents if not folder.exists()]
+    try:
+        make_folder(run.parent)
+        yield
+    finally:
+        # Innermost first; the system keeps those that hold something.
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 @contextlib.contextmanager
@@ -106,9 +119,14 @@ def _locked(run):
             f"Another training uses the run folder {run}. Wait until it "
             "has ended, or end it, or choose another --output."
         ) from error
-    except (NotImplementedError, OSError):
+    except (NotImplementedError, OSError) as error:
         # A file system without locks, or a folder of others.
-        pass
+        _LOGGER.warning(
+            "%s cannot be locked (%s): see to it that no other training uses "
+            "it.",
+            run,
+            getattr(error, "strerror", None) or "no locks here",
+        )
     try:
         yield
     finally:

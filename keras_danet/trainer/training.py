@@ -61,7 +61,7 @@ class Training:
             )
             for split, policy in (
                 (config.train_split, config.on_bad_file),
-                # A figure that leaves images out compares with no other.
+                # Without some images, figures could not be compared.
                 (config.val_split, "error"),
             )
         )
@@ -89,19 +89,22 @@ class Training:
         self.predictor.check_size(*max(self.val_sizes, key=self._num_pixels))
 
     def _validation_sizes(self):
-        """Refuses what headers tell, lest it be found after an epoch."""
+        """(height, width) of every validation image, from its header.
+
+        Images that cannot be used are found here and not after an epoch.
+        """
         pairs = self.val_files.pairs
         read_pair(pairs[0], self.dataset)
         return [read_pair_size(pair) for pair in pairs]
 
     def _num_pixels(self, size):
-        """Those that the network sees of an image in a validation."""
+        """Pixels that the network sees of a validation image of a size."""
         return math.prod(self.predictor.network_size(*size))
 
     def build_metrics(self):
-        """Makes the metrics' variables, for a checkpoint to be put into.
+        """Makes the metrics' variables, which a checkpoint is loaded into.
 
-        Keras's trainer of TensorFlow makes them within the first step.
+        Keras's trainer of TensorFlow would make them in the first step only.
         """
         size = self.config.batch_size, *self.config.augmentation.crop_size
         self.model._symbolic_build(
@@ -113,9 +116,9 @@ class Training:
 
     @property
     def data_digest(self):
-        """What figures are of: files, in their order, and what labels mean.
+        """Identifies the data: names of files, their order, and the classes.
 
-        Not the files' contents, which would all have to be read.
+        Files' contents are left out, because all would have to be read.
         """
         names = [
             [
@@ -133,10 +136,13 @@ class Training:
 
     @property
     def digest(self):
-        """What tells this training from others of the same model."""
-        # A setting that is new in a later version changes nothing.
+        """Identifies the training: the settings of its recipe, and its data.
+
+        Settings with their default are left out, so that one which a later
+        version adds changes nothing.
+        """
         settings = self.config.changes()
-        # Data may move.
+        # Data may be moved.
         settings.pop("data_root", None)
         text = json.dumps([settings, self.data_digest])
         return hashlib.sha256(text.encode()).hexdigest()
@@ -151,7 +157,7 @@ class Training:
 
     @contextlib.contextmanager
     def tracking(self, names, callbacks=()):
-        """Callbacks that send figures elsewhere, and those of the user."""
+        """Callbacks that send figures elsewhere, then those of the user."""
         with tracking(
             names,
             self.run,
@@ -188,7 +194,7 @@ class Training:
         return self.fit(checkpoints, watchers)
 
     def fit(self, checkpoints, watchers):
-        """Goes on from where it is to the end; gives the history."""
+        """Trains from the step that `checkpoints` is at; gives the history."""
         remove_leftovers(self.run)
         remove_leftovers(checkpoints.folder)
         try:
@@ -199,7 +205,7 @@ class Training:
                     self._end_epoch(watchers, checkpoints)
                 else:
                     self._fit_on(watchers, checkpoints)
-                # By a callback of the user's.
+                # Callbacks of the user's may ask for it.
                 if self.model.stop_training:
                     break
         except SystemExit:
@@ -210,7 +216,7 @@ class Training:
         return checkpoints.parts["history"].history
 
     def _end_epoch(self, watchers, checkpoints):
-        """What was left of an epoch whose steps are all done."""
+        """Does what remains of an epoch whose steps are all done."""
         epoch, logs = checkpoints.epoch, dict(checkpoints.logs)
         for watcher in watchers:
             watcher.set_model(self.model)
@@ -228,10 +234,10 @@ class Training:
                 crops,
                 steps_per_epoch=self.steps - step,
                 initial_epoch=epoch,
-                # The rest of an epoch is one call, and what follows another.
+                # One call for the rest of an epoch, one for all that follow.
                 epochs=epoch + 1 if step else self.config.epochs,
                 callbacks=watchers,
-                # The plan has its own order; Keras would warn that it cannot.
+                # The plan has shuffled; Keras would warn that it cannot.
                 shuffle=False,
                 verbose=0,
             )

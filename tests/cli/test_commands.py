@@ -416,6 +416,30 @@ def test_what_does_not_fit_is_refused_first(
     assert not output.exists()
 
 
+@pytest.mark.parametrize("verb", [[], ["train"]], ids=str)
+def test_help_that_nobody_reads_is_no_error(verb):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "keras_danet", *verb, "--help"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("columns", ["1", "0", "20"])
+def test_help_in_a_narrow_terminal(monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    for arguments in (["--help"], ["train", "--help"], ["predict", "--help"]):
+        with pytest.raises(SystemExit) as error:
+            main(arguments)
+        assert error.value.code == 0
+        assert "keras-danet" in capsys.readouterr().out
+
+
 def test_usage(capsys):
     for arguments in ([], ["fly"], ["export", "run", "--format", "caffe"]):
         with pytest.raises(SystemExit) as error:

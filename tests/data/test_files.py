@@ -14,6 +14,7 @@ from layouts import LAYOUTS
 from layouts import lay_out
 from PIL import Image
 
+from keras_danet.data import files
 from keras_danet.data.datasets import CAMVID
 from keras_danet.data.datasets import DATASETS
 from keras_danet.data.datasets import get_dataset
@@ -261,6 +262,18 @@ def test_labels_that_are_to_be_made(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         find_pairs(dataset, tmp_path, split)
     assert "prepare" not in str(caught.value)
+
+
+def test_an_installed_script_is_named_where_it_is(tmp_path, monkeypatch):
+    """A wheel has no `training/`, but carries it as `recipes/`."""
+    carried = tmp_path / "a package" / "recipes" / "prepare"
+    carried.mkdir(parents=True)
+    (carried / "voc_aug.py").touch()
+    monkeypatch.setattr(files, "PACKAGE", tmp_path / "a package")
+    lay_out(tmp_path, "voc2012")
+    message = f"`python '{carried}/voc_aug.py'` makes it"
+    with pytest.raises(FileNotFoundError, match=message):
+        find_pairs(get_dataset("voc2012"), tmp_path, "trainaug")
 
 
 def test_scripts_that_make_labels_exist():

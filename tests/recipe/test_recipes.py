@@ -520,6 +520,21 @@ def test_a_broken_recipe_is_named(tmp_path, capsys, contents, message):
     assert good["epochs"] == 3
 
 
+def test_what_is_no_file_is_told(tmp_path, capsys):
+    (tmp_path / "folder.py").mkdir()
+    (tmp_path / "link.py").symlink_to("gone.py")
+    (tmp_path / "loop.py").symlink_to("loop.py")
+    code, _, errors = listed(capsys, tmp_path)
+    folder, link, loop = errors.splitlines()
+    assert code == 1
+    assert f"no recipe {tmp_path / 'folder.py'} (that is a folder)." in folder
+    assert "link.py (that is a link to gone.py, which is missing)." in link
+    assert "loop.py" in loop
+    for name in ("folder", "link"):
+        assert main(["train", str(tmp_path / f"{name}.py")]) == 2
+        assert "There is no recipe" in capsys.readouterr().err
+
+
 def test_a_folder_without_recipes(tmp_path, capsys):
     code, output, errors = listed(capsys, tmp_path, "--json")
     assert (code, json.loads(output)) == (0, [])
@@ -568,7 +583,33 @@ def test_help_lists_every_key(capsys):
     assert "batch_size (int; required)" in text
     assert "optimization.momentum (float; default: 0.9)" in text
     assert "augmentation.long_side (int or None; default: None)" in text
-    assert all(meaning for *_, meaning in describe_keys())
+    meanings = {name: meaning for name, *_, meaning in describe_keys()}
+    assert list(meanings) == list(CONFIG.values())
+    assert all(meanings.values())
+    # The type stands beside the key.
+    assert meanings["augmentation.flip"].startswith("in [0, 1], the chance")
+    assert meanings["seed"] == "seed of weights and augmentation."
+    # One text may stand for two keys of one meaning, but not for these.
+    sides = (
+        meanings[f"augmentation.{side}_side"] for side in ("long", "short")
+    )
+    assert len(set(sides)) == 2
+    for meaning in meanings.values():
+        assert not re.match("(boolean|float|integer|string)s?\\b", meaning)
+
+
+def test_paths_are_kept_as_strings(tmp_path):
+    config = CONFIG.replace(
+        {"data_root": tmp_path, "start_from": tmp_path / "run"}
+    )
+    assert config.data_root == str(tmp_path)
+    assert config.model.start_from == str(tmp_path / "run")
+    assert TrainConfig(
+        "scenes", 2, 4, CROP, data_root=tmp_path
+    ) == CONFIG.replace({"data_root": str(tmp_path)})
+    for settings in ({"epochs": tmp_path}, {"dtype": tmp_path}):
+        with pytest.raises(ValueError, match="must be"):
+            CONFIG.replace(settings)
 
 
 @pytest.mark.parametrize("splits", [("train", "val"), ("",)])

@@ -917,5 +917,17 @@ def test_run_folders_that_are_none(tmp_path, monkeypatch):
         trained_model(tmp_path)
     for content in ("{", "{}", '{"config": {"speed": 3}}', "[]"):
         (tmp_path / "config.json").write_text(content)
-        with pytest.raises(ValueError, match="does not describe a run"):
+        with pytest.raises(ValueError, match="does not describe a run") as told:
             runs.read_run_config(tmp_path)
+        assert "written by" not in str(told.value)
+
+
+def test_a_run_of_another_version_says_so(tmp_path):
+    content = {
+        "config": {"speed": 3},
+        "sessions": [{"versions": {"keras-danet": "99.1"}}],
+    }
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    message = "no key 'speed'.*written by keras-danet 99.1, .* or a later one"
+    with pytest.raises(ValueError, match=message):
+        runs.read_run_config(tmp_path)

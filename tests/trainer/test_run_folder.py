@@ -245,6 +245,21 @@ def test_what_was_there_before_stays(tmp_path, options):
     assert not run.exists()
 
 
+def test_folders_above_a_run_go_with_it(tmp_path):
+    """But not those that were there, or that hold something by now."""
+    (tmp_path / "a").mkdir()
+    run = tmp_path / "a" / "b" / "c" / "run"
+    fail(run, "config.json")
+    assert names(tmp_path) == ["a"]
+    with pytest.raises(Failure):
+        with run_folder.open_run_folder(run):
+            write(tmp_path, "a/b/mine.txt")
+            raise Failure
+    assert names(tmp_path) == ["a", "a/b", "a/b/mine.txt"]
+    fail(run, CHECKPOINT)
+    assert kept(tmp_path) == {f"a/b/c/run/{CHECKPOINT}": "new"}
+
+
 def test_one_training_at_a_time(tmp_path):
     run = old_run(tmp_path)
     with run_folder.open_run_folder(run, resume=True):
@@ -307,9 +322,11 @@ def without_locks(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("without_locks")
-def test_where_there_are_no_locks(tmp_path):
+def test_where_there_are_no_locks(tmp_path, caplog):
     with run_folder.open_run_folder(tmp_path / "run") as run:
         write(run, "model.keras", "first")
+        [told] = caplog.messages
+        assert f"{run} cannot be locked (no locks" in told
         # Who comes too late still removes nothing.
         with pytest.raises(FileExistsError):
             with run_folder.open_run_folder(run):
