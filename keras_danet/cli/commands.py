@@ -81,9 +81,12 @@ def main(argv=None):
             argv = list(map(os.fspath, argv))
         try:
             arguments = _parser().parse_args(argv)
-            sys.stdout.flush()
+        except SystemExit:
+            # After --help, of which head reads the beginning only.
+            flush_output()
+            raise
         except BrokenPipeError:
-            # Of --help, for example.
+            # From --print-completion.
             give_up_output()
             return 141
         with quiet_tensorflow():
