@@ -177,11 +177,9 @@ class SGD(keras.optimizers.SGD):
             "momentum", momentum, "must be in [0, 1)", least=0, below=1
         )
         if weight_decay is not None:
+            must = "must be a number, 0 or more"
             weight_decay = arguments.number(
-                "weight_decay",
-                weight_decay,
-                "must be a number, 0 or more",
-                least=0,
+                "weight_decay", weight_decay, must, least=0
             )
         super().__init__(
             learning_rate=arguments.plain(learning_rate),
@@ -259,7 +257,8 @@ class SGD(keras.optimizers.SGD):
         if self.built:
             return
         super().build(variables)
-        self._in_float64 = any(is_float64(v.dtype) for v in variables)
+        in_float64 = any(is_float64(v.dtype) for v in variables)
+        self._wide = "float64" if in_float64 else "float32"
         self._variable_multipliers = tuple(
             _multiplier(self.multipliers, variable.path)
             for variable in variables
@@ -303,9 +302,9 @@ class SGD(keras.optimizers.SGD):
         # rate of the batch, not of the update.
         if isinstance(self._learning_rate, LearningRateSchedule):
             step = self.iterations
-            if isinstance(self._learning_rate, PolySchedule):
-                if self.built and self._in_float64:
-                    step = ops.cast(step, "float64")
+            if isinstance(self._learning_rate, PolySchedule) and self.built:
+                # It computes in the precision of its step, or a higher one.
+                step = ops.cast(step, self._wide)
             return self._learning_rate(step)
         return super()._get_current_learning_rate()
 
@@ -316,11 +315,10 @@ class SGD(keras.optimizers.SGD):
         """
         if not isinstance(self._given_rate, float):
             return rate
-        wide = "float64" if self._in_float64 else "float32"
         rate = ops.convert_to_tensor(rate)
-        given = ops.convert_to_tensor(self._given_rate, wide)
+        given = ops.convert_to_tensor(self._given_rate, self._wide)
         is_given = ops.equal(rate, ops.cast(given, rate.dtype))
-        return ops.where(is_given, given, ops.cast(rate, wide))
+        return ops.where(is_given, given, ops.cast(rate, self._wide))
 
     def _clip_gradients(self, grads):
         limit = self.clipnorm or self.global_clipnorm
@@ -329,12 +327,11 @@ class SGD(keras.optimizers.SGD):
         # Like Keras, but it computes factors in `floatx` and divides by a norm
         # of 0, as of a batch without a labelled pixel.
         grads = summed(self, grads)
-        wide = "float64" if self._in_float64 else "float32"
-        limit = ops.convert_to_tensor(limit, wide)
+        limit = ops.convert_to_tensor(limit, self._wide)
         norms = [
             None
             if g is None
-            else ops.sqrt(ops.sum(ops.square(ops.cast(g, wide))))
+            else ops.sqrt(ops.sum(ops.square(ops.cast(g, self._wide))))
             for g in grads
         ]
         if self.global_clipnorm:
