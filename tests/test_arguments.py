@@ -116,7 +116,7 @@ def test_backbones_are_dilated_by_numpy_integers():
     for stride in (INT(16), np.array(16, "uint8")):
         features = keras_danet.dilate(network, stride)(images)
         assert features["stage4"].shape[1] == 4
-    with pytest.raises(ValueError, match="8, 16 or 32. Received: output_stri"):
+    with pytest.raises(ValueError, match=r"8, 16, 32\]. Received: output_st"):
         keras_danet.dilate(network, True)
 
 

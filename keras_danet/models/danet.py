@@ -211,7 +211,7 @@ class DANet(PretrainedDANet, DeepSupervision):
             "dropout": arguments.number(
                 "dropout",
                 dropout,
-                "is the share of channels to drop, in [0, 1)",
+                "must be the share of channels to drop, in [0, 1)",
                 least=0,
                 below=1,
             ),

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import keras
 from keras import layers
 
-from keras_danet import arguments
 from keras_danet.models.functional import FunctionalModel
+from keras_danet.models.network_arguments import one_of
 
 STAGE_OF_STRIDE = {4: "stage1", 8: "stage2", 16: "stage3", 32: "stage4"}
 
@@ -246,12 +246,9 @@ def dilate(backbone: keras.Model, output_stride: int = 8) -> FunctionalModel:
     >>> tuple(features["stage4"].shape)
     (1, 8, 12, 1280)
     """
-    must = "must be 8, 16 or 32"
-    stride = arguments.integer("output_stride", output_stride, must)
-    if stride not in (8, 16, 32):
-        raise arguments.refusal("output_stride", must, output_stride)
+    output_stride = one_of("output_stride", output_stride, (8, 16, 32))
     _check_backbone(backbone)
-    walk = _Dilation(stride)
+    walk = _Dilation(output_stride)
     # Any size, whatever size the original was made for.
     images = keras.Input(
         (None, None, backbone.input.shape[-1]),

@@ -14,6 +14,9 @@ import numpy as np
 
 from keras_danet import arguments
 
+# Keras 3.15 writes a whole model to such a file and cannot read it.
+H5_ENDINGS = (".h5", ".hdf5")
+
 
 def refuse_jit_on_torch(jit_compile):
     if jit_compile is True and keras.backend.backend() == "torch":
@@ -35,10 +38,6 @@ def compilable(config):
         )
         config = {**config, "jit_compile": False}
     return config
-
-
-# Keras 3.15 writes such a file and cannot read it.
-H5_ENDINGS = (".h5", ".hdf5")
 
 
 @keras.saving.register_keras_serializable(package="keras_danet")
@@ -162,8 +161,8 @@ def _name_outputs(path, outputs):
     names = ["logits"]
     if len(graph.output) > 1:
         names = [
-            "_".join(map(str, path))
-            for path, _ in keras.tree.flatten_with_path(outputs)
+            "_".join(map(str, keys))
+            for keys, _ in keras.tree.flatten_with_path(outputs)
         ]
     new = {
         value.name: name

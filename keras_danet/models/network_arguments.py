@@ -16,6 +16,15 @@ MAX_PIXEL = 1e18
 MAX_CLASSES = 255
 
 
+def one_of(name, value, known):
+    """`value` if it is one of the known integers."""
+    must = f"must be one of {sorted(known)}"
+    found = arguments.integer(name, value, must)
+    if found not in known:
+        raise arguments.refusal(name, must, value)
+    return found
+
+
 def standardize_rates(multi_grid):
     """Dilation rates, or None, as they are kept."""
     if multi_grid is None:

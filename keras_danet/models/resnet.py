@@ -17,6 +17,7 @@ from keras_danet.models.blocks import stage
 from keras_danet.models.blocks import stem
 from keras_danet.models.freezing import backbone_of
 from keras_danet.models.functional import FunctionalModel
+from keras_danet.models.network_arguments import one_of
 from keras_danet.models.network_arguments import standardize_rates
 from keras_danet.models.network_arguments import standardize_stem
 from keras_danet.models.pretrained import Pretrained
@@ -230,20 +231,14 @@ def _stages(x, depth, output_stride, multi_grid, stem_filters, filters):
 
 def _checked_arguments(depth, output_stride, multi_grid, stem_filters, filters):
     """The arguments by name, as they are kept."""
-    checked = {}
-    for name, value, known in (
-        ("depth", depth, STAGE_BLOCKS),
-        ("output_stride", output_stride, STAGE_STRIDES),
-    ):
-        must = f"must be one of {sorted(known)}"
-        checked[name] = arguments.integer(name, value, must)
-        if checked[name] not in known:
-            raise arguments.refusal(name, must, value)
-    checked["multi_grid"] = standardize_rates(multi_grid)
-    checked["stem_filters"] = standardize_stem(stem_filters)
-    checked["filters"] = arguments.integer(
-        "filters", filters, "must be a positive integer", least=1
-    )
+    must = "must be a positive integer"
+    checked = {
+        "depth": one_of("depth", depth, STAGE_BLOCKS),
+        "output_stride": one_of("output_stride", output_stride, STAGE_STRIDES),
+        "multi_grid": standardize_rates(multi_grid),
+        "stem_filters": standardize_stem(stem_filters),
+        "filters": arguments.integer("filters", filters, must, least=1),
+    }
     if multi_grid is not None and checked["output_stride"] == 32:
         raise ValueError(
             "`multi_grid` sets the dilation of the last stage, which has none "

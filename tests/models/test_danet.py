@@ -331,7 +331,7 @@ def test_parameters_are_the_published_ones():
             "one of position, channel",
         ),
         ({"num_classes": 2, "attention": ("channel",) * 2}, "at most once"),
-        ({"num_classes": 2, "dropout": 1.0}, "`dropout` is the share"),
+        ({"num_classes": 2, "dropout": 1.0}, "`dropout` must be the share"),
         ({"num_classes": 2, "pixel_std": 0}, "must be positive"),
         (
             {"num_classes": 2, "pixel_mean": (1, 2)},
@@ -391,7 +391,7 @@ def test_what_fit_cannot_honour_is_refused():
         ({"align_corners": "half_pixel"}, "`align_corners` must be a bool"),
         ({"auxiliary": "no"}, "`auxiliary` must be a boolean"),
         ({"attention": None}, "`attention` must name"),
-        ({"dropout": "x"}, "`dropout` is the share"),
+        ({"dropout": "x"}, "`dropout` must be the share"),
     ],
 )
 def test_arguments_of_other_types_are_refused(arguments, message):
