@@ -247,7 +247,7 @@ def _start_jax(processes, num_devices):
 
 
 def _devices(num_devices):
-    """All devices, of which this process has `num_devices`."""
+    """The devices of all processes, and (which, of how many) this one is."""
     devices = keras.distribution.list_devices()
     if keras.backend.backend() != "jax":
         return first_devices(devices, num_devices, "torch"), (0, 1)

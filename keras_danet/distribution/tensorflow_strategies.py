@@ -224,7 +224,7 @@ def read_cluster():
         jobs, task = content["cluster"], content["task"]
         sizes = {job: len(hosts) for job, hosts in jobs.items()}
         index = int(task["index"])
-        kind = task["type"]
+        kind = str(task["type"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _malformed(
             f"it cannot be read ({type(error).__name__}: {error})", text
@@ -241,11 +241,11 @@ def read_cluster():
         for hosts in jobs.values()
     ):
         raise _malformed("each worker must be a 'host:port'", text)
-    if sizes.get("chief", 0) > 1:
+    chiefs = sizes.get("chief", 0)
+    if chiefs > 1:
         raise _malformed("there can be only one chief", text)
     if kind not in sizes or not 0 <= index < sizes[kind]:
         raise _malformed("`task` must be one of those in `cluster`", text)
-    chiefs = sizes.get("chief", 0)
     place = 0 if kind == "chief" else chiefs + index
     return place, sum(sizes.values())
 

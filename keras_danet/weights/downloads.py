@@ -132,7 +132,7 @@ def _verify(file, path, url, digits):
         if not re.fullmatch(DIGEST, recorded):
             raise ValueError(
                 f"{record} holds no SHA-256, so {url} cannot be verified. "
-                f"Delete it if you trust what is at that address."
+                "Delete it if you trust what is at that address."
             )
     for expected, source in (
         (digits, "published"),
@@ -261,7 +261,7 @@ def _continues(headers, start, tag):
         and tag is not None
         and int(told[1]) == start
         and told[2] in ("*", str(tag["size"]))
-        and tag["validator"] in (headers.get("ETag"), headers["Last-Modified"])
+        and tag["validator"] in (headers["ETag"], headers["Last-Modified"])
     )
 
 

@@ -215,7 +215,7 @@ def save(model, folder, keep_dtype=True):
             raise
 
 
-def _describe(model, keep_dtype=True):
+def _describe(model, keep_dtype):
     """A model's configuration in the form that `read_config` reads."""
     config = _plain(model.get_config(), keep_dtype)
     backbone = config.get("backbone")

@@ -57,11 +57,7 @@ def _find_in(folder):
     if (folder / RUN_MODEL).is_file():
         return "file", folder / RUN_MODEL
     content = _read_config(folder / presets.CONFIG_FILE)
-    if (
-        content is not None
-        and "class_name" not in content
-        and ("config" in content)
-    ):
+    if content and "config" in content and "class_name" not in content:
         raise FileNotFoundError(
             f"The run {folder} has no {RUN_MODEL} yet: the first validation "
             "writes it. Resume the run: keras-danet train RECIPE "

@@ -170,7 +170,7 @@ def check_tensors(shapes, tensors, description, skip=()):
 
 
 def as_patterns(ignore):
-    """A list of patterns; a single one becomes a list of itself."""
+    """The patterns of `ignore`, which may be a single one, as a list."""
     return [ignore] if isinstance(ignore, str) else list(ignore)
 
 
