@@ -105,8 +105,8 @@ class PositionAttention(_Attention):
     There is no 1/sqrt(depth) in front of the energies, as in the paper and
     the authors' code. Energies and softmax are computed in float32 under
     every dtype policy. `gamma` is one trainable scalar that starts at 0. The
-    bias of `key` has no effect on the output (softmax is blind to it); it is
-    kept because trained checkpoints hold one.
+    bias of `key` has no effect on the output (it cancels in the softmax); it
+    is kept because trained checkpoints hold one.
 
     Cost per image: 2 * N**2 * (channels + channels / reduction) operations.
     The N x N map is computed in tiles, forward and backward, and is never
@@ -202,7 +202,7 @@ class PositionAttention(_Attention):
 
     def call(self, inputs, return_attention_scores=False):
         if not return_attention_scores:
-            # No name for the projections: they are to go before the sum.
+            # Without names for the projections, they are freed before the sum.
             rows = attend(*self._projections(inputs), self.block_size)
             return self._add_to_input(inputs, rows)
         query, key, value = self._projections(inputs)

@@ -17,12 +17,12 @@ _budget = contextvars.ContextVar("budget", default=None)
 
 @contextlib.contextmanager
 def blank_kernels(but=()):
-    """Makes kernels created inside start at zero; a file replaces them.
+    """Kernels made inside start at zero, because a file replaces them.
 
-    JAX compiles a random initializer for every shape of them.
+    JAX would compile a random initializer for each of their shapes.
 
     Args:
-        but: names of layers that start as usual. Defaults to none.
+        but: names of layers that are initialized as usual. Defaults to none.
     """
     token = _blank.set(but)
     try:
@@ -33,13 +33,13 @@ def blank_kernels(but=()):
 
 @contextlib.contextmanager
 def no_larger_than(held, spare=0):
-    """Refuses kernels made inside of more numbers than a file holds.
+    """Refuses kernels made inside if they need more numbers than a file holds.
 
-    They are counted before memory is taken for them.
+    They are counted before their memory is allocated.
 
     Args:
-        held: integer, or `None` for no limit.
-        spare: integer, how many more there may be. Defaults to `0`.
+        held: integer, how many the file holds; `None` for no limit.
+        spare: integer, how many more are allowed. Defaults to `0`.
     """
     token = _budget.set(None if held is None else [held, held + spare, 0])
     try:
@@ -65,16 +65,17 @@ def _count(layer, channels):
 class Conv2D(keras.layers.Conv2D):
     """Keras's convolution, faster on torch and safe on TensorFlow.
 
-    A channels-last tensor is, to torch, a tensor in its `channels_last`
-    memory format, which its convolutions read as it is. Keras 3.15 copies it
-    to the other format and back, and so once more in the backward pass.
+    torch's convolutions read a channels-last tensor without a copy, as its
+    `channels_last` memory format. Keras 3.15 copies it to the other format
+    and back, and again in the backward pass.
 
     TensorFlow 2.21's oneDNN writes beyond its memory in the backward pass of
-    a strided 1x1 kernel and a single image: there the pixels that the kernel
-    sees are taken first.
+    a strided 1x1 kernel and a single image. So there the pixels that the
+    kernel sees are sliced out first.
 
-    Loaded with adapters (LoRA), Keras 3.15 sets both of their factors to
-    zero, and so they never get a gradient. Here the first is drawn again.
+    When Keras 3.15 loads a layer with adapters (LoRA), it sets both of their
+    factors to zero, and neither ever gets a gradient. Here the first one is
+    initialized again.
     """
 
     def __init__(self, *args, **kwargs):
@@ -92,7 +93,7 @@ class Conv2D(keras.layers.Conv2D):
         if but is not None and self.name not in but:
             self.kernel_initializer = keras.initializers.Zeros()
         super().build(input_shape)
-        # A copy that is made of its configuration starts as any other.
+        # A copy made from the configuration is initialized as usual.
         self.kernel_initializer = given
 
     def load_own_variables(self, store):

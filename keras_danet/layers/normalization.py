@@ -16,7 +16,7 @@ from keras_danet.layers.numerics import wide_dtype
 
 @keras.saving.register_keras_serializable(package="keras_danet")
 class Normalization(keras.layers.Layer):
-    """(inputs - mean) / std, channel by channel, by numbers known beforehand.
+    """(inputs - mean) / std, channel by channel, with given numbers.
 
     `keras.layers.Normalization` keeps such numbers as variances in float32,
     and takes roots of them, under every dtype policy.
@@ -109,7 +109,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return super().call(inputs, training=training, mask=mask)
 
     def _call_in_float64(self, inputs, training, mask):
-        """Keras's batch norm, which elsewhere makes float32 of float64."""
+        """Keras's batch norm, which would turn float64 into float32."""
         mean, variance = self.moving_mean.value, self.moving_variance.value
         if training:
             moving = mean, variance
@@ -128,12 +128,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def _call_on_torch(self, inputs, training):
         """torch's own batch norm, which reads its input once.
 
-        Keras 3.15 writes it out as a dozen operations, each with a tensor to
-        keep for the backward pass.
+        Keras 3.15 computes it in a dozen operations, and each keeps a tensor
+        for the backward pass.
         """
         torch = sys.modules["torch"]
         wide = wide_dtype(inputs.dtype)
-        # Not negative: torch's tracer for ONNX writes it down as it is.
+        # Not negative: torch's tracer for ONNX records it as it is.
         axis = self.axis % len(inputs.shape)
         x = ops.moveaxis(ops.cast(inputs, wide), axis, 1)
         gamma, beta, mean, variance = (
@@ -151,11 +151,17 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 torch.zeros_like(old) for old in (mean, variance)
             )
             x, *_ = torch.native_batch_norm(
-                *(x, gamma, beta, batch_mean, batch_variance),
-                *(True, 1.0, self.epsilon),
+                x,
+                gamma,
+                beta,
+                batch_mean,
+                batch_variance,
+                True,
+                1.0,
+                self.epsilon,
             )
-            # Its variance is the unbiased one, where Keras's, and the other
-            # backends', is not. (That of one value is 0, and 0 / 0 there.)
+            # torch's variance is unbiased; Keras's is not on any backend. (Of
+            # one value the variance is 0, where torch computes 0 / 0.)
             number = x.numel() // x.shape[1]
             batch_variance = batch_variance * ((number - 1) / max(number, 1))
             if number < 2:
@@ -184,7 +190,6 @@ def _replicas():
     """The replicas of the `tf.distribute` strategy in force, 1 without one."""
     if keras.backend.backend() != "tensorflow":
         return 1
-    # Keras has imported its backend already; the models need no import of
-    # TensorFlow for a question that only TensorFlow raises.
+    # Keras has imported TensorFlow already, so nothing is imported here.
     strategy = sys.modules["tensorflow"].distribute.get_strategy()
     return strategy.num_replicas_in_sync

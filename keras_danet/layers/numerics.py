@@ -1,8 +1,8 @@
-"""In which layout and precision layers compute, and what keeps float64.
+"""The layout and precision of layers, and operations that keep float64.
 
-On JAX and torch Keras 3.15 promotes float64 beside another dtype, or a
-number, to float32 (`keras.backend.result_type`). What is here does not, and
-is Keras's own for every other dtype.
+On JAX and torch Keras 3.15 turns float64 into float32 where it meets another
+dtype or a number (`keras.backend.result_type`). The operations here do not;
+for every other dtype they are Keras's own.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ def is_float64(dtype):
 
 
 def check_dtype(dtype):
-    """Refuses float64 on JAX where it would take float32, with warnings.
+    """Refuses float64 on JAX without x64, which would compute in float32.
 
     Args:
         dtype: a dtype, or a dtype policy.
@@ -53,9 +53,9 @@ def check_dtype(dtype):
         and not sys.modules["jax"].config.jax_enable_x64
     ):
         raise ValueError(
-            "JAX computes in float64 only where it is told to. Received: "
+            "JAX computes in float64 only if it is told to. Received: "
             "dtype='float64'. Set the environment variable JAX_ENABLE_X64=1, "
-            "or take dtype='float32'."
+            "or use dtype='float32'."
         )
 
 
@@ -73,8 +73,8 @@ def dtype_policy_scope(dtype):
 
 
 def matmul(x, y):
-    """`ops.matmul`."""
-    # TensorFlow's `@` knows no vectors, and its Keras keeps float64.
+    """`ops.matmul` of two tensors."""
+    # On TensorFlow Keras keeps float64, and `@` does not accept vectors.
     if keras.backend.backend() == "tensorflow" or not is_float64(x.dtype):
         return ops.matmul(x, y)
     return x @ y

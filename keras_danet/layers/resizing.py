@@ -37,7 +37,7 @@ def interpolation_matrix(source, target, align_corners, dtype="float32"):
         positions = rows * ((source - 1) / maximum(target - 1, 1))
     else:
         positions = (rows + 0.5) * (source / target) - 0.5
-    # Rounding, too, may put a position outside.
+    # Rounding may put a position outside as well.
     positions = ops.clip(positions, 0, source - 1)
     distance = ops.abs(
         ops.expand_dims(positions, 1) - ops.expand_dims(columns, 0)
@@ -112,8 +112,8 @@ class BilinearResize(keras.layers.Layer):
     def _static_size(self, size):
         """`(height, width)`, each an integer or None, of either form."""
         must = (
-            "must be (height, width) in positive integers or an image tensor "
-            "of rank 4 to take them from"
+            "must be (height, width), two positive integers, or an image "
+            "tensor of rank 4 that has this size"
         )
         if isinstance(size, (tuple, list)):
             return arguments.integers("size", size, must, length=2, least=1)

@@ -17,8 +17,8 @@ from keras import ops
 from keras_danet.layers.numerics import matmul
 from keras_danet.layers.numerics import maximum
 
-# Tiles of 1024 x 1024 energies, 4 MiB, stay in the caches of a CPU. torch,
-# which runs every operation by itself, was faster with larger ones at times.
+# Tiles of 1024 x 1024 energies, 4 MiB, stay in the caches of a CPU. torch runs
+# every operation separately, and was sometimes faster with larger tiles.
 BLOCK_SIZE = 2048 if keras.backend.backend() == "torch" else 1024
 # The energy of a position that is padding, below any other. exp() of it is 0;
 # unlike -inf it survives the subtraction of a maximum that is as low.
@@ -29,11 +29,11 @@ _unrolled = contextvars.ContextVar("unrolled", default=False)
 
 @contextlib.contextmanager
 def unrolled_blocks() -> Iterator[None]:
-    """Lets attentions of known size that are traced inside hold no loop.
+    """Attentions of known size that are traced inside contain no loop.
 
     Their blocks of queries are written out one after another instead, each
-    with all keys: what full int8 quantisation for TFLite and ONNX from torch
-    need. Neither is for training, and under XLA it saves no memory.
+    with all keys. Full int8 quantisation for TFLite needs this, and so does
+    ONNX from torch. It is not for training, and under XLA it saves no memory.
     """
     token = _unrolled.set(True)
     try:
@@ -67,7 +67,7 @@ def attend(query, key, value, block_size=None):
     if _dtype(value) == "float16":
         value = ops.cast(value, query.dtype)
     if _unrolled.get() or _is_exporting():
-        # With a size that torch does not know a slice would be a constant.
+        # If torch does not know the size, a slice would become a constant.
         return (
             unrolled_attention(query, key, value, block_size)
             if known
@@ -78,7 +78,7 @@ def attend(query, key, value, block_size=None):
 
 def softmax(energy):
     """Softmax over the last axis."""
-    # Of one element it is 1, and Keras warns of a mistake.
+    # Of one element it is 1, but Keras would warn of a mistake.
     if not _is_exporting() and energy.shape[-1] == 1:
         return ops.ones_like(energy)
     return ops.softmax(energy, axis=-1)
@@ -110,8 +110,8 @@ def unrolled_attention(query, key, value, block_size):
 def fused_attention(query, key, value):
     """The library's own kernel.
 
-    It wants values as deep as the keys, so they are split into heads that
-    share query and key: exact, for twice the energies.
+    It needs values as deep as the keys, so they are split into heads that
+    share query and key: exact, but each head computes the energies again.
     """
     depth = query.shape[-1]
     heads = value.shape[-1] // depth
@@ -132,10 +132,10 @@ def _has_fused_kernel(query, value):
         return False
     backend = keras.backend.backend()
     if backend == "torch":
-        # Of float64 it computes the whole map.
+        # In float64 it computes the whole map.
         return query.device.type == "cuda" and _dtype(query) != "float64"
     if backend == "jax" and sys.modules["jax"].default_backend() == "gpu":
-        # For others JAX computes the whole map.
+        # For other dtypes and depths JAX computes the whole map.
         half = _dtype(value) in ("float16", "bfloat16")
         return half and depth % 8 == 0 and depth <= 128
     return False
@@ -149,20 +149,21 @@ def _is_exporting():
     if keras.backend.backend() != "torch":
         return False
     torch = sys.modules["torch"]
-    # Keras takes the older tracer for ONNX with free sizes.
+    # Keras uses the older tracer for ONNX with free sizes.
     return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
 def tiled_attention(query, key, value, block_size):
     """Tiles of block_size x block_size energies, forward and backward.
 
-    The softmax is computed online: per query its largest energy so far, the
-    sum of exponentials beyond it, and the values weighted by them, all three
-    rescaled when a larger energy comes. What the backward pass needs of the
-    softmax is two numbers per query, its largest energy and its sum (their
-    logarithm would round at the size of the energies); it computes each
-    tile's energies again. Memory grows with the number of positions. Second
-    derivatives are JAX's alone; on TensorFlow and torch they are refused.
+    The softmax is computed online. Each query keeps its largest energy so
+    far, the sum of the exponentials relative to it, and the values weighted
+    by them; all are rescaled when a larger energy comes. The backward pass
+    computes each tile's energies again. Of the softmax it needs two numbers
+    per query, its largest energy and its sum (as one logarithm they would be
+    rounded at the scale of the energies). Memory grows with the number of
+    positions. Only JAX has second derivatives; TensorFlow and torch refuse
+    them.
 
     Reference:
         - [FlashAttention-2](https://arxiv.org/abs/2307.08691), algorithms 1
@@ -170,14 +171,14 @@ def tiled_attention(query, key, value, block_size):
     """
     positions = ops.shape(query)[1]
     number = (positions + block_size - 1) // block_size
-    # As even as can be: one position more than two blocks hold makes three
-    # of two thirds. Of a symbolic length JAX would not know that it is > 0.
+    # Blocks as even as possible: one position more than two blocks hold makes
+    # three of two thirds. (JAX cannot know that a symbolic length is > 0.)
     length = block_size
     if isinstance(positions, int) or keras.backend.backend() == "tensorflow":
         length = (positions + number - 1) // number
     if not isinstance(positions, int) or positions % number:
-        # One more feature of 1 meets 0 in keys, PADDING_ENERGY in padding: a
-        # mask that costs no pass over the energies.
+        # One more feature: 1 in queries, 0 in keys, PADDING_ENERGY in padding.
+        # It masks without a pass over the energies.
         query = _with_feature(query, 1.0)
         key = _with_feature(key, 0.0)
 
@@ -201,7 +202,7 @@ def tiled_attention(query, key, value, block_size):
         @_differentiable_once
         def gradients_of(queries, keys, values, upstream):
             means = ops.sum(upstream * kept, axis=-1, keepdims=True)
-            # Weights are left unnormalised; their sums divide what they meet.
+            # The weights stay unnormalised; their sums divide their factors.
             return _gradients(
                 (queries, tops),
                 (keys, ops.cast(values, query.dtype)),
@@ -323,10 +324,10 @@ def _differentiable_once(function):
 
 
 def _in_turn(index, carry):
-    """`index`, once `carry` is there.
+    """`index`, but only once `carry` is computed.
 
-    TensorFlow begins ten iterations of a loop at a time, each with its
-    tiles, as far as they do not wait for one another.
+    TensorFlow runs up to ten iterations of a loop at once, each with its own
+    tiles, unless they wait for one another.
     """
     if keras.backend.backend() != "tensorflow":
         return index
@@ -346,8 +347,8 @@ def _with_feature(x, value):
 def _blocks(x, number, length, last_of_padding=None):
     """(batch, positions, depth) to (number, batch, length, depth).
 
-    What is missing is padded with zeros, and `last_of_padding` as the last
-    feature.
+    The last block is filled up with zeros, and `last_of_padding` as their
+    last feature.
     """
     _, positions, depth = ops.shape(x)
     missing = number * length - positions

@@ -29,9 +29,10 @@ class WinogradConv2D(keras.layers.Layer):
     Four outputs of a 3x3 kernel, 2 by 2, need 36 products; Winograd's
     minimal filtering needs 16, of sums of inputs with sums of weights. With
     hundreds of channels the products are nearly all of the work. Rounding
-    errors are some times those of the usual sum. Dilated kernels see
-    interleaved images, each convolved for itself. For inference on CPUs:
-    the weights are kept transformed, in 16/9 of the memory.
+    errors are several times those of the usual sum. A dilated kernel sees
+    interleaved images, and each of them is convolved separately. For
+    inference on CPUs: the weights are kept transformed, in 16/9 of the
+    memory.
 
     Reference:
         - [Fast Algorithms for Convolutional Neural Networks](

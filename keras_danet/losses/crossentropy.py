@@ -16,7 +16,7 @@ from keras_danet.losses.pixels import crossentropy
 
 
 class PixelMean(PixelLoss):
-    """A mean over the labelled pixels that may weigh classes.
+    """A mean over the labelled pixels, in which classes may have weights.
 
     Subclasses change the loss of every pixel, a cross-entropy, by
     `pixel_losses` and `smoothed`, or leave pixels out of the mean by `kept`.
@@ -50,7 +50,7 @@ class PixelMean(PixelLoss):
         return entropies
 
     def smoothed(self, pixels, logits, weights):
-        """The losses with what is added for the other classes."""
+        """The pixels' losses, with what label smoothing adds to them."""
         return pixels
 
     def kept(self, entropies, known):
@@ -107,9 +107,10 @@ class PixelCrossentropy(PixelMean):
             with `"mean_with_sample_weight"` sample weights count in the
             divisor as well; `"none"` gives a map whose mean is the formula.
             Defaults to `"sum_over_batch_size"`.
-        reducer: function from a tensor to its sum over all replicas, by which
+        reducer: function from a tensor to its sum over all replicas, so that
             |V| is that of the global batch. It is not saved. Defaults to
-            `None`: those of the `tf.distribute` strategy in force, if any.
+            `None`: the sum over the `tf.distribute` strategy in force, if
+            any.
         class_weights: tuple, list or array of one number, not negative, per
             class, such as `keras-danet class-weights` prints. Defaults to
             `None`, all 1.
@@ -121,8 +122,8 @@ class PixelCrossentropy(PixelMean):
     Call arguments:
         y_true: labels `(batch, height, width)` or `(batch, height, width,
             1)`, of any integer or float dtype.
-        y_pred: logits `(batch, height, width, num_classes)`. Pixels that a
-            Keras mask of theirs leaves out are left out.
+        y_pred: logits `(batch, height, width, num_classes)`. Pixels that
+            their Keras mask excludes are left out.
         sample_weight: one weight per pixel, shaped like the labels, or one
             per image, `(batch,)`. They weight the sum, not |V|.
 

@@ -1,4 +1,4 @@
-"""Means over pixels to which hard ones matter more: OHEM and focal."""
+"""Means over pixels in which hard ones count more: OHEM and focal."""
 
 import math
 from collections.abc import Callable
@@ -23,8 +23,8 @@ class OhemCrossentropy(PixelMean):
 
         p < threshold, or it is among its image's min_kept pixels of lowest p
 
-    (with ties among them, all that tie), and the loss is the mean of -log p
-    over what is kept. No gradient flows through the choice.
+    (or ties with the last of them), and the loss is the mean of -log p over
+    what is kept. No gradient flows through the choice.
 
     It is the rule of MMSegmentation's `OHEMPixelSampler(thresh, min_kept)`,
     which takes its `min_kept * batch` lowest from the batch of one GPU
@@ -79,11 +79,11 @@ class OhemCrossentropy(PixelMean):
         super().__init__(
             class_weights, ignore_label, reduction, reducer, name, dtype
         )
-        must = "is a probability in (0, 1]"
+        must = "must be a probability in (0, 1]"
         self.threshold = float(
             number("threshold", threshold, must, above=0, most=1)
         )
-        must = "is a number of pixels, 0 or more"
+        must = "must be a number of pixels, 0 or more"
         self.min_kept = integer("min_kept", min_kept, must, least=0)
 
     def kept(self, entropies, known):
@@ -94,7 +94,7 @@ class OhemCrossentropy(PixelMean):
             ranked = ops.where(known, entropies, -1.0)
             batch, height, width = ops.shape(ranked)
             ranked = ops.sort(ops.reshape(ranked, (batch, height * width)))
-            # Of Python's integers Keras makes int16 under a half `floatx`.
+            # Under a half-precision `floatx` Keras turns integers into int16.
             place = ops.convert_to_tensor(height * width, "int32")
             place = place - self.min_kept
             place = ops.maximum(place, ops.zeros_like(place))

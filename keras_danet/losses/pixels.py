@@ -20,13 +20,14 @@ from keras_danet.layers.numerics import wide_dtype
 class PixelLoss(keras.losses.Loss):
     """Reads label maps: (batch, height, width), with pixels to leave out.
 
-    Subclasses give a sum and its divisor by `call`, through `reduce`.
+    Subclasses compute values and a divisor in `call`, and return `reduce` of
+    them.
 
     Args:
         ignore_label: integer, the label of pixels to leave out.
         reduction: as in `keras.losses.Loss`.
         reducer: function from a tensor to its sum over all replicas, or
-            `None` for those of the strategy in force.
+            `None` for the sum over the strategy in force.
         name: string.
         dtype: dtype of the computation. Defaults to `None`: float64 where
             the logits or `keras.config.floatx()` are, else float32.
@@ -68,11 +69,11 @@ class PixelLoss(keras.losses.Loss):
         raise NotImplementedError
 
     def read_labels(self, y_true, num_classes):
-        """Classes (0 where there is none), what is a class, and a poison.
+        """Classes (0 where there is none), where there is one, and a poison.
 
-        The poison is a scalar, 0, or NaN if a label is neither a class nor
-        ignored. Made so, and not picked from NaNs by a mask, it leaves none
-        for a debugger to find in a healthy training.
+        The poison is a scalar: 0, or NaN if a label is neither a class nor
+        ignored. It is computed, not selected from NaNs by a mask, so that a
+        debugger finds no NaN while the labels are right.
         """
         labels = ops.cast(y_true, "int32")
         # Labels are read as floats; a fraction is not a label.
@@ -89,11 +90,11 @@ class PixelLoss(keras.losses.Loss):
         """The loss, or this replica's part of it, by `reduction`.
 
         Args:
-            values: tensor that is summed, which `reduction` may weigh.
+            values: tensor that is summed; `reduction` "none" only scales it.
             divisor: scalar that makes a mean of the sum.
             poison: that of `read_labels`.
-            own: boolean, whether `values` and `divisor` are this replica's,
-                and not what all replicas have.
+            own: boolean, whether `values` and `divisor` are this replica's
+                own, not the same on all replicas.
         """
         several = num_replicas()
         if self.reduction == "sum":
@@ -101,25 +102,28 @@ class PixelLoss(keras.losses.Loss):
             return total if own else total / several
         replicas = 1.0
         if own:
-            # One exchange of both.
+            # Both in one exchange.
             both = ops.stack([divisor, ops.ones_like(divisor)])
             divisor, replicas = ops.unstack(self.reducer(both), 2)
         something = divisor > 0
         scale = replicas / ops.where(something, divisor, 1.0)
         scale = ops.where(something, scale, 0.0) + poison
         if self.reduction in (None, "none"):
-            # As many as they are times too large: their mean is the loss.
+            # Multiplied by their number, so that their mean is the loss.
             count = ops.prod(ops.convert_to_tensor(ops.shape(values), "int32"))
             return values * (scale * ops.cast(count, values.dtype))
         return ops.sum(values) * scale / several
 
     def get_config(self):
-        return {**super().get_config(), "ignore_label": self.ignore_label}
+        config = {**super().get_config(), "ignore_label": self.ignore_label}
+        return (
+            config if self._follows_logits else config | {"dtype": self.dtype}
+        )
 
 
 def crossentropy(labels, logits):
     """-log softmax(logits)[label] of every pixel."""
-    # As rows of logits: of a map torch would make a copy, classes first.
+    # As rows of logits: torch would copy a map, to put the classes first.
     pixels = ops.sparse_categorical_crossentropy(
         ops.reshape(labels, (-1,)),
         ops.reshape(logits, (-1, logits.shape[-1])),
@@ -131,7 +135,8 @@ def crossentropy(labels, logits):
 def of_known_shape(labels, logits, sample_weight=None):
     """Labels and sample weights of unknown rank, as one value per pixel.
 
-    Keras's own losses and metrics ask for a rank. Others stay as given.
+    Keras's own losses and metrics need a known rank. What has one stays as
+    it is.
     """
     if _is_unknown(labels):
         labels = _one_per_pixel(labels, logits, "labels")

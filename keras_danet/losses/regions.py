@@ -49,9 +49,9 @@ class DiceLoss(RegionLoss):
         dice = (2 * sum(p * t) + smooth) / (sum(p) + sum(t) + smooth)
         loss = mean over classes of (1 - dice)
 
-    with plain sums in the divisor, as segmentation_models.pytorch has them
-    (V-Net's and MMSegmentation's own are of squares). The mean goes over the
-    classes that are labelled in the batch, or over all. With no labelled
+    with plain sums in the divisor, as in segmentation_models.pytorch (V-Net
+    and MMSegmentation sum squares). The mean is over the classes that are
+    labelled in the batch, or over all. With no labelled
     pixel it is 0; a label that is not a class makes it NaN. No one-hot labels
     are made.
 
@@ -60,15 +60,15 @@ class DiceLoss(RegionLoss):
 
     Args:
         smooth: float, 0 or more, in pixels. Defaults to `1.0`.
-        classes: `"present"` or `"all"`. With `"all"` a class that is absent,
-            and predicted, costs up to 1. Defaults to `"present"`.
+        classes: `"present"` or `"all"`. With `"all"` a class that is
+            predicted but not labelled costs up to 1. Defaults to `"present"`.
         ignore_label: integer. Defaults to `255`.
         reduction: as in `keras.losses.Loss`; `"sum"` is the sum over those
             classes; `"none"` gives a vector by class whose mean is the loss.
             Defaults to `"sum_over_batch_size"`, as `"mean"` and
             `"mean_with_sample_weight"`.
         reducer: as in `PixelCrossentropy`; gradients must flow through it.
-            By it the sums are those of the global batch.
+            With it the sums are those of the global batch.
         name: string. Defaults to `"dice_loss"`.
         dtype: as in `PixelCrossentropy`.
 
@@ -121,7 +121,7 @@ class DiceLoss(RegionLoss):
             self.reducer(ops.stack([both, wanted, given])), 3
         )
         divisor = wanted + given + self.smooth
-        # A class of which there is nothing at all is not missed.
+        # A class that is neither labelled nor predicted costs nothing.
         nothing = divisor <= 0
         dice = (2 * both + self.smooth) / ops.where(nothing, 1.0, divisor)
         dice = ops.where(nothing, 1.0, dice)
@@ -141,7 +141,7 @@ class LovaszSoftmax(RegionLoss):
 
     A convex surrogate of the mean IoU: for each class the errors (1 - p where
     it is labelled, p elsewhere) are sorted, and each is weighted by how much
-    the Jaccard loss grows when its pixel, too, is wrong. With no labelled
+    the Jaccard loss grows when its pixel is wrong as well. With no labelled
     pixel it is 0; a label that is not a class makes it NaN. Usually added to a
     cross-entropy, by `SumOfLosses`. It sorts every class's pixels, and needs
     about five times the memory of the logits.
@@ -201,7 +201,7 @@ class LovaszSoftmax(RegionLoss):
         if reducer is not None and not per_image:
             raise ValueError(
                 "Without per_image=True LovaszSoftmax sorts the pixels of the "
-                "whole batch, for which a `reducer` is of no use. Leave it "
+                "whole batch, so a `reducer` would have no effect. Leave it "
                 "out: the replicas of a strategy gather the batch."
             )
         self.per_image = per_image
@@ -219,7 +219,7 @@ class LovaszSoftmax(RegionLoss):
         return whole / count
 
     def _class_losses(self, y_true, y_pred):
-        """The losses (images, classes), 0 where not counted; which are."""
+        """Losses (images, classes), 0 if not counted; which are; a poison."""
         num_classes = y_pred.shape[-1]
         labels, known, poison = self.read_labels(y_true, num_classes)
         images, height, width = ops.shape(labels)
@@ -237,7 +237,7 @@ class LovaszSoftmax(RegionLoss):
         )
         wanted = labels == ops.cast(classes, "int32")
         errors = ops.where(wanted, 1 - scores, scores)
-        # Without error, what is ignored comes last and costs nothing.
+        # Ignored pixels have no error: they come last and cost nothing.
         errors = ops.where(labels >= 0, errors, 0.0)
         losses = lovasz_losses(errors, wanted)
         counted = ops.any(wanted, axis=2)
@@ -264,8 +264,8 @@ def lovasz_losses(errors, wanted):
     order = ops.argsort(-ops.stop_gradient(errors), axis=-1)
     errors = ops.take_along_axis(errors, order, axis=-1)
     wanted = ops.take_along_axis(ops.cast(wanted, "int32"), order, axis=-1)
-    # As integers, and each growth of 1 - intersection / union in closed form:
-    # differences of the quotients would leave few digits among a million.
+    # In integers, and each growth of 1 - intersection / union in closed form:
+    # of a million pixels, differences of quotients would keep few digits.
     total = ops.sum(wanted, axis=-1, keepdims=True)
     found = ops.cumsum(wanted, axis=-1)
     place = ops.cumsum(ops.ones_like(wanted), axis=-1)

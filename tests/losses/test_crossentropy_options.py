@@ -227,6 +227,11 @@ class TestEveryMean:
         assert copy.get_config() == loss.get_config()
         assert copy.class_weights == WEIGHTS
 
+    def test_config_holds_a_given_dtype_only(self, loss):
+        assert "dtype" not in loss.get_config()
+        config = {**loss.get_config(), "dtype": "float32"}
+        assert type(loss)(**config).get_config() == config
+
     def test_weights_must_fit_the_classes(self, loss):
         labels, logits = example()
         with pytest.raises(ValueError, match="4 weights and the logits 3"):
