@@ -28,20 +28,20 @@ def confusion_matrix(
     num_classes: int,
     ignore_label: int = 255,
 ) -> np.ndarray:
-    """Count every pair of true and predicted class.
+    """Counts every pair of true and predicted class.
 
     Args:
-        label: Integer array of any shape, the true class of each pixel.
-        prediction: Integer array of the same shape; ignored pixels are not
+        label: integer array of any shape, the true class of each pixel.
+        prediction: integer array of the same shape; ignored pixels are not
             read.
-        num_classes: Integer, the number of classes.
-        ignore_label: Integer, the label to leave out. Defaults to 255.
+        num_classes: integer, the number of classes.
+        ignore_label: integer, the label to leave out. Defaults to 255.
 
     Returns:
         int64 array `(num_classes, num_classes)`, rows true, columns predicted.
 
     Raises:
-        ValueError: If shapes differ, or a value is not an integer or a class.
+        ValueError: if shapes differ, or a value is not an integer or a class.
 
     >>> confusion_matrix(np.array([0, 1, 255]), np.array([0, 0, 1]), 2)
     array([[1, 0],
@@ -215,19 +215,19 @@ class SegmentationMetrics(keras.Metric):
     `"mean_iou"`: Keras infers from the name whether higher is better.
 
     Args:
-        num_classes: Integer of at least 2, the number of classes.
-        ignore_label: Integer, the label to leave out. Defaults to 255.
-        name: String. Defaults to `"segmentation_metrics"`.
+        num_classes: integer of at least 2, the number of classes.
+        ignore_label: integer, the label to leave out. Defaults to 255.
+        name: string. Defaults to `"segmentation_metrics"`.
 
     Call arguments:
-        y_true: Labels `(batch, height, width)` or `(..., 1)`, of any dtype.
-        y_pred: Logits `(batch, height, width, num_classes)`. Pixels that
+        y_true: labels `(batch, height, width)` or `(..., 1)`, of any dtype.
+        y_pred: logits `(batch, height, width, num_classes)`. Pixels that
             their Keras mask excludes are left out.
         sample_weight: `None`, or weights `(batch,)` or of `y_true`'s shape: a
             pixel of weight 0 is left out, any other counts once.
 
     Raises:
-        ValueError: If `num_classes` is below 2, or the shapes do not fit.
+        ValueError: if `num_classes` is below 2, or the shapes do not fit.
 
     Example:
 

@@ -1,11 +1,11 @@
 """Losses that are a mean over pixels, and the first of them."""
 
 from collections.abc import Callable
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
+from numpy.typing import ArrayLike
 
 from keras_danet.arguments import number
 from keras_danet.arguments import numbers
@@ -149,7 +149,7 @@ class PixelCrossentropy(PixelMean):
         ignore_label: int = 255,
         reduction: str | None = "sum_over_batch_size",
         reducer: Callable | None = None,
-        class_weights: Sequence[float] | None = None,
+        class_weights: ArrayLike | None = None,
         label_smoothing: float = 0.0,
         name: str = "pixel_crossentropy",
         dtype: Any = None,

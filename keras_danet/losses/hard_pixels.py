@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Callable
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
+from numpy.typing import ArrayLike
 
 from keras_danet.arguments import integer
 from keras_danet.arguments import number
@@ -69,7 +69,7 @@ class OhemCrossentropy(PixelMean):
         self,
         threshold: float = 0.7,
         min_kept: int = 100_000,
-        class_weights: Sequence[float] | None = None,
+        class_weights: ArrayLike | None = None,
         ignore_label: int = 255,
         reduction: str | None = "sum_over_batch_size",
         reducer: Callable | None = None,
@@ -151,7 +151,7 @@ class FocalLoss(PixelMean):
     def __init__(
         self,
         gamma: float = 2.0,
-        class_weights: Sequence[float] | None = None,
+        class_weights: ArrayLike | None = None,
         ignore_label: int = 255,
         reduction: str | None = "sum_over_batch_size",
         reducer: Callable | None = None,
