@@ -196,20 +196,20 @@ class DeepSupervision(FunctionalModel):
         for metric in self.metrics:
             if metric is self.extremes:
                 continue
-            results = [(metric.name, metric.result())]
-            weighted = 0
+            results, unweighted = [(metric.name, metric.result())], 1
             if metric is self._compile_metrics:
                 results = list(results[0][1].items())
-                weighted = self.num_weighted
+                unweighted = len(results) - self.num_weighted
             found += [
-                (place >= len(results) - weighted, isinstance(value, dict))
-                + (name, value)
+                (place >= unweighted, isinstance(value, dict), name, value)
                 for place, (name, value) in enumerate(results)
             ]
         # Keras would let one metric's scores overwrite another's. If two share
         # a name, the unweighted one keeps it, and a scalar before a dict.
         logs = {}
-        for weighted, several, name, value in sorted(found, key=_precedence):
+        for weighted, several, name, value in sorted(
+            found, key=lambda each: each[:2]
+        ):
             scores = value if several else {name: value}
             if any(key in logs for key in scores):
                 prefix = "weighted" if weighted and not several else name
@@ -366,10 +366,6 @@ def _is_symbolic(x):
     return keras.backend.backend() == "jax" and isinstance(
         x, sys.modules["jax"].core.Tracer
     )
-
-
-def _precedence(found):
-    return found[:2]
 
 
 def _given(method, args, kwargs):

@@ -473,6 +473,7 @@ def test_a_cluster_is_read_from_tf_config(monkeypatch):
         (tf_config(2, 2), "`task` must be one of"),
         (tf_config(2, -1), "`task` must be one of"),
         (tf_config(2, 0, "chief"), "`task` must be one of"),
+        (tf_config(2, 0, ["worker"]), "`task` must be one of"),
         (tf_config(2, 0, ps=["host:1"]), "only a chief"),
         (tf_config(2, 0, chief=["host:1", "host:2"]), "only one chief"),
         (tf_config(2, 0, chief=["host"]), "'host:port'"),
