@@ -34,16 +34,18 @@ config = TrainConfig(
 """
 
 
+def users_environment(**environment):
+    """As it is for users, who do not set what makefiles and `jax` do."""
+    mine = {k: v for k, v in os.environ.items() if k[:7] != "TF_CPP_"}
+    return {**mine, **environment}
+
+
 def run_cli(*arguments, **environment):
     return subprocess.run(
         [sys.executable, "-m", "keras_danet", *map(str, arguments)],
         capture_output=True,
         text=True,
-        # As it is for users, who do not set what Makefiles may.
-        env={
-            **{k: v for k, v in os.environ.items() if k[:7] != "TF_CPP_"},
-            **environment,
-        },
+        env=users_environment(**environment),
     )
 
 
@@ -229,6 +231,7 @@ def test_output_on_a_full_disk_is_no_error_of_a_training(tmp_path):
             stderr=subprocess.PIPE,
             text=True,
             cwd=tmp_path,
+            env=users_environment(),
         )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "model.keras").exists()
@@ -254,6 +257,7 @@ def test_output_that_nobody_reads_is_no_error(tmp_path, verb):
         stdout=writer,
         stderr=subprocess.PIPE,
         text=True,
+        env=users_environment(),
     )
     os.close(writer)
     assert done.returncode == 141
