@@ -81,8 +81,9 @@ def _describe(path):
         "recipe": path.name,
         "dataset": config.dataset,
         "backbone": config.model.start_from
-        or config.model.backbone_weights
-        or f"resnet{config.model.depth}",
+        or (None if config.model.is_own else config.model.backbone)
+        or config.model.own().backbone_weights
+        or f"resnet{config.model.own().depth}",
         "crop_size": config.augmentation.crop_size,
         "batch_size": config.batch_size,
         "epochs": config.epochs,

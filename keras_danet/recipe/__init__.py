@@ -3,7 +3,7 @@
 from keras_danet.lazy_names import lazily
 
 _HOMES = {
-    "ModelConfig": "config",
+    "ModelConfig": "model_config",
     "ObjectiveConfig": "config",
     "OptimizationConfig": "config",
     "TrainConfig": "config",

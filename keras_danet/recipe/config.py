@@ -12,22 +12,19 @@ from keras_danet.data.datasets import get_dataset
 from keras_danet.data.folder import FOLDER
 from keras_danet.data.plan import Augmentation
 from keras_danet.data.resampling import standardize_sides
+from keras_danet.recipe.model_config import ModelConfig
 from keras_danet.recipe.typed_fields import check_fields
 from keras_danet.recipe.typed_fields import describe_fields
 
-# The largest power of ten that float32 holds; more epochs, and wider stems,
-# than anybody has.
+# The largest power of ten that float32 holds; more epochs than anybody has.
 LARGEST = 1e38
 MOST_EPOCHS = 10**6
-MOST_STEM_FILTERS = 1024
 
 # At least the first, below the second.
 RANGES = {
     "epochs": (1, MOST_EPOCHS),
     "batch_size": (1, math.inf),
     "val_every": (1, math.inf),
-    "filters": (4, 1025),
-    "dropout": (0, 1),
     "learning_rate": (0, LARGEST),
     "end_learning_rate": (0, LARGEST),
     "power": (0, LARGEST),
@@ -52,61 +49,6 @@ FIELDS_OF_LOSS = {
     "ohem_threshold": "ohem",
     "ohem_min_kept": "ohem",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """The network and where its weights come from.
-
-    Args:
-        depth: integer, layers of the ResNet: 18, 34, 50, 101 or 152.
-        filters: integer, width of the ResNet's first stage.
-        output_stride: integer, pixels of the image per feature: 8, 16 or 32.
-        multi_grid: integers, dilation rates of the last stage's blocks; with
-            None all have one rate.
-        stem_filters: three integers, widths of a deep stem of 3x3
-            convolutions; with None the stem is one convolution of 7x7.
-        attention: the modules, of "position" and "channel"; () for none.
-        auxiliary: boolean, whether a head learns from the third stage.
-        dropout: float, dropout rate before the classifiers.
-        align_corners: boolean, whether upsampling aligns corner pixels.
-        backbone_weights: a backbone's preset, or a path that
-            `DilatedResNet.from_checkpoint` reads; None draws them at random.
-        start_from: a DANet to fine-tune, with the classes of this data set:
-            a preset, a run folder or a `.keras` file. `attention` and the
-            backbone's keys must be those of that DANet.
-        freeze: what is not trained, a `part` of `keras_danet.freeze`.
-    """
-
-    depth: int = 50
-    filters: int = 64
-    output_stride: int = 8
-    multi_grid: tuple[int, ...] | None = None
-    stem_filters: tuple[int, int, int] | None = None
-    attention: tuple[str, ...] | str = ("position", "channel")
-    auxiliary: bool = False
-    dropout: float = 0.1
-    align_corners: bool = True
-    backbone_weights: str | None = None
-    start_from: str | None = None
-    freeze: Literal[
-        "nothing", "backbone", "batch_norm", "backbone_batch_norm"
-    ] = "nothing"
-
-    def __post_init__(self):
-        check_fields(self, RANGES)
-        stem = self.stem_filters or (1,)
-        if not all(1 <= filters <= MOST_STEM_FILTERS for filters in stem):
-            raise ValueError(
-                "`stem_filters` must be three integers of 1 to "
-                f"{MOST_STEM_FILTERS}. Received: stem_filters={stem!r}"
-            )
-        if self.backbone_weights and self.start_from:
-            raise ValueError(
-                "`start_from` includes a backbone. Received: both it "
-                f"({self.start_from!r}) and `backbone_weights` "
-                f"({self.backbone_weights!r})."
-            )
 
 
 @dataclasses.dataclass(frozen=True)

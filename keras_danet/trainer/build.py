@@ -16,9 +16,14 @@ from keras_danet.models import DANet
 from keras_danet.models import DilatedResNet
 from keras_danet.models import freeze
 from keras_danet.models.freezing import backbone_of
+from keras_danet.models.keras_backbones import application_of
+from keras_danet.models.keras_backbones import keras_backbone
+from keras_danet.models.keras_backbones import output_stride_of
+from keras_danet.models.keras_backbones import pixel_statistics
 from keras_danet.optimizers import SGD
 from keras_danet.optimizers import PolySchedule
 from keras_danet.weights import files
+from keras_danet.weights.keras_applications import IMAGENET
 
 
 def build_model(config, num_classes, like=None):
@@ -36,7 +41,7 @@ def build_model(config, num_classes, like=None):
             the backend does not compute in its dtype.
     """
     check_dtype(config.dtype)
-    network = config.model
+    network = config.model.own()
     if like and os.path.exists(like):
         # A recipe does not describe all of a network that it starts from.
         gone = gone_sources(network)
@@ -63,6 +68,7 @@ def build_model(config, num_classes, like=None):
             num_classes=num_classes,
             backbone=build_backbone(network, config.dtype),
             attention=network.attention,
+            **({} if network.is_own else pixel_statistics(network.backbone)),
             **options,
         )
     part = network.freeze
@@ -75,7 +81,7 @@ def gone_sources(network):
         name
         for name, presets in (
             ("start_from", DANet.presets),
-            ("backbone_weights", DilatedResNet.presets),
+            ("backbone_weights", {IMAGENET, *DilatedResNet.presets}),
         )
         if (source := getattr(network, name))
         and source not in presets
@@ -86,6 +92,14 @@ def gone_sources(network):
 
 def build_backbone(network, dtype):
     """The backbone of a `ModelConfig`, with its weights if it names any."""
+    network = network.own()
+    if not network.is_own:
+        return keras_backbone(
+            network.backbone,
+            network.backbone_weights,
+            network.output_stride,
+            dtype,
+        )
     shape = {
         "output_stride": network.output_stride,
         "multi_grid": network.multi_grid,
@@ -117,16 +131,17 @@ def _network_of(model, network):
     # Their order decides nothing.
     same = asked == set(model.attention)
     backbone = backbone_of(model)
-    known = (
-        backbone.get_config()
-        if isinstance(backbone, DilatedResNet)
-        # No recipe describes another backbone: its fields stay unset.
-        else vars(type(network))
-    )
+    # No recipe describes any other backbone: its fields stay unset.
+    known = dict(vars(type(network)))
+    if isinstance(backbone, DilatedResNet):
+        known |= backbone.get_config()
+    elif name := application_of(backbone):
+        known["backbone"] = name
+        known["output_stride"] = output_stride_of(backbone)
     names = ("depth", "filters", "output_stride", "multi_grid", "stem_filters")
     return {
         "attention": network.attention if same else model.attention,
-        **{name: known[name] for name in names},
+        **{name: known[name] for name in ("backbone", *names)},
     }
 
 

@@ -1,0 +1,122 @@
+"""`ModelConfig`: which network is trained, and from what weights."""
+
+import dataclasses
+from typing import Literal
+
+from keras_danet.recipe.typed_fields import check_fields
+from keras_danet.weights.keras_applications import IMAGENET
+from keras_danet.weights.keras_applications import check_application
+
+# Wider stems than anybody has.
+MOST_STEM_FILTERS = 1024
+# At least the first, below the second.
+RANGES = {"filters": (4, 1025), "dropout": (0, 1)}
+# Our own networks by name.
+OWN_BACKBONES = {f"resnet{depth}": depth for depth in (18, 34, 50, 101, 152)}
+# Words for what `attention` is varied over.
+ATTENTIONS = {"none": (), "both": ("position", "channel")}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network and where its weights come from.
+
+    Args:
+        backbone: "resnet18" to "resnet152", our own ResNet of that `depth`, as
+            with None; or a network of Keras, dilated, by its whole name, such
+            as "keras.applications.ResNet50", which has its own pixel
+            statistics and none of `depth`, `filters`, `multi_grid` and
+            `stem_filters`.
+        depth: integer, layers of our ResNet: 18, 34, 50, 101 or 152.
+        filters: integer, width of our ResNet's first stage.
+        output_stride: integer, pixels of the image per feature: 8, 16 or 32.
+        multi_grid: integers, dilation rates of the last stage's blocks; with
+            None all have one rate.
+        stem_filters: three integers, widths of a deep stem of 3x3
+            convolutions; with None the stem is one convolution of 7x7.
+        attention: the modules, of "position" and "channel"; () for none. The
+            words "none" and "both" may be used, too.
+        auxiliary: boolean, whether a head learns from the third stage.
+        dropout: float, dropout rate before the classifiers.
+        align_corners: boolean, whether upsampling aligns corner pixels.
+        backbone_weights: "imagenet" (for our own ResNet the preset
+            `resnet{depth}_imagenet`, for a network of Keras what Keras
+            downloads); or a path: of our own, a backbone's preset or a file
+            that `DilatedResNet.from_checkpoint` reads; of Keras's, a
+            `.weights.h5`, `.h5` or `.keras` file. None draws them at random.
+        start_from: a DANet to fine-tune, with the classes of this data set:
+            a preset, a run folder or a `.keras` file. `attention` and the
+            backbone's keys must be those of that DANet.
+        freeze: what is not trained, a `part` of `keras_danet.freeze`.
+    """
+
+    backbone: str | None = None
+    depth: int = 50
+    filters: int = 64
+    output_stride: int = 8
+    multi_grid: tuple[int, ...] | None = None
+    stem_filters: tuple[int, int, int] | None = None
+    attention: tuple[str, ...] | str = ("position", "channel")
+    auxiliary: bool = False
+    dropout: float = 0.1
+    align_corners: bool = True
+    backbone_weights: str | None = None
+    start_from: str | None = None
+    freeze: Literal[
+        "nothing", "backbone", "batch_norm", "backbone_batch_norm"
+    ] = "nothing"
+
+    def __post_init__(self):
+        check_fields(self, RANGES)
+        stem = self.stem_filters or (1,)
+        if not all(1 <= filters <= MOST_STEM_FILTERS for filters in stem):
+            raise ValueError(
+                "`stem_filters` must be three integers of 1 to "
+                f"{MOST_STEM_FILTERS}. Received: stem_filters={stem!r}"
+            )
+        if self.backbone_weights and self.start_from:
+            raise ValueError(
+                "`start_from` includes a backbone. Received: both it "
+                f"({self.start_from!r}) and `backbone_weights` "
+                f"({self.backbone_weights!r})."
+            )
+        if self.attention in ATTENTIONS:
+            object.__setattr__(self, "attention", ATTENTIONS[self.attention])
+        self._check_backbone()
+
+    def _check_backbone(self):
+        if self.backbone is None:
+            return
+        allowed = {}
+        if self.backbone in OWN_BACKBONES:
+            allowed["depth"] = (self.depth, OWN_BACKBONES[self.backbone])
+        else:
+            check_application(
+                self.backbone, self.output_stride, self.backbone_weights
+            )
+            names = ("depth", "filters", "multi_grid", "stem_filters")
+            allowed = {name: (getattr(self, name),) for name in names}
+        for name, values in allowed.items():
+            default = getattr(ModelConfig, name)
+            if values[0] not in (default, *values[1:]):
+                raise ValueError(
+                    f"`{name}` does not go with backbone={self.backbone!r}. "
+                    f"Received: {name}={values[0]!r}. Leave one of them out."
+                )
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the backbone is our ResNet, and not one of Keras's."""
+        return self.backbone is None or self.backbone in OWN_BACKBONES
+
+    def own(self) -> "ModelConfig":
+        """The same, with our ResNet's name as its `depth`, and its preset."""
+        if not self.is_own:
+            return self
+        depth = OWN_BACKBONES.get(self.backbone, self.depth)
+        weights = self.backbone_weights
+        if weights == IMAGENET:
+            weights = f"resnet{depth}_imagenet"
+        return dataclasses.replace(
+            self, backbone=None, depth=depth, backbone_weights=weights
+        )
