@@ -30,7 +30,9 @@ from keras_danet.weights import sources
 from keras_danet.weights.keras_files import load_keras_model
 
 
-def write_run_config(run, config, root, placement, recipe, data_digest):
+def write_run_config(
+    run, config, root, placement, recipe, data_digest, steps_per_epoch
+):
     """Writes `config.json`: what is run, on what, by which command.
 
     Resuming a run adds to its `sessions`. The classes of your own
@@ -43,6 +45,7 @@ def write_run_config(run, config, root, placement, recipe, data_digest):
         placement: `distribution.Placement`.
         recipe: string, path of the recipe, or `None`.
         data_digest: string, identifies the data.
+        steps_per_epoch: integer, for figures over steps.
     """
     path = run / "config.json"
     sessions = []
@@ -59,6 +62,7 @@ def write_run_config(run, config, root, placement, recipe, data_digest):
         "recipe": recipe and str(recipe),
         "backend": keras.backend.backend(),
         "data_digest": data_digest,
+        "steps_per_epoch": steps_per_epoch,
         "sessions": [
             *sessions,
             {

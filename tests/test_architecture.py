@@ -32,6 +32,7 @@ ROWS = (
     {"inference"},
     {"export"},
     {"trainer"},
+    {"ablation"},
     {"", "cli"},
     {"__main__"},
 )

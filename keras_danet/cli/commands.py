@@ -8,6 +8,7 @@ import sys
 import threading
 
 from keras_danet.backends import is_importing
+from keras_danet.cli import ablate
 from keras_danet.cli import check_data
 from keras_danet.cli import class_weights
 from keras_danet.cli import convert
@@ -46,6 +47,7 @@ examples:
   keras-danet train scenes --output saved_models/run
   keras-danet train camvid_danet_resnet18 --data CamVid \\
       --set epochs=10 --set batch_size=4
+  keras-danet ablate scenes --vary attention=none,position,channel,both
   keras-danet init my_data > my_recipe.py
   keras-danet evaluate saved_models/run --split val
   keras-danet predict saved_models/run street.png --output pictures
@@ -196,6 +198,7 @@ def _parser():
         recipes,
         init,
         train,
+        ablate,
         evaluate,
         predict,
         export,

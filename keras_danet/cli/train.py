@@ -1,6 +1,5 @@
 """`keras-danet train`: from a recipe to a run folder."""
 
-import ast
 import os
 import pathlib
 import shutil
@@ -37,7 +36,7 @@ def add(verbs):
         "--data", metavar="FOLDER", help="root folder of the data set"
     )
     _add_run(verb)
-    _add_devices(verb)
+    add_devices(verb)
     verb.set_defaults(run_verb=run)
     usage = verb.format_help
     # Only when help is asked for: reading the keys imports NumPy.
@@ -92,7 +91,7 @@ def _add_run(verb):
     )
 
 
-def _add_devices(verb):
+def add_devices(verb):
     verb.add_argument(
         "--distribute",
         default="auto",
@@ -135,9 +134,10 @@ def _keys():
 def run(arguments):
     from keras_danet.recipe import find_recipe
     from keras_danet.recipe import load_recipe
+    from keras_danet.recipe.settings import parse_setting
 
     settings = {}
-    for key, value in map(_setting, arguments.settings):
+    for key, value in map(parse_setting, arguments.settings):
         # The last one counts, however the key is spelled.
         settings.pop(key, None)
         settings[key] = value
@@ -185,23 +185,3 @@ def _say_how_to_go_on(run):
             "command with --resume to continue.",
             file=sys.stderr,
         )
-
-
-def _setting(text):
-    """`key=value` as a pair; values are Python literals or plain words."""
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise ValueError(
-            f"--set expects KEY=VALUE, such as batch_size=4. Received: {text!r}"
-        )
-    try:
-        return key.strip(), ast.literal_eval(value)
-    # What Python's parser raises for anything that is not a literal.
-    except (
-        ValueError,
-        SyntaxError,
-        TypeError,
-        MemoryError,
-        RecursionError,
-    ):
-        return key.strip(), value

@@ -12,6 +12,7 @@ import keras
 import psutil
 
 from keras_danet.data.resampling import scaled_size
+from keras_danet.layers import ChannelAttention
 from keras_danet.layers import PositionAttention
 
 # Suggested sizes are multiples of the usual output stride.
@@ -86,27 +87,31 @@ def estimate_memory(model, batch_size, height, width, training=False):
 
 
 def count_multiplications(model, height, width):
-    """The multiplications of convolutions and of position attention.
+    """The multiplications of convolutions, dense layers and attention.
 
     Args:
         model: `DANet`, or `optimize_for_inference`'s copy.
         height, width: integers, the size of one image in pixels.
 
     Returns:
-        Integer. The attention's part grows with the square of the image.
+        Integer. Position attention's part grows with the square of the image,
+        channel attention's with the square of the channels.
     """
     graph = getattr(model, "inference_model", model)
     counts = []
 
     def visit(layer, _, outputs):
-        kernels = [
-            weight.shape
-            for weight in getattr(layer, "weights", ())
-            if len(weight.shape) == 4
-        ]
+        shapes = [weight.shape for weight in getattr(layer, "weights", ())]
+        kernels = [shape for shape in shapes if len(shape) == 4]
+        if isinstance(layer, keras.layers.Dense):
+            # A convolution of 1x1, as ConvNeXts have.
+            kernels = [shape for shape in shapes if len(shape) == 2]
+        if isinstance(layer, ChannelAttention):
+            # Energies of each pair of channels, and weighted sums of them.
+            kernels = [(2, *outputs.shape[-1:] * 2)]
         if not kernels:
             return
-        positions = math.prod(outputs.shape[1:3])
+        positions = math.prod(outputs.shape[1:-1])
         counts.append(positions * sum(map(math.prod, kernels)))
         if isinstance(layer, PositionAttention):
             # Energies from queries and keys, and weighted sums of values.

@@ -215,7 +215,7 @@ class TrainConfig:
     val_split: str = "val"
     val_every: int = 1
     patience: int | None = None
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = ModelConfig()  # noqa: RUF009 - it is frozen
     optimization: OptimizationConfig = OptimizationConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     dtype: Literal[

@@ -113,7 +113,7 @@ class ModelConfig:
         """The same, with our ResNet's name as its `depth`, and its preset."""
         if not self.is_own:
             return self
-        depth = OWN_BACKBONES.get(self.backbone, self.depth)
+        depth = OWN_BACKBONES.get(self.backbone or "", self.depth)
         weights = self.backbone_weights
         if weights == IMAGENET:
             weights = f"resnet{depth}_imagenet"

@@ -124,6 +124,7 @@ def train(
             placement=placement,
             recipe=recipe,
             data_digest=training.data_digest,
+            steps_per_epoch=training.steps,
         )
         checkpoints = Checkpoints(
             folder / "checkpoints",

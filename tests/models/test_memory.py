@@ -87,6 +87,12 @@ def test_multiplications_are_counted():
     energies = (8 * 4) ** 2 * (depth + 16)
     found = count_multiplications(keras.Model(images, x), 64, 32)
     assert found == convolution + projections + energies
+    x = layers.ChannelAttention(name="channels")(inner(images))
+    found = count_multiplications(keras.Model(images, x), 64, 32)
+    assert found == convolution + 8 * 4 * 2 * 16**2
+    x = keras.layers.Dense(7)(inner(images))
+    found = count_multiplications(keras.Model(images, x), 64, 32)
+    assert found == convolution + 8 * 4 * 16 * 7
 
 
 @pytest.mark.parametrize("room", [1.0, 0.9, 0.5, 0.1])

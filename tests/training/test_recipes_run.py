@@ -35,6 +35,13 @@ def without_download(path):
     return load_recipe(path).replace({"backbone_weights": None})
 
 
+def narrow(path):
+    """The recipe with a backbone of few channels; Keras's have none."""
+    config = without_download(path)
+    own = config.model.backbone if config.model.is_own else "resnet50"
+    return config.replace({"backbone": own, "filters": 4})
+
+
 def expected_outputs(config):
     both = len(config.model.attention) == 2
     return {
@@ -46,7 +53,7 @@ def expected_outputs(config):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_narrow_network_is_built(path):
-    config = without_download(path).replace({"filters": 4})
+    config = narrow(path)
     num_classes = get_dataset(config.dataset).num_classes
     model = build.build_model(config, num_classes)
     assert model.num_classes == num_classes
@@ -57,7 +64,7 @@ def test_a_narrow_network_is_built(path):
         if layer.name.startswith("stage4_block")
         and getattr(layer, "kernel_size", None) == (3, 3)
     ]
-    if config.model.depth > 34:
+    if config.model.depth > 34 and config.model.output_stride == 8:
         # The first block of a dilated stage has half of its rate.
         assert last == list(config.model.multi_grid or (2, 4, 4))
 
@@ -65,7 +72,12 @@ def test_a_narrow_network_is_built(path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
-    [path for path in RECIPES if "resnet18" not in path.stem],
+    [
+        path
+        for path in RECIPES
+        # Nobody counts Keras's ResNet-50 with its biases.
+        if "resnet18" not in path.stem and load_recipe(path).model.is_own
+    ],
     ids=lambda path: path.stem,
 )
 def test_the_whole_network_has_as_many_parameters_as_published(path):
@@ -125,13 +137,12 @@ def fabricate(root, config):
 )
 def test_a_recipe_takes_a_step_on_data_of_its_layout(path, tmp_path):
     root = tmp_path / "data"
-    config = without_download(path).replace(
+    config = narrow(path).replace(
         {
             "data_root": str(root),
             "crop_size": (64, 64),
             "batch_size": 2,
             "epochs": 1,
-            "filters": 4,
             "jit_compile": keras.backend.backend() == "jax",
         }
     )

@@ -1,0 +1,1 @@
+"""What does each part bring? Grids of trainings, and their table."""
