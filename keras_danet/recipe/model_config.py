@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from keras_danet.arguments import choice
 from keras_danet.recipe.typed_fields import check_fields
 from keras_danet.weights.keras_applications import IMAGENET
 from keras_danet.weights.keras_applications import check_application
@@ -80,9 +81,18 @@ class ModelConfig:
                 f"({self.start_from!r}) and `backbone_weights` "
                 f"({self.backbone_weights!r})."
             )
-        if self.attention in ATTENTIONS:
-            object.__setattr__(self, "attention", ATTENTIONS[self.attention])
+        self._check_attention()
         self._check_backbone()
+
+    def _check_attention(self):
+        names, known = self.attention, ATTENTIONS["both"]
+        if isinstance(names, str):
+            choice("attention", names, (*known, *ATTENTIONS))
+            names = ATTENTIONS.get(names, names)
+            object.__setattr__(self, "attention", names)
+        else:
+            for name in names:
+                choice("attention", name, known)
 
     def _check_backbone(self):
         if self.backbone is None:
