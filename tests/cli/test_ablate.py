@@ -158,6 +158,7 @@ def _start(workshop, *more):
 
 
 @one_backend
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="uses Linux's prctl")
 def test_a_killed_grid_goes_on_where_it_was(workshop):
     first, second = (
