@@ -22,7 +22,8 @@ NAMES = {
     " PixelCrossentropy SumOfLosses",
     "keras_danet.models": "DANet DilatedResNet dilate freeze"
     " optimize_for_inference unfreeze",
-    "keras_danet.inference": "Predictor Report attention_maps evaluate",
+    "keras_danet.inference": "InferenceProtocol PROTOCOLS Predictor"
+    " Report Uncertainty attention_maps evaluate",
     "keras_danet.trainer": "train",
     "keras_danet.distribution": "Placement scope",
     "keras_danet.recipe": "ModelConfig ObjectiveConfig OptimizationConfig"

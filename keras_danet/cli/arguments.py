@@ -40,12 +40,93 @@ def _size(text):
     return sides[0] if len(sides) == 1 else tuple(sides)
 
 
+def add_protocol(verb):
+    """How images go through the network, beside `add_size`."""
+    verb.add_argument(
+        "--protocol",
+        metavar="NAME",
+        help="settings of a published figure: authors, authors_multiscale, "
+        "mmsegmentation, mmsegmentation_slide, paddleseg, ...; the options "
+        "below replace one of them each",
+    )
+    verb.add_argument(
+        "--window",
+        type=_pair,
+        metavar="HxW",
+        help="cut images into windows of so many pixels, such as 769x769",
+    )
+    verb.add_argument(
+        "--stride",
+        type=_pair,
+        metavar="HxW",
+        help="way from one window to the next (default: two thirds of one)",
+    )
+    verb.add_argument(
+        "--scales",
+        type=_numbers,
+        metavar="S,S,...",
+        help="sizes that the image is seen at, such as 0.5,1,1.5",
+    )
+    verb.add_argument(
+        "--mirror", action="store_true", help="see the mirror image as well"
+    )
+    verb.add_argument(
+        "--average",
+        metavar="WHAT",
+        help="what is averaged: softmax, logits, exponentials, or "
+        "logits,softmax (over windows, over scales); default: softmax",
+    )
+    verb.add_argument(
+        "--blend",
+        metavar="WEIGHTS",
+        help="weights of a window's pixels: uniform, gaussian or cosine "
+        "(default: uniform)",
+    )
+
+
+def _pair(text):
+    sides = text.lower().split("x")
+    try:
+        sides = [int(side) for side in sides]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise argparse.ArgumentTypeError(
+            f"expected HEIGHTxWIDTH in pixels, such as 512x1024. Received: "
+            f"{text!r}"
+        )
+    return (sides[0], sides[-1])
+
+
+def _numbers(text):
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected numbers, such as 0.5,1,1.5. Received: {text!r}"
+        ) from None
+
+
 def open_predictor(arguments):
     """The `Predictor` of the model that a verb was given."""
     from keras_danet.inference.predictor import Predictor
 
     given = {None: "auto", "image": None}.get(arguments.size, arguments.size)
-    return Predictor(arguments.model, given)
+    settings = {
+        name: getattr(arguments, name, None)
+        for name in ("protocol", "window", "stride", "scales", "blend")
+    }
+    average = getattr(arguments, "average", None)
+    if average and "," in average:
+        average = tuple(average.split(","))
+    settings["average"] = average
+    settings = {k: v for k, v in settings.items() if v is not None}
+    return Predictor(
+        arguments.model,
+        size=given,
+        mirror=getattr(arguments, "mirror", False),
+        **settings,
+    )
 
 
 def add_data(verb):

@@ -230,7 +230,7 @@ def _skipped(names, folder):
 
 def _attention_picture(predictor, image):
     from keras_danet.inference import visualization
-    from keras_danet.inference.predictor import attention_maps
+    from keras_danet.inference.attention import attention_maps
 
     height, width = image.shape[:2]
     # Where a street has sky, buildings and road; the same in every image, so

@@ -129,21 +129,97 @@ def resample(image, axis, sources, weights):
     return result
 
 
+def resize_bilinear(image, size, corners=False):
+    """Bilinear interpolation without antialiasing, as float32.
+
+    PyTorch's `interpolate(mode="bilinear")`.
+
+    Args:
+        image: Array (height, width, channels).
+        size: (height, width) of the result.
+        corners: Boolean, whether the centres of the corner pixels stay where
+            they are (`align_corners`), or else the image's corners. Defaults
+            to `False`.
+    """
+    if tuple(size) == image.shape[:2]:
+        return image
+    result = np.empty((*size, image.shape[2]), _wide(image.dtype))
+    start = 0
+    for band in resize_bands([image], image.shape[:2], size, corners):
+        result[start : start + len(band)] = band
+        start += len(band)
+    return result
+
+
 def resize_logits(logits, size):
     """Bilinear interpolation with half-pixel centres, without antialiasing.
 
     PyTorch's `interpolate(mode="bilinear", align_corners=False)`. Returns
     float32, or `logits` themselves if they have that size.
     """
-    if tuple(size) == logits.shape[:2]:
-        return logits
-    for axis in (0, 1):
-        first, second, share = _neighbours(logits.shape[axis], size[axis])
-        share = np.expand_dims(share, [1, 2] if axis == 0 else [0, 2])
-        below = np.take(logits, first, axis).astype("float32", copy=False)
-        above = np.take(logits, second, axis)
-        logits = below + share * (above - below)
-    return logits
+    return resize_bilinear(logits, size)
+
+
+def resize_bands(bands, source, target, corners=False):
+    """`resize_bilinear` of what comes, and goes, in bands of rows.
+
+    Args:
+        bands: Iterable of arrays (rows, width, channels), which together are
+            a map of the size `source`. An array may change once the next one
+            is asked for.
+        source, target: (height, width) before and after.
+        corners: Boolean, as for `resize_bilinear`.
+
+    Yields:
+        Arrays (rows, width, channels), which together have the size `target`.
+    """
+    if tuple(source) == tuple(target):
+        yield from bands
+        return
+    first, second, share = _neighbours(source[0], target[0], corners)
+    columns = _neighbours(source[1], target[1], corners)
+    held, start, done = None, 0, 0
+    for band in bands:
+        held = band if held is None else np.concatenate([held, band])
+        # Rows whose two neighbours have come.
+        ready = int(np.searchsorted(second, start + len(held)))
+        count = max(_PIECE // (target[1] * held.shape[2]), 1)
+        for stop in [*range(done + count, ready, count), ready]:
+            if stop > done:
+                rows = slice(done, stop)
+                below, above = first[rows] - start, second[rows] - start
+                yield _mix_columns(
+                    _mix_rows(held, below, above, share[rows]), *columns
+                )
+                done = stop
+        if done < target[0]:
+            keep = int(first[done])
+            held, start = held[keep - start :].copy(), keep
+
+
+def _mix_rows(values, first, second, share):
+    kind = _wide(values.dtype)
+    below = values[first].astype(kind, copy=False)
+    if not share.any():
+        return below
+    above = values[second].astype(kind, copy=False)
+    above -= below
+    above *= share[:, np.newaxis, np.newaxis].astype(kind, copy=False)
+    return np.add(below, above, out=above)
+
+
+def _mix_columns(values, first, second, share):
+    if not share.any() and len(first) == values.shape[1]:
+        return values
+    below = np.take(values, first, 1)
+    above = np.take(values, second, 1)
+    above -= below
+    above *= share[:, np.newaxis].astype(values.dtype, copy=False)
+    return np.add(below, above, out=above)
+
+
+def _wide(dtype):
+    return np.dtype("float64" if dtype == "float64" else "float32")
 
 
 def largest_class(logits, size):
@@ -185,9 +261,13 @@ def _mix(first, second, share):
     return first + share[:, np.newaxis] * (second - first)
 
 
-def _neighbours(source, target):
+def _neighbours(source, target, corners=False):
     """The two samples next to each new one, and the second one's share."""
-    positions = (np.arange(target) + 0.5) * (source / target) - 0.5
+    if corners:
+        steps = (source - 1) / (target - 1) if target > 1 else 0.0
+        positions = np.arange(target) * steps
+    else:
+        positions = (np.arange(target) + 0.5) * (source / target) - 0.5
     positions = np.clip(positions, 0, source - 1)
     first = positions.astype(np.int64)
     second = np.minimum(first + 1, source - 1)

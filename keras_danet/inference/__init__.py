@@ -5,14 +5,22 @@ import typing
 from keras_danet.lazy_names import lazily
 
 if typing.TYPE_CHECKING:
+    from keras_danet.inference.attention import attention_maps as attention_maps
     from keras_danet.inference.evaluation import Report as Report
     from keras_danet.inference.evaluation import evaluate as evaluate
+    from keras_danet.inference.passes import Uncertainty as Uncertainty
     from keras_danet.inference.predictor import Predictor as Predictor
-    from keras_danet.inference.predictor import attention_maps as attention_maps
+    from keras_danet.inference.protocols import PROTOCOLS as PROTOCOLS
+    from keras_danet.inference.protocols import (
+        InferenceProtocol as InferenceProtocol,
+    )
 
 _HOMES = {
     "Predictor": "predictor",
-    "attention_maps": "predictor",
+    "attention_maps": "attention",
+    "InferenceProtocol": "protocols",
+    "PROTOCOLS": "protocols",
+    "Uncertainty": "passes",
     "Report": "evaluation",
     "evaluate": "evaluation",
 }

@@ -134,7 +134,7 @@ def evaluate(
     return Report(
         dataset=dataset.name,
         split=split,
-        protocol=getattr(predictor, "protocol", "unknown"),
+        protocol=str(getattr(predictor, "protocol", "unknown")),
         num_images=len(pairs),
         class_names=dataset.class_names,
         confusion_matrix=placement.sum_over_processes(matrix),

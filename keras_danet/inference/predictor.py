@@ -1,73 +1,39 @@
 """`Predictor`: an image of any size in, its label map out."""
 
-import functools
 import math
 import os
-import sys
 import threading
 import time
 from collections.abc import Sequence
 from typing import Any
-from typing import Literal
 
 import keras
 import numpy as np
-from PIL import Image
 
-from keras_danet.data.decoding import MAX_PIXELS
-from keras_danet.data.decoding import read_image
-from keras_danet.data.decoding import read_open_image
 from keras_danet.data.resampling import largest_class
-from keras_danet.data.resampling import resize_image
 from keras_danet.data.resampling import resize_logits
 from keras_danet.data.resampling import scaled_size
-from keras_danet.data.resampling import standardize_sides
-from keras_danet.distribution.keras_distributions import num_shares
 from keras_danet.distribution.keras_distributions import turn_of
+from keras_danet.inference.forward import computes_on_cpu
+from keras_danet.inference.forward import gives_logits
+from keras_danet.inference.forward import make_forward
+from keras_danet.inference.forward import mean_pixel
+from keras_danet.inference.images import as_array
+from keras_danet.inference.passes import Passes
+from keras_danet.inference.passes import Uncertainty
+from keras_danet.inference.protocols import InferenceProtocol
+from keras_danet.inference.protocols import Size
+from keras_danet.inference.protocols import make_protocol
+from keras_danet.inference.windows import Windows
 from keras_danet.models import DANet
 from keras_danet.models.fit_checks import pixels_of
 from keras_danet.models.fit_checks import warn_of_pixels
-from keras_danet.models.functional import FunctionalModel
 from keras_danet.models.memory import check_memory
 from keras_danet.models.memory import count_multiplications
+from keras_danet.models.memory import features_stride
 from keras_danet.runs import classes_of
 from keras_danet.runs import open_model
 from keras_danet.waiting import answering
-
-# The size that images are resized to: the longer side, (long, short), `None`
-# for their own, or "auto" for what the model was trained with.
-Size = int | tuple[int | None, int | None] | None | Literal["auto"]
-
-
-def _as_numpy(image):
-    """An array from an array, a tensor or nested lists."""
-    if keras.ops.is_tensor(image):
-        image = keras.ops.convert_to_numpy(image)
-    elif hasattr(image, "detach"):
-        # A torch tensor on another backend.
-        image = image.detach().cpu().float()
-    try:
-        image = np.asarray(image)
-    # Rows of different lengths.
-    except ValueError as error:
-        raise ValueError(
-            "An image must be an array (height, width, 3), RGB in 0-255. "
-            f"Received: one of {type(image).__name__} ({error})"
-        ) from error
-    # NumPy has no native bfloat16.
-    return image.astype("float32") if image.dtype.name == "bfloat16" else image
-
-
-def _reshaping(shape):
-    """A hint how to turn this shape into an image, if that is clear."""
-    if len(shape) == 4:
-        return ". Give one image of the batch at a time."
-    if len(shape) == 3 and shape[0] == 3:
-        return ". Put channels last: image.transpose(1, 2, 0)."
-    if len(shape) == 2:
-        return ". Grey needs three channels: np.stack([image] * 3, -1)."
-    return ""
-
 
 # Images with fewer pixels are not worth a time estimate, which is measured on
 # an image of TRIAL pixels.
@@ -77,6 +43,9 @@ TRIAL = 2**17
 # Seconds to wait for a thread that trains the same model.
 PATIENCE = 30
 
+# Pixels of a batch of windows: on a CPU more only take memory.
+CPU_BATCH, BATCH = 2**18, 2**22
+
 # Threads take turns: memory is checked for one image, each would use all
 # cores, and Keras's trainers are not thread-safe.
 _one_at_a_time = threading.Lock()
@@ -85,20 +54,42 @@ _one_at_a_time = threading.Lock()
 class Predictor:
     """Segments images of any size with a DANet.
 
-    The whole image goes through the network once: at its own size, or resized
-    to `size` as training resizes its crops (bilinear, with antialiasing). The
-    logits are resized back to the image (bilinear), so that a label map
-    always has the image's size. Threads may share a predictor.
+    By default the whole image goes through the network once: at its own size,
+    or resized to `size` as training resizes its crops (bilinear, with
+    antialiasing). It can go in windows, at several scales and mirrored, by
+    settings of your own or by those of a published figure (`protocol`). The
+    results are resized back to the image (bilinear) and averaged, so that a
+    label map always has the image's size. Threads may share a predictor.
 
     Args:
         model: a `DANet`, or what `optimize_for_inference` made of one; or the
             name of one: a run's folder, a `.keras` file, a preset.
+        window: (height, width) in pixels of what the network sees at a time,
+            or one integer for both; `None` for the whole image. Windows start
+            at multiples of `stride`, the last one is shifted back to the
+            border; a smaller image is padded with the mean pixel.
+        stride: (height, width), at most `window`. Defaults to `None`, two
+            thirds of the window.
+        scales: numbers from 1/16 to 16, factors on the image's size: one
+            pass for each. Defaults to `(1.0,)`.
+        mirror: boolean, whether the mirror image is seen as well. Defaults to
+            `False`.
+        average: what is averaged where windows overlap, and over scales and
+            mirror images: `"softmax"`, `"logits"`, `"exponentials"` (the
+            authors': exponentials of the sums of logits), or a pair, as
+            `("logits", "softmax")`. Defaults to `"softmax"`.
         size: the size that the network sees; the aspect ratio is kept. An
             integer, the pixels of the longer side; or (long, short), which
             neither side exceeds. Either of the two may be `None`; the greater
             of two integers is the long side. `None` is the image's own size.
             Defaults to `"auto"`: the `TrainConfig.test_sides` of the run that
             `model` names, else `model.test_size`.
+        protocol: a name in `inference.PROTOCOLS` ("authors",
+            "mmsegmentation_slide", ...), or an `InferenceProtocol`. Other
+            arguments that are not their default replace its settings.
+            Defaults to `None`.
+        blend: the weights of a window's pixels where windows overlap:
+            `"uniform"`, `"gaussian"` or `"cosine"`. Defaults to `"uniform"`.
 
     Call arguments:
         image: a path, a Pillow image, the bytes of a file, a file open for
@@ -107,7 +98,8 @@ class Predictor:
             EXIF orientation.
 
     Attributes:
-        protocol: string, how a figure measured with it was obtained.
+        protocol: `InferenceProtocol`, how a figure measured with it was
+            obtained.
         class_names, palette: tuples of a name and a color per class.
 
     Returns:
@@ -116,7 +108,7 @@ class Predictor:
     Raises:
         ValueError: if the image has another shape, is empty, has values
             outside 0-255, is too large for the available memory, or a file
-            cannot be read; or if `size` is not a size.
+            cannot be read; or if an argument is not what it must be.
 
     Example:
 
@@ -126,67 +118,138 @@ class Predictor:
     >>> labels = predictor(np.zeros((37, 20, 3), "uint8"))
     >>> labels.shape, labels.dtype
     ((37, 20), dtype('uint8'))
+    >>> predictor = keras_danet.Predictor(
+    ...     model, window=(32, 32), scales=(0.5, 1), mirror=True)
+    >>> predictor.probabilities(np.zeros((37, 50, 3), "uint8")).shape
+    (37, 50, 5)
     """
 
     def __init__(
         self,
         model: keras.Model | str | os.PathLike[str],
+        window: int | Sequence[int] | None = None,
+        stride: int | Sequence[int] | None = None,
+        scales: float | Sequence[float] = (1.0,),
+        mirror: bool = False,
+        average: str | Sequence[str] = "softmax",
         size: Size = "auto",
+        protocol: str | InferenceProtocol | None = None,
+        blend: str = "uniform",
     ):
+        given = {
+            "window": window,
+            "stride": stride,
+            "scales": scales,
+            "mirror": mirror,
+            "average": average,
+            "size": size,
+            "blend": blend,
+        }
+        # Before a preset is downloaded for nothing.
+        make_protocol(protocol, None, **given)
         config = None
         if isinstance(model, (str, os.PathLike)):
             model, config = open_model(model)
-        if isinstance(size, str) and size == "auto":
-            kept = getattr(model, "test_size", None)
-            size = config.test_sides if config else kept
-        if not isinstance(model, DANet) and not _gives_logits(model):
+        if not isinstance(model, DANet) and not gives_logits(model):
             raise ValueError(
                 "`model` must be a DANet, or a functional model of images "
                 "(batch, height, width, 3) to logits of their size, such as "
                 "`optimize_for_inference` makes. "
                 f"Received: {type(model).__name__}"
             )
+        kept = getattr(model, "test_size", None)
+        kept = config.test_sides if config else kept
+        self.protocol = make_protocol(protocol, kept, **given)
         self.model = model
         self.class_names, self.palette = classes_of(model)
-        self.size = standardize_sides(size)
-        self._forward = _forward(model)
-        self._fitting_sizes: list[tuple[int, int]] = []
+        self._check_window()
+        self._pixel = _padding(self.protocol.padding, model)
+        self._forward = make_forward(model)
+        self._fitting_sizes: list[tuple[int, int, int]] = []
         self._speed = None
 
     def __call__(self, image: Any) -> np.ndarray:
-        return self._resized(largest_class, image)
+        image = answering(as_array, image)
+        passes = self._passes(image)
+        if passes.is_plain:
+            return answering(
+                largest_class, passes.whole_logits(), image.shape[:2]
+            )
+        return passes.labels()
 
     def logits(self, image: Any) -> np.ndarray:
-        """The logits, `(height, width, num_classes)` float array."""
-        return self._resized(resize_logits, image)
+        """The logits, `(height, width, num_classes)` float array.
 
-    def _resized(self, resize, image):
-        image = answering(self.as_array, image)
-        return answering(resize, self._logits(image), image.shape[:2])
+        Raises:
+            ValueError: where the average is not one of logits.
+        """
+        image = answering(as_array, image)
+        passes = self._passes(image)
+        if passes.is_plain:
+            logits = passes.whole_logits()
+            return answering(resize_logits, logits, image.shape[:2])
+        if not passes.has_logits:
+            raise ValueError(
+                "This average is not one of logits alone: use "
+                "`probabilities`, or average='logits'. "
+                f"Received: {self.protocol}"
+            )
+        return passes.mean()
+
+    def probabilities(self, image: Any) -> np.ndarray:
+        """The classes' probabilities, `(height, width, num_classes)` float32.
+
+        They sum to 1; the largest one is the class of the label map.
+        """
+        return self._passes(answering(as_array, image)).probabilities()
+
+    def label_and_confidence(self, image: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The label map, and the probability of each pixel's label, float32.
+
+        No more than one pass's worth of classes is held in memory.
+        """
+        passes = self._passes(answering(as_array, image))
+        return passes.label_and_confidence()
+
+    def uncertainty(self, image: Any) -> Uncertainty:
+        """The label map with three maps of how far to trust it.
+
+        Returns:
+            `Uncertainty`, a tuple of `(height, width)` arrays: `label`, uint8;
+            `confidence`, the probability of the label, float32; `entropy` of
+            the probabilities in nats, from 0 to log(number of classes);
+            `spread` over scales and mirror images, the root of the summed
+            variances of the probabilities: 0 with one pass.
+        """
+        return self._passes(answering(as_array, image)).uncertainty()
 
     @property
-    def protocol(self) -> str:
-        return f"whole images {_describe(self.size)}, one scale, no mirroring"
+    def size(self) -> tuple[int | None, int | None]:
+        """The (long, short) side that images are resized to at scale 1."""
+        return self.protocol.size  # type: ignore[return-value]
+
+    @property
+    def window(self) -> tuple[int, int] | None:
+        return self.protocol.window
 
     def network_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of what the network sees of such an image."""
-        return tuple(scaled_size((height, width), *self.size).tolist())
+        """(height, width) of the largest that the network sees of an image.
+
+        Windows over it may show less at a time.
+        """
+        return self.protocol.network_size(
+            height, width, max(self.protocol.scales)
+        )
 
     def resize(self, image: np.ndarray) -> np.ndarray:
-        """What the network sees of an image."""
-        return resize_image(image, self.network_size(*image.shape[:2]))
+        """What the network sees of an image at the largest scale."""
+        size = self.network_size(*image.shape[:2])
+        return self._passes(image).resize(image, size)
 
     def check_size(self, height: int, width: int) -> None:
         """Raises a ValueError if images of this size need too much memory."""
-        height, width = self.network_size(height, width)
-        # An estimate takes as long as a small image. A size needs one only
-        # if it does not fit into a size that was checked before.
-        if not any(
-            height <= rows and width <= columns
-            for rows, columns in self._fitting_sizes
-        ):
-            check_memory(self.model, 1, height, width)
-            self._fitting_sizes.append((height, width))
+        size = self.network_size(height, width)
+        self._check_batch(1, *Windows(size, self.protocol).shape)
 
     def expected_seconds(self, height: int, width: int) -> float:
         """About how long such an image will take, judged by a small one.
@@ -194,223 +257,86 @@ class Predictor:
         Returns:
             Float; 0 for an image that is small at the network's size.
         """
-        size = self.network_size(height, width)
-        if math.prod(size) < LARGE:
+        grids = [
+            Windows(size, self.protocol)
+            for size in self.protocol.network_sizes(height, width)
+        ]
+        pixels = sum(grid.count * math.prod(grid.shape) for grid in grids)
+        if pixels < LARGE:
             return 0.0
         if self._speed is None:
-            small = scaled_size(
-                size, None, None, math.sqrt(TRIAL / math.prod(size))
-            )
-            batch = np.zeros((*small, 3), "uint8")
-            # The first one compiles.
-            for _ in range(2):
-                started = time.perf_counter()
-                self._logits(batch)
-                seconds = time.perf_counter() - started
-            trial = self.network_size(*small)
-            self._speed = count_multiplications(self.model, *trial) / seconds
-        return count_multiplications(self.model, *size) / self._speed
+            largest = max((grid.shape for grid in grids), key=math.prod)
+            self._speed = self._measure(largest)
+        total = sum(
+            grid.count * count_multiplications(self.model, *grid.shape)
+            for grid in grids
+        )
+        return total * (2 if self.protocol.mirror else 1) / self._speed
 
-    def _logits(self, image):
-        """The logits at the size that the network sees."""
+    def _measure(self, size):
+        """Multiplications per second, of a smaller image."""
+        factor = min(1, math.sqrt(TRIAL / math.prod(size)))
+        small = tuple(scaled_size(size, None, None, factor).tolist())
+        batch = np.zeros((1, *small, 3), "uint8")
+        # The first one compiles.
+        for _ in range(2):
+            started = time.perf_counter()
+            self._compute(batch)
+            seconds = time.perf_counter() - started
+        return count_multiplications(self.model, *small) / seconds
+
+    def _passes(self, image):
         warn_of_pixels(self.model, pixels_of(image))
-        batch = answering(self.resize, image)[np.newaxis]
+        return Passes(
+            image, self.protocol, self._pixel, self._compute, self._batch_size
+        )
+
+    def _compute(self, batch):
+        """The logits of a batch of windows."""
         with turn_of(self.model, PATIENCE), _one_at_a_time:
-            self.check_size(*image.shape[:2])
+            self._check_batch(*batch.shape[:3])
             # A distribution is set per thread, so this stays in the thread.
             if keras.distribution.distribution() is not None:
                 return self._forward(batch)
             return answering(self._forward, batch)
 
-    @staticmethod
-    def as_array(image: Any) -> np.ndarray:
-        """`image` in any accepted form as a `(height, width, 3)` array."""
-        if isinstance(image, (str, os.PathLike)):
-            return read_image(image)
-        is_file = isinstance(image, (bytes, bytearray, memoryview))
-        if is_file or isinstance(image, Image.Image) or hasattr(image, "read"):
-            return read_open_image(image)
-        image = _as_numpy(image)
-        if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
+    def _batch_size(self, windows):
+        """How many windows go through the network at a time."""
+        most = CPU_BATCH if computes_on_cpu() else BATCH
+        size = windows.batch_size(most // math.prod(windows.shape))
+        while size > 1:
+            try:
+                self._check_batch(size, *windows.shape)
+                break
+            except ValueError:
+                size = windows.batch_size(size - 1)
+        return size
+
+    def _check_batch(self, count, height, width):
+        # An estimate takes as long as a small image. A size needs one only
+        # if it does not fit into a size that was checked before.
+        if not any(
+            count <= images and height <= rows and width <= columns
+            for images, rows, columns in self._fitting_sizes
+        ):
+            check_memory(self.model, count, height, width)
+            self._fitting_sizes.append((count, height, width))
+
+    def _check_window(self):
+        if self.window is None:
+            return
+        stride = features_stride(self.model)
+        if min(self.window) < stride:
             raise ValueError(
-                "An image must have the shape (height, width, 3), RGB in "
-                f"0-255. Received: shape {image.shape}{_reshaping(image.shape)}"
+                f"`window` must be at least {stride} x {stride}, the pixels "
+                "to each of the network's features. Received: "
+                f"window={self.window}"
             )
-        if image.shape[0] * image.shape[1] > MAX_PIXELS:
-            raise ValueError(
-                f"An image may have at most {MAX_PIXELS} pixels. Received: "
-                f"shape {image.shape}. Cut it into pieces."
-            )
-        if image.dtype.kind not in "iuf":
-            raise ValueError(
-                "An image must be uint8 or float, RGB in 0-255. Received: "
-                f"dtype {image.dtype}"
-            )
-        # Written so that NaN fails it too.
-        if not 0 <= image.min() <= image.max() <= 255:
-            raise ValueError(
-                "An image must be in 0-255. Received: values from "
-                f"{image.min()} to {image.max()}"
-            )
-        return image if image.dtype == "uint8" else image.astype("float32")
+
+    as_array = staticmethod(as_array)
 
 
-def _describe(sides):
-    match sides:
-        case None, None:
-            return "at their own size"
-        case long, None:
-            which = f"to a long side of {long} pixels"
-        case None, short:
-            which = f"to a short side of {short} pixels"
-        case long, short:
-            which = f"to fit into {long} x {short} pixels (long x short side)"
-    return f"resized {which} and logits back"
-
-
-def _forward(model):
-    """A function from an image batch to the first image's logits, NumPy."""
-    strategy = getattr(model, "distribute_strategy", None)
-    if getattr(strategy, "num_replicas_in_sync", 1) > 1:
-        return _forward_on_one_replica(model)
-    if keras.backend.backend() != "jax":
-        return lambda batch: _predict_on_batch(model, batch)
-    # `predict_on_batch` donates the weights' memory to JAX while it runs, so
-    # that other readers, such as `attention_maps`, would find none.
-    network = getattr(model, "inference_model", model)
-    variables = network.variables
-
-    def call(values, batch):
-        mapping = zip(variables, values, strict=True)
-        with keras.StatelessScope(state_mapping=mapping):
-            return network(batch, training=False)
-
-    compiled = sys.modules["jax"].jit(call)
-
-    def forward(batch):
-        # The options of `compile` apply here, too.
-        is_eager = model.run_eagerly or not model.jit_compile
-        # During an epoch `fit` keeps the weights elsewhere.
-        model.jax_state_sync()
-        values = [_nearest(variable.value) for variable in variables]
-        output = (call if is_eager else compiled)(values, batch)
-        if not output.is_fully_addressable:
-            from jax.experimental import multihost_utils
-
-            output = multihost_utils.process_allgather(output, tiled=True)
-        return np.asarray(output[0])
-
-    return forward
-
-
-def _forward_on_one_replica(model):
-    """`_forward` for a model on several replicas of a TensorFlow strategy.
-
-    `predict_on_batch` computes on all replicas and gathers the results: each
-    worker would wait until all others have an image of this size, too.
-    """
-    network = getattr(model, "inference_model", model)
-
-    def call(batch):
-        return network(batch, training=False)
-
-    compiled = sys.modules["tensorflow"].function(call, reduce_retracing=True)
-
-    def forward(batch):
-        output = (call if model.run_eagerly else compiled)(batch)
-        return keras.ops.convert_to_numpy(output)[0]
-
-    return forward
-
-
-def _nearest(value):
-    """This process's copy of a weight, to compute without the others."""
-    if value.is_fully_addressable or not value.is_fully_replicated:
-        return value
-    return value.addressable_data(0)
-
-
-def _predict_on_batch(model, batch):
-    # A batch must divide among the devices: each gets the same image.
-    batch = np.repeat(batch, num_shares(), axis=0)
-    return model.predict_on_batch(batch)[0]
-
-
-def _gives_logits(model):
-    """Whether a model maps an image to a map of the image's size."""
-    shape = getattr(getattr(model, "input", None), "shape", ())
-    if len(shape) != 4 or shape[-1] != 3:
-        return False
-    # Odd sides, which no rounding of a downsampled size can give.
-    size = tuple(
-        side or other for side, other in zip(shape[1:3], (33, 49), strict=True)
-    )
-    output = model.compute_output_shape((1, *size, 3))
-    return len(output) == 4 and tuple(output[1:3]) == size
-
-
-def attention_maps(
-    model: keras.Model,
-    image: Any,
-    points: Sequence[tuple[int, int]],
-    num_channels: int = 3,
-    size: Size = "auto",
-) -> tuple[list[np.ndarray], list[np.ndarray], list[int]]:
-    """What a DANet's attentions look at in an image.
-
-    Only the rows of the N x N map for `points` are computed, never the map.
-
-    Args:
-        model: `DANet`.
-        image: as for `Predictor`.
-        points: sequence of (row, column) in pixels of the image.
-        num_channels: integer, how many channels to show: those of channel
-            attention's output that vary most over the image. Defaults to
-            `3`.
-        size: the size that the network sees, as for `Predictor`. Defaults to
-            `"auto"`.
-
-    Returns:
-        `(point_maps, channel_maps, channels)`: per point, a float array of
-        the features' (height, width) that sums to 1; per channel, its output;
-        and the channels' numbers. Empty for an attention that the model does
-        not have.
-    """
-    predictor = Predictor(model, size)
-    image = predictor.as_array(image)
-    rows, columns = image.shape[:2]
-    predictor.check_size(rows, columns)
-    warn_of_pixels(model, pixels_of(image))
-    image = predictor.resize(image)
-    point_maps, channel_maps, channels = [], [], []
-    if "position" in model.attention:
-        layer = model.get_layer("position_attention")
-        query, key = (
-            _features(model, part(layer.input), image)
-            for part in (layer.query, layer.key)
-        )
-        height, width, depth = query.shape
-        for row, column in points:
-            cell = query[
-                row * height // rows,
-                column * width // columns,
-            ]
-            energy = key.reshape(-1, depth) @ cell
-            weights = np.exp(energy - energy.max())
-            point_maps.append((weights / weights.sum()).reshape(height, width))
-    if "channel" in model.attention:
-        output = model.get_layer("channel_attention").output
-        features = _features(model, output, image)
-        deviation = features.std(axis=(0, 1))
-        channels = np.argsort(-deviation)[:num_channels].tolist()
-        channel_maps = [features[..., channel] for channel in channels]
-    return point_maps, channel_maps, channels
-
-
-def _features(model, tensor, image):
-    """The value of a symbolic tensor of `model` for one image, float32."""
-    inside = FunctionalModel(model.input, tensor)
-    batch = keras.ops.convert_to_tensor(image[np.newaxis], dtype="float32")
-    with turn_of(model, PATIENCE):
-        features = answering(functools.partial(inside, training=False), batch)
-    return keras.ops.convert_to_numpy(features)[0].astype("float32")
+def _padding(kind, model):
+    if kind == "mean":
+        return mean_pixel(model)
+    return np.full(3, {"grey": 127.5}.get(kind, 0), "float32")

@@ -122,6 +122,22 @@ def count_multiplications(model, height, width):
     return sum(counts)
 
 
+def features_stride(model, side=1024):
+    """The pixels of an image's side to each of its smallest features."""
+    graph = getattr(model, "inference_model", model)
+    heights = []
+
+    def visit(_, inputs, outputs):
+        for x in keras.tree.flatten(outputs):
+            # Features of a height of 1 are those of the whole image.
+            if len(x.shape) == 4 and x.shape[1] > 1:
+                heights.append(x.shape[1])
+
+    height, width = (given or side for given in graph.input.shape[1:3])
+    _walk(graph, [_image(graph, height, width)], visit)
+    return max(height // min(heights, default=height), 1)
+
+
 def _image(graph, height, width):
     return keras.KerasTensor((1, height, width, 3), graph.input.dtype)
 

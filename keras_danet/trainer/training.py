@@ -74,7 +74,7 @@ class Training:
         self.model.test_size = config.test_sides
         compile_model(self.model, config, config.epochs * self.steps)
         self.model.build_optimizer()
-        self.predictor = Predictor(self.model, config.test_sides)
+        self.predictor = Predictor(self.model, size=config.test_sides)
         self.val_sizes = self._validation_sizes()
         self._check_memory()
 

@@ -21,8 +21,10 @@ from keras_danet.data import decoding
 from keras_danet.data.resampling import resize_image
 from keras_danet.data.resampling import resize_logits
 from keras_danet.distribution.keras_distributions import turn_of
+from keras_danet.inference import images
+from keras_danet.inference import passes
 from keras_danet.inference import predictor as inference
-from keras_danet.inference.predictor import attention_maps
+from keras_danet.inference.attention import attention_maps
 from keras_danet.models import memory
 
 
@@ -216,7 +218,7 @@ def test_the_protocol_says_the_size(model):
         "side) and logits back",
     }
     for size, text in texts.items():
-        assert Predictor(model, size).protocol == (
+        assert str(Predictor(model, size=size).protocol) == (
             f"whole images {text}, one scale, no mirroring"
         )
 
@@ -226,7 +228,7 @@ def test_memory_is_asked_for_of_what_the_network_sees(model, monkeypatch):
     monkeypatch.setattr(
         inference, "check_memory", lambda _, *request: asked.append(request)
     )
-    predictor = Predictor(model, 32)
+    predictor = Predictor(model, size=32)
     predictor.check_size(3000, 4000)
     attention_maps(model, photo(60, 80), [(0, 0)], size=32)
     assert asked == [(1, 24, 32)] * 2
@@ -379,7 +381,7 @@ def test_pillow_objects_that_are_none_are_refused(monkeypatch):
         Predictor.as_array(Image.new("RGB", (0, 4)))
     with pytest.raises(ValueError, match="open for reading bytes"):
         Predictor.as_array(io.StringIO("text"))
-    for module in (inference, decoding):
+    for module in (images, decoding):
         monkeypatch.setattr(module, "MAX_PIXELS", 100)
     for given in (Image.new("RGB", (20, 20)), np.zeros((20, 20, 3), "uint8")):
         with pytest.raises(ValueError, match="at most 100|may have 100"):
@@ -427,19 +429,20 @@ def test_long_steps_leave_the_main_thread_to_signals(
     """Native code, which Python cannot interrupt."""
     seen = []
 
-    def watched(name):
-        original = getattr(inference, name)
+    def watched(module, name):
+        original = getattr(module, name)
 
         def call(*arguments):
             seen.append(name)
             assert threading.current_thread() is not threading.main_thread()
             return original(*arguments)
 
-        monkeypatch.setattr(inference, name, call)
+        monkeypatch.setattr(module, name, call)
 
-    for name in ("read_image", "resize_image", "largest_class"):
-        watched(name)
-    watched("resize_logits")
+    watched(images, "read_image")
+    watched(passes, "resize_image")
+    watched(inference, "largest_class")
+    watched(inference, "resize_logits")
     Image.new("RGB", (40, 24)).save(tmp_path / "a.png")
     predictor = Predictor(model, size=32)
     assert predictor(tmp_path / "a.png").shape == (24, 40)

@@ -16,7 +16,7 @@ from keras_danet import Predictor
 from keras_danet import SegmentationMetrics
 from keras_danet import losses
 from keras_danet import optimize_for_inference
-from keras_danet.inference.predictor import attention_maps
+from keras_danet.inference.attention import attention_maps
 
 BACKEND = keras.backend.backend()
 JIT = {"jit_compile": False} if BACKEND == "tensorflow" else {}

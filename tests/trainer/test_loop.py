@@ -100,7 +100,7 @@ def test_validation_that_cannot_fit_is_refused_first(
     assert content["config"].pop("test_size") == "training"
     path.write_text(json.dumps(content))
     sides = runs.read_run_config(run).test_sides
-    predictor = Predictor(trained_model(run), sides)
+    predictor = Predictor(trained_model(run), size=sides)
     dataset, _ = runs.find_data(config, run)
     pairs = find_pairs(dataset, root, "val")
     report = evaluate(predictor, pairs, dataset, "val")

@@ -1,0 +1,292 @@
+"""The passes of an image through a network, and their mean.
+
+Each pass (a scale, mirrored or not) comes back in bands of rows of the
+image's own size and is added to one sum: no pass is held whole but what the
+network itself returns.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_danet.data.resampling import resize_bands
+from keras_danet.data.resampling import resize_bilinear
+from keras_danet.data.resampling import resize_image
+from keras_danet.inference.windows import Windows
+from keras_danet.inference.windows import normalize
+from keras_danet.inference.windows import pad
+from keras_danet.inference.windows import softmax
+from keras_danet.waiting import answering
+
+# Values that are computed on at a time: they fit into a processor's cache.
+PIECE = 2**17
+# A sum of logits, of which e to its power is near the largest float64. What
+# is added up of it stays finite.
+HIGHEST = 690.0
+
+
+class Uncertainty(NamedTuple):
+    """A label map and how far to trust it, arrays (height, width).
+
+    Args:
+        label: uint8.
+        confidence: float32, the probability of the label.
+        entropy: float32, of the class probabilities, in nats.
+        spread: float32, root of the sum of the class probabilities' variances
+            over scales and mirror images.
+    """
+
+    label: np.ndarray
+    confidence: np.ndarray
+    entropy: np.ndarray
+    spread: np.ndarray
+
+
+class Passes:
+    """All passes of one image.
+
+    Args:
+        image: array (height, width, 3).
+        protocol: `InferenceProtocol`.
+        pixel: what windows are padded with.
+        forward: function of a batch of images to their logits.
+        batch_size: function of `Windows` to how many go through at a time.
+    """
+
+    def __init__(self, image, protocol, pixel, forward, batch_size):
+        self.protocol = protocol
+        self.pixel = pixel
+        self.forward = forward
+        self.batch_size = batch_size
+        self.size = image.shape[:2]
+        self.image = image
+        self.first, self.second = protocol.average
+        if protocol.window is None and self.first == "softmax":
+            # Nothing overlaps: logits are what is resized.
+            self.first = "logits"
+
+    @property
+    def is_plain(self):
+        """Whether the network's logits only have to be resized."""
+        return (
+            self.protocol.num_passes == 1
+            and self.first == "logits"
+            and self.protocol.window is None
+            and self.protocol.canvas is None
+            and self.protocol.score_resizing == "bilinear"
+        )
+
+    @property
+    def has_logits(self):
+        """Whether the mean is one of logits."""
+        once = self.protocol.num_passes == 1
+        return self.first == "logits" and (once or self.second == "logits")
+
+    def whole_logits(self):
+        """The logits of a plain pass, at the size that the network sees."""
+        (image,) = self._resized()
+        return np.asarray(self.forward(image[np.newaxis]))[0]
+
+    def labels(self):
+        """(height, width) uint8."""
+        label = np.empty(self.size, "uint8")
+        for rows, values in self._finished(ordered_only=True):
+            label[rows] = values.argmax(axis=-1)
+        return label
+
+    def label_and_confidence(self):
+        label = np.empty(self.size, "uint8")
+        confidence = np.empty(self.size, "float32")
+        for rows, values in self._finished():
+            label[rows], confidence[rows] = _largest(values)
+        return label, confidence
+
+    def probabilities(self):
+        """(height, width, num_classes) float32."""
+        result = None
+        for rows, values in self._finished():
+            if result is None:
+                result = np.empty((*self.size, values.shape[-1]), "float32")
+            result[rows] = values
+        return result
+
+    def uncertainty(self):
+        spread = _Spread() if self.protocol.num_passes > 1 else None
+        shape = self.size
+        label, confidence = np.empty(shape, "uint8"), np.empty(shape, "float32")
+        entropy = np.empty(shape, "float32")
+        for rows, values in self._finished(spread):
+            label[rows], confidence[rows] = _largest(values)
+            # 0 log 0 is 0.
+            logs = np.log(np.maximum(values, np.finfo(values.dtype).tiny))
+            entropy[rows] = -np.einsum("hwc,hwc->hw", values, logs)
+        entropy = np.maximum(entropy, 0)
+        if spread is None:
+            return Uncertainty(
+                label, confidence, entropy, np.zeros_like(entropy)
+            )
+        deviation = np.sqrt(spread.squares / self.protocol.num_passes)
+        return Uncertainty(label, confidence, entropy, deviation)
+
+    def mean(self):
+        """(height, width, num_values), of what is averaged."""
+        total = self._sum()
+        total /= self.protocol.num_passes
+        return total
+
+    def resize(self, image, size):
+        """An image at the size of a pass."""
+        if tuple(size) == image.shape[:2]:
+            return image
+        kind = self.protocol.image_resizing
+        if kind == "antialiased":
+            image = answering(resize_image, image, size)
+        else:
+            corners = kind == "corners"
+            image = answering(resize_bilinear, image, size, corners)
+        if self.protocol.round_pixels:
+            image = np.rint(image).astype("uint8")
+        return image
+
+    def _finished(self, spread=None, ordered_only=False):
+        """Rows and their probabilities; with `ordered_only` in their order."""
+        if self.protocol.num_passes == 1:
+            kind = self.first
+            source = self._pieces(next(self._each_pass()))
+        else:
+            kind = self.second
+            source = pieces(self._sum(spread), slice(0, self.size[0]))
+        for rows, values in source:
+            if not ordered_only:
+                if kind == "logits":
+                    values = softmax(values)
+                else:
+                    values = normalize(values.copy())
+            yield rows, values
+
+    def _sum(self, spread=None):
+        total = None
+        for bands in self._each_pass():
+            if spread is not None:
+                spread.begin()
+            for rows, values in self._pieces(bands):
+                if self.first == "logits" and self.second == "softmax":
+                    if self.protocol.num_passes > 1:
+                        values = softmax(values)
+                if total is None:
+                    shape = *self.size, values.shape[-1]
+                    total = np.zeros(shape, values.dtype)
+                if spread is not None:
+                    spread.add(rows, values, self.second, self.size)
+                total[rows] += values
+        return total
+
+    def _pieces(self, bands):
+        """The rows of the image itself, few at a time."""
+        start = 0
+        for band in bands:
+            stop = min(start + len(band), self.size[0])
+            band = band[: max(stop - start, 0), : self.size[1]]
+            yield from pieces(band, slice(start, stop))
+            start = stop
+
+    def _each_pass(self):
+        """Per pass, its values in bands of rows, at the canvas's size."""
+        mirrors = [False]
+        if self.protocol.mirror and self.second != "exponentials":
+            mirrors = [False, True]
+        for image in self._resized():
+            for mirrored in mirrors:
+                yield self._bands(image, mirrored)
+
+    def _bands(self, image, mirrored):
+        size = image.shape[:2]
+        source = image[:, ::-1] if mirrored else image
+        windows = Windows(size, self.protocol, self.pixel)
+
+        def read(top, bottom, left, right):
+            return source[top:bottom, left:right]
+
+        bands = windows.bands(read, self.values, self.batch_size(windows))
+        if mirrored:
+            bands = (band[:, ::-1] for band in bands)
+        corners = self.protocol.score_resizing == "corners"
+        target = self._canvas(self.size)
+        return resize_bands(bands, size, target, corners)
+
+    def values(self, batch):
+        """What is averaged where windows overlap, of a batch of windows."""
+        logits = self.forward(batch)
+        if self.first == "softmax":
+            return softmax(logits)
+        if self.first == "logits":
+            wide = "float64" if logits.dtype == "float64" else "float32"
+            return logits.astype(wide, copy=False)
+        logits = logits.astype("float64")
+        if self.protocol.mirror:
+            logits += self.forward(batch[:, :, ::-1])[:, :, ::-1]
+        return np.exp(np.minimum(logits, HIGHEST, out=logits), out=logits)
+
+    def _canvas(self, size):
+        least = self.protocol.canvas or size
+        return tuple(map(max, size, least))
+
+    def _resized(self):
+        """The image at each scale, the largest first.
+
+        It needs the most memory, and there is no sum yet.
+        """
+        image = pad(self.image, self._canvas(self.size), self.pixel)
+        sizes = self.protocol.network_sizes(*self.size)
+        if self.protocol.chained:
+            images = []
+            for size in sizes:
+                image = self.resize(image, size)
+                images.append(image)
+            yield from sorted(images, key=lambda each: -each.size)
+            return
+        for size in sorted(sizes, key=lambda each: -each[0] * each[1]):
+            yield self.resize(image, size)
+
+
+class _Spread:
+    """Squared deviations of the passes' probabilities from their mean.
+
+    Welford's running sums: exact to rounding even where passes agree.
+    """
+
+    def __init__(self):
+        self.count = 0
+        self.mean = None
+        self.squares = None
+
+    def begin(self):
+        self.count += 1
+
+    def add(self, rows, values, kind, size):
+        if kind == "logits":
+            values = softmax(values)
+        elif kind == "exponentials":
+            values = normalize(values.copy())
+        if self.mean is None:
+            self.mean = np.zeros((*size, values.shape[-1]), "float32")
+            self.squares = np.zeros(size, "float32")
+        mean = self.mean[rows]
+        before = values - mean
+        mean += before / np.float32(self.count)
+        after = values - mean
+        self.squares[rows] += np.einsum("hwc,hwc->hw", before, after)
+
+
+def pieces(values, rows):
+    """(slice of rows, values) for few rows at a time."""
+    count = max(PIECE // max(values[:1].size, 1), 1)
+    for start in range(0, len(values), count):
+        part = values[start : start + count]
+        first = rows.start + start
+        yield slice(first, first + len(part)), part
+
+
+def _largest(values):
+    label = values.argmax(axis=-1)
+    return label, np.take_along_axis(values, label[..., np.newaxis], -1)[..., 0]
