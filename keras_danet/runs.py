@@ -72,7 +72,7 @@ def write_run_config(
                 "command": sys.argv,
                 "distribute": placement.engine,
                 "devices": placement.num_devices,
-                "versions": _versions(),
+                "versions": versions(),
                 "commit": _commit(),
             },
         ],
@@ -211,7 +211,8 @@ def find_data_for(model, name, root):
     return dataset, root
 
 
-def _versions():
+def versions():
+    """What computes here: a dict of package to version."""
     found = {"python": platform.python_version()}
     for name in ("keras-danet", "keras", keras.backend.backend(), "numpy"):
         try:

@@ -89,7 +89,7 @@ class Countdown:
         self.done, self.count = 0, None
         self.started = self.shown = time.monotonic()
         self.is_drawn = False
-        self.first = None
+        self.first, self.begun = None, 0
 
     def __enter__(self):
         _countdowns.append(self)
@@ -102,9 +102,10 @@ class Countdown:
 
     def __call__(self, done, count):
         """Counts: `done` of `count` are done."""
-        if done == 1:
-            # Later items do not include compiling.
-            self.first = time.monotonic()
+        if self.first is None:
+            # Later items do not include compiling. Work that goes on where
+            # it was stopped begins with more than one done.
+            self.first, self.begun = time.monotonic(), done
         self.done, self.count = done, count
         self.tick()
 
@@ -138,9 +139,9 @@ class Countdown:
             # If nothing is left, it takes longer than expected.
             left = self.expected - (now - self.started)
             return left if left > 0 else None
-        if self.done == 1:
-            return (self.first - self.started) * (self.count - 1)
-        each = (now - self.first) / (self.done - 1)
+        if self.done == self.begun:
+            return (self.first - self.started) * (self.count - self.done)
+        each = (now - self.first) / (self.done - self.begun)
         return each * (self.count - self.done)
 
     def _write(self, text):

@@ -97,8 +97,9 @@ def test_report_is_aligned_and_harmless():
     heading, *lines = report.table().split("\n")
     assert "\x1b" not in report.table() and "\u202e" not in report.table()
     assert r"d\x1b val, 3 images" in heading
-    # The two last rows have no pixels.
-    assert len(columns(lines[:-2])) == 1
+    # The heading and a row for each class.
+    assert len(columns(lines[: 1 + len(names)])) == 1
+    assert max(columns(lines)) <= 80
     assert r"a\x1b[2J\u202e" in lines[7]
 
 

@@ -1,20 +1,28 @@
-"""`keras-danet evaluate`: the IoU of a model."""
+"""`keras-danet evaluate`: the scores of a model."""
 
+import argparse
+import json
 import os
 import pathlib
+import sys
 
 from keras_danet.cli.arguments import add_model
 from keras_danet.cli.arguments import add_size
 from keras_danet.cli.arguments import open_predictor
 from keras_danet.files import make_folder
 
+NUM_WORST = 6
+
 
 def add(verbs):
     verb = verbs.add_parser(
         "evaluate",
         help="measure a model on whole images and write its report.json",
-        description="Measures a model on whole images, prints the IoU of "
-        "every class and writes report.json into the folder of its run.",
+        description="Measures a model on whole images, prints the IoU and "
+        "other scores of every class, and writes report.json into the folder "
+        "of its run, with a line for each image in report.images.jsonl beside "
+        "it. Stopped at any moment, it goes on where it was when it is "
+        "started again.",
     )
     add_model(verb)
     verb.add_argument(
@@ -29,13 +37,29 @@ def add(verbs):
         "or val)",
     )
     verb.add_argument(
-        "--data", metavar="FOLDER", help="root folder of the data set"
+        "--data",
+        nargs="+",
+        action=_Data,
+        metavar=("NAME", "ROOT"),
+        help="root folder of the data set, or its name and its root folder",
     )
     verb.add_argument(
         "--output",
         metavar="FILE",
         help="JSON file to write (default: report.json of the run; none for "
         "another model or --dataset)",
+    )
+    verb.add_argument(
+        "--html",
+        action="store_true",
+        help="write a page beside the JSON file as well, with the confusion "
+        f"matrix, the calibration and the {NUM_WORST} worst images",
+    )
+    verb.add_argument(
+        "--submission",
+        metavar="FOLDER",
+        help="measure nothing, and write the label files that the servers of "
+        "Cityscapes and ADE20K want, for splits without labels too",
     )
     add_size(verb)
     verb.add_argument(
@@ -44,11 +68,50 @@ def add(verbs):
     verb.set_defaults(run_verb=run)
 
 
+class _Data(argparse.Action):
+    """`--data ROOT` or `--data NAME ROOT`."""
+
+    def __call__(self, parser, arguments, values, option_string=None):
+        if len(values) > 2:
+            parser.error(
+                "--data takes ROOT, or NAME and ROOT, and comes after MODEL. "
+                f"Received: {' '.join(values)}"
+            )
+        arguments.data = values[-1]
+        if len(values) == 2:
+            arguments.dataset = values[0]
+
+
 def run(arguments):
-    from keras_danet import runs
     from keras_danet.data.files import find_pairs
-    from keras_danet.inference.evaluation import evaluate
-    from keras_danet.waiting import Countdown
+
+    dataset, root, split, predictor, output = _open(arguments)
+    if arguments.submission:
+        return _submit(arguments, predictor, dataset, root, split)
+    pairs = find_pairs(dataset, root, split)
+    output = output and pathlib.Path(output)
+    if arguments.html and not output:
+        raise ValueError(
+            "--html writes a page beside the JSON file. Give --output FILE."
+        )
+    if output:
+        # So that hours of measuring are not lost to a wrong name.
+        _check_file(output)
+    report = _measure(predictor, pairs, dataset, split, output)
+    try:
+        if output:
+            _save(report, output)
+    # The result is printed even if writing the file fails.
+    finally:
+        print(report.as_json() if arguments.json else report.table())
+    if arguments.html:
+        _save_page(report, output, predictor, pairs, dataset)
+    return 0
+
+
+def _open(arguments):
+    """(data set, root, split, predictor, output) that are meant."""
+    from keras_danet import runs
 
     output = arguments.output
     config = runs.config_of(arguments.model)
@@ -63,27 +126,77 @@ def run(arguments):
         dataset, root = runs.find_data_for(
             predictor.model, name, arguments.data
         )
-        split = arguments.split or "val"
-        pairs = find_pairs(dataset, root, split)
-    else:
-        if arguments.data:
-            config = config.replace({"data_root": arguments.data})
-        split = arguments.split or config.val_split
-        dataset, root = runs.find_data(config, arguments.model)
-        pairs = find_pairs(dataset, root, split)
-        predictor = open_predictor(arguments)
-        output = output or os.path.join(arguments.model, "report.json")
-    if output:
-        # So that hours of measuring are not lost to a wrong name.
-        _check_file(pathlib.Path(output))
-    with Countdown() as countdown:
-        report = evaluate(predictor, pairs, dataset, split, countdown)
+        return dataset, root, arguments.split or "val", predictor, output
+    if arguments.data:
+        config = config.replace({"data_root": arguments.data})
+    split = arguments.split or config.val_split
+    dataset, root = runs.find_data(config, arguments.model)
+    predictor = open_predictor(arguments)
+    output = output or os.path.join(arguments.model, "report.json")
+    return dataset, root, split, predictor, output
+
+
+def _measure(predictor, pairs, dataset, split, output):
+    from keras_danet.cli.output import warnings_as_notes
+    from keras_danet.inference.evaluation import evaluate
+    from keras_danet.inference.image_records import records_path
+    from keras_danet.waiting import Countdown
+
+    records = records_path(output) if output else None
+    with warnings_as_notes(), Countdown() as countdown:
+        return evaluate(
+            predictor, pairs, dataset, split, countdown, records=records
+        )
+
+
+def _save(report, output):
+    from keras_danet.inference.image_records import partial_path
+    from keras_danet.inference.image_records import records_path
+
     try:
-        if output:
-            report.save(output)
-    # The result is printed even if writing the file fails.
-    finally:
-        print(report.as_json() if arguments.json else report.table())
+        report.save(output)
+    except BaseException:
+        # Started again, nothing needs to be measured.
+        records = records_path(output)
+        if records.exists():
+            os.replace(records, partial_path(records))
+        raise
+
+
+def _save_page(report, output, predictor, pairs, dataset):
+    from keras_danet.cli.output import warnings_as_notes
+    from keras_danet.inference.image_records import read_records
+    from keras_danet.inference.image_records import records_path
+    from keras_danet.inference.image_records import worst_images
+    from keras_danet.inference.report_pictures import draw_sample
+
+    _, read = read_records(records_path(output))
+    worst = worst_images(read(), NUM_WORST)
+    page = output.with_suffix(".html")
+    with warnings_as_notes():
+        samples = [
+            draw_sample(predictor, pairs[record.index], dataset, record, iou)
+            for iou, record in worst
+        ]
+        report.save_html(page, samples, dataset.palette)
+    print(f"keras-danet: wrote {page}", file=sys.stderr)
+
+
+def _submit(arguments, predictor, dataset, root, split):
+    from keras_danet.data.files import find_images
+    from keras_danet.inference.submission import write_submission
+    from keras_danet.waiting import Countdown
+
+    images = find_images(dataset, root, split)
+    folder = pathlib.Path(arguments.submission)
+    with Countdown() as countdown:
+        written = write_submission(
+            predictor, images, dataset, folder, split, countdown
+        )
+    if arguments.json:
+        print(json.dumps({"folder": str(folder), "files": written}, indent=1))
+    else:
+        print(f"{folder}: {len(written)} files for {dataset.title} {split}")
     return 0
 
 

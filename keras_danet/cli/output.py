@@ -5,15 +5,20 @@ import os
 import sys
 import warnings
 
+from keras_danet.text_tables import harmless
+
 
 @contextlib.contextmanager
 def warnings_as_notes():
     """Prints warnings as lines, without the place in the code."""
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = _show_note
         yield
-    for warning in caught:
-        print(f"keras-danet: note: {warning.message}", file=sys.stderr)
+
+
+def _show_note(message, *_, **__):
+    print(f"keras-danet: note: {harmless(str(message))}", file=sys.stderr)
 
 
 def say_last(text):

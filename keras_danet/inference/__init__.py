@@ -6,7 +6,6 @@ from keras_danet.lazy_names import lazily
 
 if typing.TYPE_CHECKING:
     from keras_danet.inference.attention import attention_maps as attention_maps
-    from keras_danet.inference.evaluation import Report as Report
     from keras_danet.inference.evaluation import evaluate as evaluate
     from keras_danet.inference.passes import Uncertainty as Uncertainty
     from keras_danet.inference.predictor import Predictor as Predictor
@@ -14,6 +13,7 @@ if typing.TYPE_CHECKING:
     from keras_danet.inference.protocols import (
         InferenceProtocol as InferenceProtocol,
     )
+    from keras_danet.inference.report import Report as Report
 
 _HOMES = {
     "Predictor": "predictor",
@@ -21,7 +21,7 @@ _HOMES = {
     "InferenceProtocol": "protocols",
     "PROTOCOLS": "protocols",
     "Uncertainty": "passes",
-    "Report": "evaluation",
+    "Report": "report",
     "evaluate": "evaluation",
 }
 __all__ = [*_HOMES]

@@ -1,95 +1,29 @@
 """How good a model is: `evaluate` counts, `Report` shows the result."""
 
-import dataclasses
-import json
-import math
+import collections
+import concurrent.futures
+import hashlib
 import os
+import warnings
 from collections.abc import Callable
 from collections.abc import Sequence
+from typing import Any
 
+import keras
 import numpy as np
 
-from keras_danet import metrics
 from keras_danet.data.datasets import Dataset
 from keras_danet.data.decoding import read_pair
 from keras_danet.data.files import Pair
 from keras_danet.distribution.engines import Placement
-from keras_danet.files import save_text
-from keras_danet.text_tables import harmless
-from keras_danet.text_tables import table_lines
+from keras_danet.inference import image_records
+from keras_danet.inference.report import Report as Report
+from keras_danet.inference.scores import Counts
+from keras_danet.inference.scores import count_image
+from keras_danet.runs import versions
 
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """The result of an evaluation; every figure follows from the matrix.
-
-    Args:
-        dataset: string, name of the data set.
-        split: string.
-        protocol: string, how images went through the network.
-        num_images: integer.
-        class_names: tuple of strings.
-        confusion_matrix: `(num_classes, num_classes)` int64 array of pixel
-            counts; rows are the true classes.
-    """
-
-    dataset: str
-    split: str
-    protocol: str
-    num_images: int
-    class_names: tuple[str, ...]
-    confusion_matrix: np.ndarray
-
-    @property
-    def mean_iou(self) -> float:
-        """Mean over the classes that occur, in [0, 1]."""
-        return float(metrics.mean_iou(self.confusion_matrix))
-
-    @property
-    def pixel_accuracy(self) -> float:
-        return float(metrics.pixel_accuracy(self.confusion_matrix))
-
-    @property
-    def class_iou(self) -> dict[str, float]:
-        """Dict of class name to IoU; NaN for a class that does not occur."""
-        iou = metrics.class_iou(self.confusion_matrix)
-        return dict(zip(self.class_names, map(float, iou), strict=True))
-
-    def table(self) -> str:
-        """The report as text, one row per class."""
-        share = self.confusion_matrix.sum(axis=1)
-        share = share / max(int(share.sum()), 1)
-        rows = [("class", "IoU", "pixels")]
-        for (name, iou), part in zip(
-            self.class_iou.items(), share, strict=True
-        ):
-            shown = "-" if math.isnan(iou) else f"{iou:.2%}"
-            rows.append((name, shown, f"{part:.2%}"))
-        rows.append(("mean IoU", f"{self.mean_iou:.2%}", ""))
-        rows.append(("accuracy", f"{self.pixel_accuracy:.2%}", ""))
-        heading = (
-            f"{self.dataset} {self.split}, {self.num_images} images; "
-            f"{self.protocol}"
-        )
-        return "\n".join([harmless(heading), *table_lines(rows)])
-
-    def as_json(self) -> str:
-        """The report as JSON text."""
-        content = {
-            "dataset": self.dataset,
-            "split": self.split,
-            "protocol": self.protocol,
-            "num_images": self.num_images,
-            "mean_iou": _number(self.mean_iou),
-            "pixel_accuracy": _number(self.pixel_accuracy),
-            "class_iou": {k: _number(v) for k, v in self.class_iou.items()},
-            "confusion_matrix": self.confusion_matrix.tolist(),
-        }
-        return json.dumps(content, indent=1)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the report as JSON, whole or not at all."""
-        save_text(self.as_json() + "\n", path)
+# Images that are read ahead, and counted behind, while the network computes.
+AHEAD = 2
 
 
 def evaluate(
@@ -99,12 +33,17 @@ def evaluate(
     split: str,
     progress: Callable[[int, int], None] | None = None,
     placement: Placement | None = None,
+    *,
+    quick: bool = False,
+    records: str | os.PathLike[str] | None = None,
 ) -> Report:
     """Predicts every image and counts every labelled pixel.
 
     Args:
         predictor: a `Predictor`, or any function from an image, uint8
-            `(height, width, 3)`, to a `(height, width)` label map.
+            `(height, width, 3)`, to a `(height, width)` label map. Its
+            calibration is measured if it has the method
+            `label_and_confidence`.
         pairs: list of `data.files.Pair`.
         dataset: `data.datasets.Dataset` that they belong to.
         split: string, for the report.
@@ -112,35 +51,201 @@ def evaluate(
             image. Defaults to `None`.
         placement: a `distribution.Placement`, whose processes share the
             images and return the same report. Defaults to `None`.
+        quick: boolean, whether the confusion matrix is all that is wanted:
+            neither boundaries nor calibration. Defaults to `False`.
+        records: path of a file, `.jsonl`, that gets a line for each image.
+            A measurement that was stopped goes on where it was if it is
+            started again with the same model, images and protocol. Defaults
+            to `None`.
 
     Returns:
         A `Report`.
 
     Raises:
+        BlockingIOError: if another evaluation writes to `records`.
         ValueError: if a file is unreadable, holds unknown label values, or
-            image and label differ in size.
+            image and label differ in size; images before it are in
+            `records`.
     """
     placement = placement or Placement()
+    tells = not quick and hasattr(predictor, "label_and_confidence")
+    total = Counts.zeros(dataset.num_classes, not quick, tells)
+    protocol = getattr(predictor, "protocol", "unknown")
+    settings = protocol.as_dict() if hasattr(protocol, "as_dict") else None
     which, processes = placement.measuring_shard
-    mine = pairs[which::processes]
-    matrix = np.zeros((dataset.num_classes,) * 2, "int64")
-    for index, pair in enumerate(mine):
-        image, label = read_pair(pair, dataset)
-        matrix += metrics.confusion_matrix(
-            label, predictor(image), dataset.num_classes
-        )
-        if progress:
-            progress(index + 1, len(mine))
+    names = image_records.image_names(pairs)
+    is_whole = not quick and processes == 1
+    facts = {
+        "dataset": dataset.name,
+        "split": split,
+        "class_names": dataset.class_names,
+        "protocol": str(protocol),
+        "settings": settings,
+        "weights": weights_digest(predictor) if is_whole else None,
+        "images": image_records.digest_of_names(names),
+    }
+    sizes = np.zeros((len(pairs), 2), "int64")
+
+    def count(index, size, counts):
+        nonlocal total
+        total += counts
+        sizes[index] = size
+
+    work = _Work(predictor, pairs, dataset, tells, not quick)
+    if records is None:
+        for result in work.results(range(which, len(pairs), processes)):
+            count(*result)
+            _tell(progress, result[0] // processes + 1, len(pairs), placement)
+    else:
+        _check_alone(processes)
+        header = _header(facts, total)
+        with image_records.open_records(records, header, pairs, total) as file:
+            _count_recorded(work, file, progress)
+            total = file.total
+            for index, size in file.done.items():
+                sizes[index] = size
+            file.finish()
+    vector = np.concatenate([total.as_vector(), sizes.ravel()])
+    vector = placement.sum_over_processes(vector)
+    length = len(vector) - sizes.size
+    total = total.with_vector(vector[:length])
     return Report(
-        dataset=dataset.name,
-        split=split,
-        protocol=str(getattr(predictor, "protocol", "unknown")),
         num_images=len(pairs),
-        class_names=dataset.class_names,
-        confusion_matrix=placement.sum_over_processes(matrix),
+        confusion_matrix=total.confusion,
+        ignored_pixels=total.ignored,
+        image_sizes=_counted_sizes(vector[length:].reshape(-1, 2)),
+        boundary_counts=total.boundary,
+        calibration_counts=total.calibration,
+        **facts,
     )
 
 
-def _number(value):
-    """JSON has no NaN."""
-    return None if math.isnan(value) else value
+def _tell(progress, done, count, placement):
+    which, processes = placement.measuring_shard
+    if progress:
+        progress(done, len(range(which, count, processes)))
+
+
+def _check_alone(processes):
+    if processes > 1:
+        raise ValueError(
+            "`records` are written by one process. Received: a placement "
+            f"whose {processes} processes share the images. Leave `records` "
+            "out."
+        )
+
+
+def _header(facts, empty):
+    return {
+        "format": image_records.FORMAT,
+        **facts,
+        "boundary": empty.boundary is not None,
+        "calibration": empty.calibration is not None,
+        "versions": versions(),
+    }
+
+
+def _count_recorded(work, file, progress):
+    """Counts the images that are not in a file of records yet."""
+    if file.note:
+        warnings.warn(file.note, stacklevel=3)
+    missing = [k for k in range(len(work.pairs)) if k not in file.done]
+    for result in work.results(missing):
+        file.write(*result)
+        if progress:
+            progress(len(file.done), len(work.pairs))
+
+
+class _Work:
+    """Images on their way through reading, prediction and counting.
+
+    Two threads read and count while the network computes. A few images are
+    in memory at a time, and results come in order.
+    """
+
+    def __init__(self, predictor, pairs, dataset, tells, boundary):
+        self.predictor = predictor
+        self.pairs = pairs
+        self.dataset = dataset
+        self.tells = tells
+        self.boundary = boundary
+
+    def results(self, indices):
+        """Yields (index, size, counts); a bad file's error comes in order."""
+        pool = concurrent.futures.ThreadPoolExecutor(AHEAD + 1)
+        try:
+            yield from self._results(iter(indices), pool)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _results(self, indices, pool):
+        reading: collections.deque = collections.deque()
+        counting: collections.deque = collections.deque()
+        failure = None
+
+        def read_ahead():
+            for index in indices:
+                pair = self.pairs[index]
+                future = pool.submit(read_pair, pair, self.dataset)
+                reading.append((index, future))
+                if len(reading) == AHEAD:
+                    break
+
+        read_ahead()
+        while reading and failure is None:
+            index, future = reading.popleft()
+            try:
+                image, label = future.result()
+                read_ahead()
+                prediction, confidence = self._predict(image, index)
+            except (ValueError, OSError) as error:
+                failure = error
+                break
+            arguments = label, prediction, self.dataset.num_classes
+            future = pool.submit(
+                count_image, *arguments, confidence, self.boundary
+            )
+            counting.append((index, label.shape, future))
+            while len(counting) >= AHEAD:
+                yield _counted(*counting.popleft())
+        # What was measured before a bad file stays.
+        while counting:
+            yield _counted(*counting.popleft())
+        if failure is not None:
+            raise failure
+
+    def _predict(self, image, index):
+        try:
+            if self.tells:
+                return self.predictor.label_and_confidence(image)
+            return self.predictor(image), None
+        except ValueError as error:
+            path = self.pairs[index].image
+            raise ValueError(f"{path} cannot be segmented: {error}") from error
+
+
+def _counted(index, size, future):
+    return index, size, future.result()
+
+
+def _counted_sizes(sizes):
+    """(height, width, number of images) of every size, sorted."""
+    counter = collections.Counter(map(tuple, sizes.tolist()))
+    return tuple((*size, count) for size, count in sorted(counter.items()))
+
+
+def weights_digest(predictor: Any) -> str | None:
+    """A short text that differs if a predictor's weights differ.
+
+    `None` for a function without a model.
+    """
+    model = getattr(predictor, "model", None)
+    weights = getattr(model, "weights", None)
+    if not weights:
+        return None
+    digest = hashlib.blake2b(digest_size=16)
+    for weight in weights:
+        value = keras.ops.convert_to_numpy(weight)
+        digest.update(f"{value.dtype}{value.shape}".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()

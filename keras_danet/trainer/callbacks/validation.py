@@ -82,6 +82,7 @@ class Validation(keras.callbacks.Callback):
                 *self.data,
                 progress=self._progress,
                 placement=self.placement,
+                quick=True,
             )
         self.seconds = time.perf_counter() - started
         return report
