@@ -11,6 +11,7 @@ from keras_danet.backends import is_importing
 from keras_danet.cli import ablate
 from keras_danet.cli import check_data
 from keras_danet.cli import class_weights
+from keras_danet.cli import compare
 from keras_danet.cli import convert
 from keras_danet.cli import evaluate
 from keras_danet.cli import export
@@ -30,7 +31,7 @@ DISTRIBUTIONS = {"ai_edge_litert": "ai-edge-litert"}
 # Arguments for which a shell completes file names.
 NAMES_OF_FILES = (
     *("CHECKPOINT", "DIR", "FILE", "FILE.png", "FOLDER", "IMAGE", "MODEL"),
-    *("RECIPE", "ROOT", "RUN"),
+    *("RECIPE", "REPORT", "ROOT", "RUN"),
 )
 
 DESCRIPTION = """\
@@ -50,6 +51,7 @@ examples:
   keras-danet ablate scenes --vary attention=none,position,channel,both
   keras-danet init my_data > my_recipe.py
   keras-danet evaluate saved_models/run --split val
+  keras-danet compare saved_models/run saved_models/other
   keras-danet predict saved_models/run street.png --output pictures
   keras-danet export saved_models/run --format tflite --size 360x480
   keras-danet convert danet.pth -o danet.keras --multi-grid 4 8 16
@@ -200,6 +202,7 @@ def _parser():
         train,
         ablate,
         evaluate,
+        compare,
         predict,
         export,
         convert,

@@ -40,8 +40,8 @@ def add(verbs):
         "--data",
         nargs="+",
         action=_Data,
-        metavar=("NAME", "ROOT"),
-        help="root folder of the data set, or its name and its root folder",
+        metavar="ROOT",
+        help="root folder of the data set; or NAME ROOT, its name as well",
     )
     verb.add_argument(
         "--output",
