@@ -7,6 +7,7 @@ import pathlib
 import sys
 
 from keras_danet.cli.arguments import add_model
+from keras_danet.cli.arguments import add_protocol
 from keras_danet.cli.arguments import add_size
 from keras_danet.cli.arguments import open_predictor
 from keras_danet.files import make_folder
@@ -62,6 +63,7 @@ def add(verbs):
         "Cityscapes and ADE20K want, for splits without labels too",
     )
     add_size(verb)
+    add_protocol(verb)
     verb.add_argument(
         "--json", action="store_true", help="print the report as JSON"
     )

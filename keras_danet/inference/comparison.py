@@ -116,42 +116,43 @@ class Comparison:
     def as_json(self) -> str:
         """The comparison as JSON text."""
         first = self.reports[0]
-        rows = self.rows()
-        entries: list[dict[str, Any]] = []
-        for k, (title, report) in enumerate(
-            zip(self.titles, self.reports, strict=True)
-        ):
-            entry = {
-                "report": title,
-                "protocol": report.protocol,
-                "mean_iou": number(rows[0][1][k]),
-                "class_iou": {n: number(i[k]) for n, i in rows[1:]},
-            }
-            if k:
-                interval = self.intervals[k - 1]
-                gaps = [
-                    {
-                        "difference": number(ious[k] - ious[0]),
-                        "interval": None
-                        if interval is None or np.isnan(interval[index]).any()
-                        else interval[index].tolist(),
-                    }
-                    for index, (_, ious) in enumerate(rows)
-                ]
-                names = [name for name, _ in rows[1:]]
-                entry["mean_iou_difference"] = gaps[0]
-                entry["class_iou_difference"] = dict(
-                    zip(names, gaps[1:], strict=True)
-                )
-            entries.append(entry)
+        count = len(self.reports)
         content = {
             "dataset": first.dataset,
             "split": first.split,
             "num_images": first.num_images,
-            "reports": entries,
+            "reports": [self._entry(k) for k in range(count)],
             "notes": list(self.notes),
         }
         return json.dumps(content, indent=1)
+
+    def _entry(self, k) -> dict[str, Any]:
+        """What JSON says of one report."""
+        (_, means), *classes = self.rows()
+        names = [name for name, _ in classes]
+        entry = {
+            "report": self.titles[k],
+            "protocol": self.reports[k].protocol,
+            "mean_iou": number(means[k]),
+            "class_iou": {name: number(ious[k]) for name, ious in classes},
+        }
+        if not k:
+            return entry
+        interval = self.intervals[k - 1]
+        gaps = []
+        for index, (_, ious) in enumerate(self.rows()):
+            ends = None
+            if interval is not None and not np.isnan(interval[index]).any():
+                ends = interval[index].tolist()
+            gaps.append(
+                {
+                    "difference": number(ious[k] - ious[0]),
+                    "interval": ends,
+                }
+            )
+        entry["mean_iou_difference"] = gaps[0]
+        entry["class_iou_difference"] = dict(zip(names, gaps[1:], strict=True))
+        return entry
 
 
 def compare_reports(
@@ -193,7 +194,7 @@ def compare_reports(
         counts, note = _image_counts(path, report)
         counted.append(counts)
         notes += [note] if note else []
-    intervals = []
+    intervals: list[np.ndarray | None] = []
     for path, counts in zip(paths[1:], counted[1:], strict=True):
         if counts is None or counted[0] is None:
             intervals.append(None)
@@ -293,12 +294,13 @@ def _check_same(first_path, first, path, report):
                 f"differ ({shown[0]} and {shown[1]}). Expected reports of the "
                 "same images; measure both models on the same split."
             )
-    truths = [report.confusion_matrix.sum(axis=1) for report in (first, report)]
+    truths = [one.confusion_matrix.sum(axis=1) for one in (first, report)]
     if not np.array_equal(*truths):
+        counted = [int(truth.sum()) for truth in truths]
         raise ValueError(
             f"{first_path} and {path} cannot be compared: their labels "
-            f"differ, {truths[0].sum()} and {truths[1].sum()} labelled pixels. "
-            "Expected reports of the same labels; measure again on the same files."
+            f"differ, {counted[0]} and {counted[1]} labelled pixels. Expected "
+            "the same labels; measure again on the same files."
         )
 
 

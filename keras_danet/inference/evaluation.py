@@ -68,43 +68,24 @@ def evaluate(
             `records`.
     """
     placement = placement or Placement()
-    tells = not quick and hasattr(predictor, "label_and_confidence")
-    total = Counts.zeros(dataset.num_classes, not quick, tells)
-    protocol = getattr(predictor, "protocol", "unknown")
-    settings = protocol.as_dict() if hasattr(protocol, "as_dict") else None
     which, processes = placement.measuring_shard
-    names = image_records.image_names(pairs)
-    is_whole = not quick and processes == 1
-    facts = {
-        "dataset": dataset.name,
-        "split": split,
-        "class_names": dataset.class_names,
-        "protocol": str(protocol),
-        "settings": settings,
-        "weights": weights_digest(predictor) if is_whole else None,
-        "images": image_records.digest_of_names(names),
-    }
-    sizes = np.zeros((len(pairs), 2), "int64")
-
-    def count(index, size, counts):
-        nonlocal total
-        total += counts
-        sizes[index] = size
-
+    if records is not None and processes > 1:
+        raise ValueError(
+            "`records` are written by one process. Received: a placement "
+            f"whose {processes} processes share the images. Leave `records` "
+            "out."
+        )
+    tells = not quick and hasattr(predictor, "label_and_confidence")
+    empty = Counts.zeros(dataset.num_classes, not quick, tells)
+    facts = _facts(predictor, pairs, dataset, split)
+    if not quick and processes == 1:
+        facts["weights"] = weights_digest(predictor)
     work = _Work(predictor, pairs, dataset, tells, not quick)
     if records is None:
-        for result in work.results(range(which, len(pairs), processes)):
-            count(*result)
-            _tell(progress, result[0] // processes + 1, len(pairs), placement)
+        mine = range(which, len(pairs), processes)
+        total, sizes = _count(work, mine, empty, progress)
     else:
-        _check_alone(processes)
-        header = _header(facts, total)
-        with image_records.open_records(records, header, pairs, total) as file:
-            _count_recorded(work, file, progress)
-            total = file.total
-            for index, size in file.done.items():
-                sizes[index] = size
-            file.finish()
+        total, sizes = _count_recorded(work, records, facts, empty, progress)
     vector = np.concatenate([total.as_vector(), sizes.ravel()])
     vector = placement.sum_over_processes(vector)
     length = len(vector) - sizes.size
@@ -120,40 +101,59 @@ def evaluate(
     )
 
 
-def _tell(progress, done, count, placement):
-    which, processes = placement.measuring_shard
-    if progress:
-        progress(done, len(range(which, count, processes)))
-
-
-def _check_alone(processes):
-    if processes > 1:
-        raise ValueError(
-            "`records` are written by one process. Received: a placement "
-            f"whose {processes} processes share the images. Leave `records` "
-            "out."
-        )
-
-
-def _header(facts, empty):
+def _facts(predictor, pairs, dataset, split) -> dict[str, Any]:
+    """What is measured, and how, as a report says it."""
+    protocol = getattr(predictor, "protocol", "unknown")
+    names = image_records.image_names(pairs)
     return {
+        "dataset": dataset.name,
+        "split": split,
+        "class_names": dataset.class_names,
+        "protocol": str(protocol),
+        "settings": protocol.as_dict()
+        if hasattr(protocol, "as_dict")
+        else None,
+        "images": image_records.digest_of_names(names),
+        "weights": None,
+    }
+
+
+def _count(work, indices, empty, progress):
+    """Counts some images: their sum, and the size of every image, or 0."""
+    total = empty
+    sizes = np.zeros((len(work.pairs), 2), "int64")
+    results = work.results(indices)
+    for done, (index, size, counts) in enumerate(results, 1):
+        total += counts
+        sizes[index] = size
+        if progress:
+            progress(done, len(indices))
+    return total, sizes
+
+
+def _count_recorded(work, path, facts, empty, progress):
+    """Counts all images, those that are not in a file of records yet."""
+    header = {
         "format": image_records.FORMAT,
         **facts,
         "boundary": empty.boundary is not None,
         "calibration": empty.calibration is not None,
         "versions": versions(),
     }
-
-
-def _count_recorded(work, file, progress):
-    """Counts the images that are not in a file of records yet."""
-    if file.note:
-        warnings.warn(file.note, stacklevel=3)
-    missing = [k for k in range(len(work.pairs)) if k not in file.done]
-    for result in work.results(missing):
-        file.write(*result)
-        if progress:
-            progress(len(file.done), len(work.pairs))
+    count = len(work.pairs)
+    sizes = np.zeros((count, 2), "int64")
+    with image_records.open_records(path, header, work.pairs, empty) as file:
+        if file.note:
+            warnings.warn(file.note, stacklevel=4)
+        missing = [index for index in range(count) if index not in file.done]
+        for result in work.results(missing):
+            file.write(*result)
+            if progress:
+                progress(len(file.done), count)
+        for index, size in file.done.items():
+            sizes[index] = size
+        file.finish()
+        return file.total, sizes
 
 
 class _Work:

@@ -7,6 +7,7 @@ sums only. They are fractions in [0, 1], NaN where nothing defines them.
 
 import dataclasses
 import math
+from typing import Any
 from typing import Self
 
 import numpy as np
@@ -23,6 +24,7 @@ NUM_BINS = 15
 # Confidences are added as integers, in these units. It is a float32's
 # precision between 0.5 and 1.
 UNITS = 2**24
+_PARTS = ("confusion", "ignored", "boundary", "calibration")
 # Rows of the histogram of (label, prediction), both uint8.
 _LEVELS = 256
 
@@ -58,16 +60,16 @@ class Counts:
         )
 
     def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            *(
-                None if one is None or two is None else one + two
-                for one, two in zip(self._parts, other._parts, strict=True)
-            )
-        )
+        pairs = zip(self._parts, other._parts, strict=True)
+        sums: list[Any] = [
+            None if one is None or two is None else one + two
+            for one, two in pairs
+        ]
+        return Counts(*sums)
 
     @property
     def _parts(self):
-        return self.confusion, self.ignored, self.boundary, self.calibration
+        return [getattr(self, name) for name in _PARTS]
 
     def as_vector(self) -> np.ndarray:
         """All numbers in a row."""
@@ -76,17 +78,15 @@ class Counts:
 
     def with_vector(self, vector: np.ndarray) -> "Counts":
         """Counts of this one's shapes from `as_vector`'s numbers."""
-        parts, start = [], 0
-        for part in self._parts:
+        parts: dict[str, Any] = {}
+        start = 0
+        for name, part in zip(_PARTS, self._parts, strict=True):
             if part is None:
-                parts.append(None)
                 continue
-            size = np.size(part)
-            piece = vector[start : start + size].reshape(np.shape(part))
-            parts.append(piece)
-            start += size
-        parts[1] = int(parts[1])
-        return Counts(*parts)
+            end = start + np.size(part)
+            parts[name] = vector[start:end].reshape(np.shape(part))
+            start = end
+        return Counts(**{**parts, "ignored": int(parts["ignored"])})
 
 
 def count_image(
