@@ -26,7 +26,8 @@ class Split:
         image: String, an image's path. `{id}` stands for the pair's name,
             `{city}` for each existing folder, and the ending `.*` for that of
             any image file.
-        label: String, its label's path, likewise.
+        label: String, its label's path, likewise; empty if the split has
+            images only.
         count: Integer, the official number of pairs, or `None` if any number
             will do. Defaults to `None`.
         list_path: String, the path of the file that lists the pairs of the
@@ -311,6 +312,8 @@ ADE20K = Dataset(
     splits={
         "train": _folder_split("training", 20210),
         "val": _folder_split("validation", 2000),
+        # release_test.zip: images only.
+        "test": Split("release_test/testing/{id}.jpg", "", labelled=False),
     },
     licence="its own: free for research and teaching (see the link)",
     url="http://sceneparsing.csail.mit.edu",

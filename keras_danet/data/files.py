@@ -66,11 +66,57 @@ def search_pairs(dataset, root, split):
     """
     _check_split(dataset, split)
     facts = dataset.splits[split]
+    if not facts.label:
+        raise ValueError(
+            f"The labels of split {split!r} of {dataset.title} are not "
+            "published: its server has them. Expected a split with labels, "
+            "or `keras-danet evaluate ... --submission FOLDER`, which writes "
+            "what the server wants."
+        )
     root = _find_root(dataset, Path(root), split)
     if facts.list_path is None:
         return _search_folders(dataset, root, split)
     pairs = [Pair(*paths) for paths in read_list(facts, root, split)]
     return _search_listed(dataset, root / facts.list_path, pairs, split)
+
+
+def find_images(dataset, root, split):
+    """Finds the images of one split, whether they have labels or not.
+
+    Args:
+        dataset, root, split: As for `find_pairs`.
+
+    Returns:
+        List of paths that exist, sorted, or in the order of the list.
+
+    Raises:
+        FileNotFoundError: if the folder, the list or an image is missing.
+        ValueError: if the data set has no such split, it is empty, or
+            something that is no file has the name of an image.
+    """
+    _check_split(dataset, split)
+    facts = dataset.splits[split]
+    root = _find_root(dataset, Path(root), split)
+    if facts.list_path:
+        images = [image for image, _ in read_list(facts, root, split)]
+        missing = [path for path in images if not os.path.isfile(path)]
+        if missing:
+            raise FileNotFoundError(
+                f"{root / facts.list_path} lists {len(images)} images and "
+                f"{len(missing)} of them are missing; the first is "
+                f"{missing[0]}. Add them or remove their lines."
+            )
+        return images
+    odd = []
+    found = _scan(root, facts.image, odd)
+    if odd:
+        raise ValueError(odd[0])
+    if not found:
+        raise ValueError(
+            f"Split {split!r} of {dataset.title} is empty: no file is called "
+            f"{root / facts.image}. Put the images there (see {dataset.url})."
+        )
+    return [found[key] for key in sorted(found)]
 
 
 def find_splits(dataset, root, splits=None):
@@ -115,7 +161,8 @@ def _present_splits(dataset, root):
     return [
         split
         for split, facts in dataset.splits.items()
-        if any(
+        if facts.label
+        and any(
             _is_in(place, facts) and (place / _folder_of(facts.label)).is_dir()
             for place in _places(dataset, root)
         )

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 from rich.cells import cell_len
+from rich.cells import set_cell_size
 
 from keras_danet.inference.scores import UNITS
 from keras_danet.text_tables import harmless
@@ -33,99 +34,130 @@ def confusion_svg(matrix, class_names):
     writes = count <= MOST_WRITTEN
     side = 34 if writes else max(9, min(16, 1000 // count))
     letters = 12 if writes else max(7, side - 3)
-    names = [
-        name if len(name) < 30 else f"{name[:27]}..." for name in class_names
-    ]
+    names = [shorten(name) for name in class_names]
     room = 12 + math.ceil(LETTER * letters * max(map(cell_len, names)))
     total = matrix.sum(axis=1, keepdims=True)
     shares = np.zeros(matrix.shape)
     np.divide(matrix, total, out=shares, where=total > 0)
-    cells = []
+    groups = {"hit": [], "miss": [], "ink": [], "on": []}
     for row, column in np.argwhere(shares >= DRAWN):
         share = shares[row, column]
         said = (
             f"{escaped(class_names[row])} → {escaped(class_names[column])}: "
             f"{share:.2%}, {matrix[row, column]} pixels"
         )
-        kind = "hit" if row == column else "miss"
         x, y = room + column * side, room + row * side
-        cells.append(
+        groups["hit" if row == column else "miss"].append(
             f'<rect x="{x}" y="{y}" width="{side - 1}" height="{side - 1}" '
-            f'class="{kind}" fill-opacity="{math.sqrt(share):.2f}">'
+            f'fill-opacity="{math.sqrt(share):.2f}">'
             f"<title>{said}</title></rect>"
         )
         if writes and share >= WRITTEN:
-            shown = (
-                f"{100 * share:.0f}" if share >= 0.095 else f"{100 * share:.1f}"
+            digits = 0 if share >= 0.0995 else 1
+            groups["on" if share > 0.3 else "ink"].append(
+                f'<text x="{x + side / 2 - 0.5}" y="{y + side / 2 + 4}">'
+                f"{100 * share:.{digits}f}</text>"
             )
-            strong = "on" if math.sqrt(share) > 0.55 else "off"
-            cells.append(
-                f'<text x="{x + side / 2 - 0.5}" y="{y + side / 2 + 4}" '
-                f'class="n {strong}" font-size="11">{shown}</text>'
-            )
-    labels = []
-    for index, name in enumerate(names):
-        middle = room + index * side + side / 2
-        labels.append(
-            f'<text x="{room - 6}" y="{middle + letters / 3:.1f}" '
-            f'class="e" font-size="{letters}">{escaped(name)}</text>'
-        )
-        place = f"{middle + letters / 3:.1f} {room - 6}"
-        labels.append(
-            f'<text transform="translate({place}) rotate(-90)" '
-            f'font-size="{letters}">{escaped(name)}</text>'
-        )
     end = room + count * side
-    frame = (
-        f'<rect x="{room - 1}" y="{room - 1}" width="{count * side + 1}" '
-        f'height="{count * side + 1}" class="frame"/>'
-    )
-    return _svg(end + 2, end + 2, [frame, *cells, *labels], "confusion matrix")
+    parts = [
+        f'<path d="M{room - 1} {room - 1}H{end}V{end}H{room - 1}Z" '
+        f"{_look('grid')}/>",
+        *(_group(kind, groups[kind], 11) for kind in groups),
+        _names(names, room, side, letters),
+    ]
+    return _svg(end + 2, end + 2, parts, "confusion matrix")
+
+
+def _names(names, room, side, letters):
+    """Names of rows and of columns."""
+    rows, columns = [], []
+    for index, name in enumerate(names):
+        base = room + (index + 0.5) * side + letters / 3
+        rows.append(
+            f'<text x="{room - 6}" y="{base:.1f}" text-anchor="end">'
+            f"{escaped(name)}</text>"
+        )
+        columns.append(
+            f'<text transform="translate({base:.1f} {room - 6}) rotate(-90)" '
+            f'text-anchor="start">{escaped(name)}</text>'
+        )
+    return _group("ink", rows + columns, letters)
 
 
 def reliability_svg(calibration):
     """How often pixels are right, by how confident the network is."""
     pixels, units, right = np.asarray(calibration).T
-    bins, total = len(pixels), max(int(pixels.sum()), 1)
+    total = max(int(pixels.sum()), 1)
     left, top, step = 46, 12, PLOT / len(pixels)
     bottom = top + PLOT
-    parts = []
-    for tick in range(0, 6):
-        share = tick / 5
-        x, y = left + share * PLOT, bottom - share * PLOT
-        parts += [
-            f'<path d="M{left} {y:.1f}H{left + PLOT}" class="grid"/>',
-            f'<text x="{left - 6}" y="{y + 4:.1f}" class="e" '
-            f'font-size="11">{share:.0%}</text>',
-            f'<text x="{x:.1f}" y="{bottom + 16}" class="n" '
-            f'font-size="11">{share:.0%}</text>',
-        ]
-    for index in range(bins):
-        if not pixels[index]:
-            continue
+    bars, marks = [], []
+    for index in np.flatnonzero(pixels):
         accuracy = right[index] / pixels[index]
         confidence = units[index] / UNITS / pixels[index]
         share = pixels[index] / total
         x, height = left + index * step, accuracy * PLOT
-        parts.append(
+        bars.append(
             f'<rect x="{x + 1:.1f}" y="{bottom - height:.1f}" '
-            f'width="{step - 2:.1f}" height="{height:.1f}" class="hit" '
-            f'fill-opacity="{0.35 + 0.65 * math.sqrt(share):.2f}"><title>'
+            f'width="{step - 2:.1f}" height="{height:.1f}" '
+            f'fill-opacity="{0.3 + 0.7 * math.sqrt(share):.2f}"><title>'
             f"confidence {confidence:.2%}, right {accuracy:.2%}, "
             f"{share:.2%} of the pixels</title></rect>"
         )
         y = bottom - confidence * PLOT
-        parts.append(
-            f'<path d="M{x + 1:.1f} {y:.1f}h{step - 2:.1f}" class="mark"/>'
-        )
-    parts += [
-        f'<path d="M{left} {bottom}L{left + PLOT} {top}" class="ideal"/>',
-        f'<text x="{left + PLOT / 2}" y="{bottom + 34}" class="n" '
-        'font-size="12">confidence</text>',
-        f'<text transform="translate(11 {top + PLOT / 2}) rotate(-90)" '
-        'class="n" font-size="12">right</text>',
+        marks.append(f"M{x + 1:.1f} {y:.1f}h{step - 2:.1f}")
+    parts = [
+        *_axes(left, top),
+        _group("hit", bars, 11),
+        f'<path d="{"".join(marks)}" {_look("mark")}/>',
+        f'<path d="M{left} {bottom}L{left + PLOT} {top}" {_look("ideal")}/>',
     ]
     return _svg(left + PLOT + 24, bottom + 42, parts, "reliability")
+
+
+def _axes(left, top):
+    bottom = top + PLOT
+    lines, texts = [], []
+    for share in (0, 0.2, 0.4, 0.6, 0.8, 1):
+        x, y = left + share * PLOT, bottom - share * PLOT
+        lines.append(f"M{left} {y:.1f}H{left + PLOT}")
+        texts += [
+            f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">'
+            f"{share:.0%}</text>",
+            f'<text x="{x:.1f}" y="{bottom + 16}">{share:.0%}</text>',
+        ]
+    texts += [
+        f'<text x="{left + PLOT / 2}" y="{bottom + 34}">confidence</text>',
+        f'<text transform="translate(11 {top + PLOT / 2}) rotate(-90)">'
+        "right</text>",
+    ]
+    grid = f'<path d="{"".join(lines)}" {_look("grid")}/>'
+    return grid, _group("ink", texts, 11)
+
+
+def shorten(name):
+    """A name that leaves room for the drawing beside it."""
+    return name if cell_len(name) <= 30 else f"{set_cell_size(name, 27)}..."
+
+
+# The page's style has the same names, for light and for dark; these are for
+# viewers that give a drawing no style.
+_LOOKS = {
+    "hit": 'fill="#1f6fb2"',
+    "miss": 'fill="#c2410c"',
+    "ink": 'fill="currentColor" text-anchor="middle"',
+    "on": 'fill="#fff" text-anchor="middle"',
+    "grid": 'fill="none" stroke="#c3cad1"',
+    "ideal": 'fill="none" stroke="#808a93" stroke-dasharray="4 4"',
+    "mark": 'fill="none" stroke="#c2410c" stroke-width="2.5"',
+}
+
+
+def _look(kind):
+    return f'class="{kind}" {_LOOKS[kind]}'
+
+
+def _group(kind, parts, letters):
+    return f'<g {_look(kind)} font-size="{letters}">{"".join(parts)}</g>'
 
 
 def _svg(width, height, parts, title):

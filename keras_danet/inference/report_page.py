@@ -39,19 +39,16 @@ p, figcaption, li { color: var(--soft); } p { max-width: 46rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums;
   font-size: .92rem; }
 th, td { padding: .28rem .8rem; text-align: right; white-space: nowrap;
-  border-bottom: 1px solid var(--line); }
+  border-bottom: 1px solid var(--line); vertical-align: baseline; }
 th { color: var(--soft); font-weight: 600; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
-td:first-child { max-width: 20rem; overflow: hidden; text-overflow: ellipsis; }
+td:first-child { max-width: 20rem; white-space: normal;
+  overflow-wrap: anywhere; }
 .facts td { text-align: left; white-space: normal; }
 svg { max-width: none; font-family: inherit; }
-svg text { fill: var(--ink); } svg .n { text-anchor: middle; }
-svg .e { text-anchor: end; } svg .hit { fill: var(--hit); }
-svg .miss { fill: var(--miss); } svg .on { fill: var(--on); }
-svg .frame { fill: none; stroke: var(--line); }
-svg .grid { stroke: var(--line); fill: none; }
-svg .ideal { stroke: var(--soft); stroke-dasharray: 4 4; fill: none; }
-svg .mark { stroke: var(--miss); stroke-width: 2.5; fill: none; }
+.hit { fill: var(--hit); } .miss { fill: var(--miss); }
+.on { fill: var(--on); } .grid { stroke: var(--line); }
+.ideal { stroke: var(--soft); } .mark { stroke: var(--miss); }
 figure { margin: 0 0 1.75rem; break-inside: avoid; }
 .panels { display: grid; gap: .5rem;
   grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); }
@@ -91,9 +88,10 @@ def html_page(report, samples=(), palette=None):
         "<h2>Classes</h2>",
         _classes(report),
         "<h2>Confusion matrix</h2>",
-        "<p>Rows are true classes, columns predicted ones; numbers are per "
-        "cent of the row. Colour grows with the square root of the share, so "
-        "that small confusions are seen; those below 0.05 % are left out.</p>",
+        "<p>Rows are true classes, columns predicted ones. Colour grows with "
+        "the square root of a cell's share of its row, so that small "
+        "confusions are seen; those below 0.05 % are left out. The pointer "
+        "shows a cell's numbers.</p>",
         f'<div class="wide">{_confusion(report)}</div>',
         "<h2>Reliability</h2>",
         _reliability(report),

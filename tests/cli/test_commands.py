@@ -569,3 +569,85 @@ def test_a_completion_script_needs_a_package(monkeypatch, capsys):
         main(["--print-completion", "bash"])
     assert caught.value.code == 2
     assert "pip install shtab" in capsys.readouterr().err
+
+
+@one_backend
+def test_evaluate_goes_on_writes_a_page_and_is_compared(
+    workshop, tmp_path, capsys, monkeypatch
+):
+    model = tmp_path / "model.keras"
+    DANet(8, DilatedResNet(18, filters=8)).save(model)
+    output = tmp_path / "results" / "first.json"
+    arguments = ["evaluate", str(model), "--data", "scenes"]
+    arguments += [str(workshop / "scenes"), "--size", "image"]
+    arguments += ["--output", str(output)]
+    with monkeypatch.context() as context:
+        stopped = evaluation.count_image
+        calls = []
+
+        def count_image(*given):
+            calls.append(given)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return stopped(*given)
+
+        context.setattr(evaluation, "count_image", count_image)
+        assert main(arguments) == 130
+    capsys.readouterr()
+    assert main([*arguments, "--html"]) == 0
+    captured = capsys.readouterr()
+    assert "note: going on after 1 of 3 images" in captured.err
+    assert "mean Boundary IoU" in captured.out
+    assert "wrote" in captured.err
+    assert sorted(path.name for path in output.parent.iterdir()) == [
+        "first.html",
+        "first.images.jsonl",
+        "first.json",
+    ]
+    assert (output.parent / "first.html").read_text().count("<img") == 9
+    report = json.loads(output.read_text())
+    assert report["settings"]["scales"] == [1.0]
+    assert report["expected_calibration_error"] >= 0
+
+    other = str(tmp_path / "mirrored.json")
+    assert main([*arguments[:-1], other, "--mirror"]) == 0
+    capsys.readouterr()
+    assert main(["compare", str(output), other, "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["reports"][1]["mean_iou_difference"]["interval"]
+    assert "The protocols differ" in content["notes"][0]
+
+    # What cannot be done is said before anything is measured.
+    monkeypatch.setattr(evaluation, "evaluate", None)
+    for more, problem in (
+        (["--split", "test", "--data", "a", "b", "c"], None),
+        (["--submission", str(tmp_path / "files")], "no form of submission"),
+    ):
+        if problem is None:
+            with pytest.raises(SystemExit):
+                main([*arguments, *more])
+            assert "takes ROOT, or NAME and ROOT" in capsys.readouterr().err
+        else:
+            assert problem in fails(capsys, *arguments, *more)
+    assert "--output" in fails(capsys, *arguments[:-2], "--html")
+
+
+@one_backend
+def test_a_report_that_was_not_saved_is_not_measured_again(
+    workshop, tmp_path, capsys, monkeypatch
+):
+    model = tmp_path / "model.keras"
+    DANet(8, DilatedResNet(18, filters=8)).save(model)
+    arguments = ["evaluate", str(model), "--dataset", "scenes", "--data"]
+    arguments += [str(workshop / "scenes"), "--size", "image"]
+    arguments += ["--output", str(tmp_path / "report.json")]
+
+    def full_disk(*_):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr(evaluation.Report, "save", full_disk)
+        assert main(arguments) == 2
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "going on after 3 of 3 images" in capsys.readouterr().err
