@@ -7,6 +7,9 @@ from keras_danet.lazy_names import lazily
 if typing.TYPE_CHECKING:
     from keras_danet.inference.attention import attention_maps as attention_maps
     from keras_danet.inference.evaluation import evaluate as evaluate
+    from keras_danet.inference.large_images import (
+        predict_large as predict_large,
+    )
     from keras_danet.inference.passes import Uncertainty as Uncertainty
     from keras_danet.inference.predictor import Predictor as Predictor
     from keras_danet.inference.protocols import PROTOCOLS as PROTOCOLS
@@ -21,6 +24,7 @@ _HOMES = {
     "InferenceProtocol": "protocols",
     "PROTOCOLS": "protocols",
     "Uncertainty": "passes",
+    "predict_large": "large_images",
     "Report": "report",
     "evaluate": "evaluation",
 }

@@ -1,24 +1,21 @@
 """Label maps of images that are larger than memory."""
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from keras_danet import arguments
 from keras_danet.files import whole_or_not
 from keras_danet.inference.images import as_array
 from keras_danet.inference.predictor import Predictor
+from keras_danet.inference.tiff_windows import MAX_LARGE_PIXELS
 from keras_danet.inference.tiff_windows import TIFF_ENDINGS
 from keras_danet.inference.tiff_windows import open_tiff
-from keras_danet.inference.windows import Windows
 
-# Pixels of an image in a file, 40 times what a `Predictor` takes whole.
-MAX_LARGE_PIXELS = 2**33
 WINDOW, STRIDE = 1024, 768
 
 
@@ -86,35 +83,62 @@ def predict_large(
 
 
 def _predict(predictor, protocol, image, maps, progress):
-    passes = predictor.passes_of(image, protocol)
-    start, height = 0, image.shape[0]
-    for rows, label, sure in passes.windowed_labels(image):
+    passes = predictor.passes(image, protocol)
+    for rows, label, sure in passes.windowed_labels():
         for found, kept in zip((label, sure), maps, strict=False):
             kept[rows] = found
-        start = rows.stop
         if progress:
-            progress(start, height)
+            progress(rows.stop, image.shape[0])
 
 
 def _checked(predictor):
+    """The predictor's protocol, with windows."""
     protocol = predictor.protocol
-    if protocol.scales != (1.0,) or protocol.canvas:
+    if (
+        protocol.scales != (1.0,)
+        or protocol.canvas
+        or protocol.size != (None, None)
+    ):
         raise ValueError(
-            "A large image is seen at one scale. Expected scales=(1.0,) and "
-            f"no canvas. Received: {protocol}"
+            "A large image is seen at its own size. Expected a Predictor with "
+            f"size=None and scales=(1.0,). Received: {protocol}"
         )
-    return protocol
+    if protocol.window:
+        return protocol
+    return dataclasses.replace(
+        protocol,
+        name=None,
+        window=(WINDOW, WINDOW),
+        stride=(STRIDE, STRIDE),
+        blend="gaussian",
+    )
 
 
 @contextlib.contextmanager
 def _opened(source):
+    """What can be indexed as an array (height, width, 3) of uint8."""
     if isinstance(source, (str, os.PathLike)):
-        if str(source).lower().endswith(TIFF_ENDINGS):
+        ending = os.path.splitext(source)[1].lower()
+        if ending in TIFF_ENDINGS:
             with open_tiff(source) as image:
                 yield image
             return
-        if str(source).lower().endswith(".npy"):
+        if ending == ".npy":
             source = np.load(source, mmap_mode="r", allow_pickle=False)
+        else:
+            source = as_array(source)
+    shape, kind = getattr(source, "shape", ()), getattr(source, "dtype", None)
+    if len(shape) != 3 or shape[2] != 3 or 0 in shape or kind != np.uint8:
+        raise ValueError(
+            "A large image must be a uint8 array (height, width, 3), RGB, or "
+            "a file of one. Received: "
+            f"{type(source).__name__} of shape {shape}, dtype {kind}"
+        )
+    if shape[0] * shape[1] > MAX_LARGE_PIXELS:
+        raise ValueError(
+            f"An image may have at most {MAX_LARGE_PIXELS} pixels. Received: "
+            f"shape {shape}. Cut it into pieces."
+        )
     yield source
 
 

@@ -128,6 +128,35 @@ class Passes:
         deviation = np.sqrt(spread.squares / self.protocol.num_passes)
         return Uncertainty(label, confidence, entropy, deviation)
 
+    def windowed_labels(self):
+        """Labels and confidence from windows at the image's own size.
+
+        Mirror images are those of each window.
+
+        Yields:
+            (slice of rows, uint8 labels, float32 confidence), from top to
+            bottom.
+        """
+        windows = Windows(self.size, self.protocol, self.pixel)
+
+        def read(top, bottom, left, right):
+            return self.image[top:bottom, left:right]
+
+        def values(batch):
+            found = self.values(batch)
+            if self.protocol.mirror and self.first != "exponentials":
+                mirrored = self.values(batch[:, :, ::-1])
+                found = (found + mirrored[:, :, ::-1]) / 2
+            return found
+
+        bands = windows.bands(read, values, self.batch_size(windows))
+        for rows, found in self._pieces(bands):
+            if self.first == "logits":
+                found = softmax(found)
+            else:
+                found = normalize(found.copy())
+            yield rows, *_largest(found)
+
     def mean(self):
         """(height, width, num_values), of what is averaged."""
         total = self._sum()

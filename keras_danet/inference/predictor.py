@@ -285,11 +285,27 @@ class Predictor:
             seconds = time.perf_counter() - started
         return count_multiplications(self.model, *small) / seconds
 
+    def passes(
+        self, image: Any, protocol: InferenceProtocol | None = None
+    ) -> Passes:
+        """What `inference.large_images` takes windows of.
+
+        Args:
+            image: anything with `shape` (height, width, 3) that gives pixels
+                for `image[top:bottom, left:right]`.
+            protocol: `InferenceProtocol`. Defaults to `None`, its own.
+        """
+        return Passes(
+            image,
+            protocol or self.protocol,
+            self._pixel,
+            self._compute,
+            self._batch_size,
+        )
+
     def _passes(self, image):
         warn_of_pixels(self.model, pixels_of(image))
-        return Passes(
-            image, self.protocol, self._pixel, self._compute, self._batch_size
-        )
+        return self.passes(image)
 
     def _compute(self, batch):
         """The logits of a batch of windows."""

@@ -115,7 +115,7 @@ def test_mmsegmentation(model, network, name, crop, stride):
     image, limits = photo(43, 57), (67, 61)
     scales = (1.0,)
     if name.endswith("multiscale"):
-        scales = (0.51, 1.0, 1.23)
+        scales = (0.5, 1.0, 1.25)
     protocol = small(
         name, size=limits, window=crop, stride=stride, scales=scales
     )
