@@ -577,15 +577,15 @@ def test_a_signal_within_an_image_of_a_validation(
 ):
     config, run, history = unbroken
     entered, release = threading.Event(), threading.Event()
-    original = Predictor._logits
+    original = Predictor._compute
 
     def forward(batch):
         entered.set()
         release.wait(60)
 
-    def logits(predictor, image):
+    def compute(predictor, batch):
         predictor._forward = forward
-        return original(predictor, image)
+        return original(predictor, batch)
 
     def terminate():
         assert entered.wait(60)
@@ -598,7 +598,7 @@ def test_a_signal_within_an_image_of_a_validation(
     killer = threading.Thread(target=terminate)
     killer.start()
     with monkeypatch.context() as patch:
-        patch.setattr(Predictor, "_logits", logits)
+        patch.setattr(Predictor, "_compute", compute)
         with pytest.raises(SystemExit) as caught:
             loop.train(config, tmp_path / "run", verbose=0)
     assert time.monotonic() - sent[0] < 30
