@@ -46,6 +46,11 @@ def photo(height, width, seed=0):
     return rng.integers(0, 256, (height, width, 3)).astype("uint8")
 
 
+# `Predictor._compute` is a forward pass from the thread that a `Predictor`
+# uses: torch has threads of its own for each thread that calls it, and they
+# disturb each other.
+
+
 def seconds(function, *arguments):
     start = time.perf_counter()
     function(*arguments)
@@ -123,7 +128,7 @@ def scales(arguments):
     def forward_passes():
         for batch in batches:
             for _ in range(2):
-                predictor._forward(batch)
+                predictor._compute(batch)
 
     heading("forward passes", "all scales")
     # Compiles, and says how much memory the largest alone takes.
@@ -183,9 +188,9 @@ def windows(arguments):
 
     def forward_passes():
         for _ in range(count):
-            predictor._forward(batch)
+            predictor._compute(batch)
 
-    peer = [predictor._forward, image, crop, stride, 19]
+    peer = [predictor._compute, image, crop, stride, 19]
     agreement = (predictor(image) == slide_in_torch(*peer)).mean()
     bare, ours, theirs = [], [], []
     for _ in range(arguments.rounds):
@@ -222,7 +227,7 @@ def evaluation(arguments):
         for _ in range(arguments.rounds):
             start = time.perf_counter()
             for _ in pairs:
-                predictor._forward(batch)
+                predictor._compute(batch)
             bare.append(time.perf_counter() - start)
             whole.append(seconds(evaluate, predictor, pairs, dataset, "val"))
     heading("forward passes", "evaluation")
