@@ -30,20 +30,31 @@ def whole_or_not(path):
     partial = path.with_name(f".partial-{path.name}")
     try:
         yield partial
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        _sync_folder(path.parent)
+        finish(partial, path)
     except OSError as error:
-        raise OSError(
-            f"{path} cannot be written: {error.strerror or error}. Make room, "
-            "or write elsewhere; files finished before are whole."
-        ) from error
+        raise unwritable(path, error) from error
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _sync_folder(folder):
+def finish(partial, path):
+    """Gives a written file its name, once it is on the disk."""
+    with open(partial, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    sync_folder(path.parent)
+
+
+def unwritable(path, error):
+    """An OSError that names the file."""
+    return OSError(
+        f"{path} cannot be written: {error.strerror or error}. Make room, "
+        "or write elsewhere; files finished before are whole."
+    )
+
+
+def sync_folder(folder):
+    """Puts the names in a folder on the disk."""
     # A new name lies in the folder. Not every system lets one be opened.
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

@@ -3,9 +3,13 @@
 import atexit
 import contextlib
 import os
+import shutil
 import sys
 import threading
 import time
+
+from rich.cells import cell_len
+from rich.cells import set_cell_size
 
 # Nothing is reported about work that takes fewer seconds.
 QUIET_SECONDS = 2
@@ -48,8 +52,7 @@ def answering(function, *arguments):
         worker.start()
         while worker.is_alive():
             worker.join(_POLL_SECONDS)
-            if _countdowns:
-                _countdowns[-1].tick()
+            tick()
     except (SystemExit, KeyboardInterrupt) as stopped:
         code = getattr(stopped, "code", 130)
         atexit.register(_end, worker, code if isinstance(code, int) else 1)
@@ -57,6 +60,12 @@ def answering(function, *arguments):
     if error:
         raise error[0]
     return result[0]
+
+
+def tick():
+    """Keeps the innermost `Countdown` updated, if there is one."""
+    if _countdowns:
+        _countdowns[-1].tick()
 
 
 def _end(worker, code):
@@ -80,11 +89,14 @@ class Countdown:
         stream: where it is written. Defaults to `None`, standard error.
         expected: float, about how many seconds it takes, if that is known
             beforehand. Defaults to `0`.
+        unit: string, of which the line says how many are done in a second.
+            Defaults to `None`: it says nothing of that.
     """
 
-    def __init__(self, what="images", stream=None, expected=0):
+    def __init__(self, what="images", stream=None, expected=0, unit=None):
         self.what = what
         self.expected = expected
+        self.unit = unit
         self.stream = sys.stderr if stream is None else stream
         self.done, self.count = 0, None
         self.started = self.shown = time.monotonic()
@@ -101,7 +113,7 @@ class Countdown:
             self._write("\n")
 
     def __call__(self, done, count):
-        """Counts: `done` of `count` are done."""
+        """Counts: `done` of `count` are done; `None`, if nobody knows."""
         if self.first is None:
             # Later items do not include compiling. Work that goes on where
             # it was stopped begins with more than one done.
@@ -121,17 +133,34 @@ class Countdown:
         self.shown = now
         self.is_drawn = redraws
         line = self.line(now)
+        if redraws:
+            # A longer one would scroll.
+            columns = shutil.get_terminal_size().columns - 1
+            line = set_cell_size(line, min(columns, cell_len(line)))
         self._write(f"\r\033[K{line}" if redraws else f"{line}\n")
+
+    def clear(self):
+        """Makes room for a line of another kind, where this one redraws."""
+        if self.is_drawn:
+            self._write("\r\033[K")
+            self.is_drawn = False
 
     def line(self, now):
         """The current line."""
         passed = clock(now - self.started)
-        if self.count is None:
+        if not self.done and self.count is None:
             text = f"{self.what}: {passed} so far"
+        elif self.count is None:
+            text = f"{self.done} {self.what}, {passed} so far"
         else:
             text = f"{self.done}/{self.count} {self.what}, {passed} so far"
         left = self.seconds_left(now)
-        return text if left is None else f"{text}, about {clock(left)} left"
+        if left is not None:
+            text = f"{text}, about {clock(left)} left"
+        if self.unit and self.done > self.begun and now > self.first:
+            rate = (self.done - self.begun) / (now - self.first)
+            text = f"{text}, {rate:.3g} {self.unit}/s"
+        return text
 
     def seconds_left(self, now):
         """Seconds, or `None` while they are unknown."""
@@ -139,6 +168,8 @@ class Countdown:
             # If nothing is left, it takes longer than expected.
             left = self.expected - (now - self.started)
             return left if left > 0 else None
+        if self.count is None:
+            return None
         if self.done == self.begun:
             return (self.first - self.started) * (self.count - self.done)
         each = (now - self.first) / (self.done - self.begun)

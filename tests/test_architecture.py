@@ -118,7 +118,7 @@ def test_tensorflow_is_imported_where_it_may_be():
 def test_optional_packages_are_imported_lazily():
     for path, _ in modules():
         optional = {"jax", "torch", "matplotlib", "ai_edge_litert"}
-        optional |= {"huggingface_hub", "safetensors"}
+        optional |= {"huggingface_hub", "safetensors", "av"}
         found = {i.split(".")[0] for i in imports(path, True)} & optional
         assert not found, f"{path.name} imports {found} at once"
 

@@ -22,8 +22,8 @@ NAMES = {
     " PixelCrossentropy SumOfLosses",
     "keras_danet.models": "DANet DilatedResNet dilate freeze"
     " optimize_for_inference unfreeze",
-    "keras_danet.inference": "InferenceProtocol PROTOCOLS Predictor"
-    " Report Uncertainty attention_maps evaluate predict_large",
+    "keras_danet.inference": "InferenceProtocol Outcome PROTOCOLS Predictor"
+    " Report Uncertainty attention_maps evaluate predict_files predict_large",
     "keras_danet.trainer": "train",
     "keras_danet.distribution": "Placement scope",
     "keras_danet.recipe": "ModelConfig ObjectiveConfig OptimizationConfig"

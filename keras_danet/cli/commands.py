@@ -30,7 +30,7 @@ DISTRIBUTIONS = {"ai_edge_litert": "ai-edge-litert"}
 
 # Arguments for which a shell completes file names.
 NAMES_OF_FILES = (
-    *("CHECKPOINT", "DIR", "FILE", "FILE.png", "FOLDER", "IMAGE", "MODEL"),
+    *("CHECKPOINT", "DIR", "FILE", "FILE.png", "FOLDER", "INPUT", "MODEL"),
     *("RECIPE", "REPORT", "ROOT", "RUN"),
 )
 

@@ -11,6 +11,8 @@ if typing.TYPE_CHECKING:
         predict_large as predict_large,
     )
     from keras_danet.inference.passes import Uncertainty as Uncertainty
+    from keras_danet.inference.prediction import Outcome as Outcome
+    from keras_danet.inference.prediction import predict_files as predict_files
     from keras_danet.inference.predictor import Predictor as Predictor
     from keras_danet.inference.protocols import PROTOCOLS as PROTOCOLS
     from keras_danet.inference.protocols import (
@@ -27,6 +29,8 @@ _HOMES = {
     "predict_large": "large_images",
     "Report": "report",
     "evaluate": "evaluation",
+    "Outcome": "prediction",
+    "predict_files": "prediction",
 }
 __all__ = [*_HOMES]
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from keras_danet import arguments
 from keras_danet.data.palettes import default_palette as default_palette
@@ -204,9 +205,11 @@ def gallery(samples, palette, class_names, alpha=0.5, ignore_label=255):
     return add_legend(sheet, class_names, palette, present, alpha)
 
 
-def save_png(path, array, palette=None):
+def save_png(path, array, palette=None, text=None):
     """Write uint8 (height, width) or RGB (height, width, 3) as a PNG file.
 
+    Also uint16 (height, width), grey with 16 bits. `text` is a dict of
+    keyword to what the file says of itself, such as `{"Description": ...}`.
     With a `palette`, (height, width) is written as a palette PNG: its pixels
     keep their numbers, and viewers show the colours. The file appears whole or
     not at all; missing folders are made. `path` must end in ".png". Raises
@@ -216,11 +219,12 @@ def save_png(path, array, palette=None):
     if path.suffix.lower() != ".png":
         raise ValueError(f"A PNG's name must end in '.png'. Received: {path}")
     shaped = array.ndim == 2 or (palette is None and array.shape[2:] == (3,))
-    if array.dtype != np.uint8 or not shaped or not array.size:
+    deep = array.dtype == np.uint16 and array.ndim == 2 and palette is None
+    if not (array.dtype == np.uint8 or deep) or not shaped or not array.size:
         raise ValueError(
             "A PNG is written from a non-empty uint8 array (height, width) or, "
-            "without a palette, (height, width, 3). Received: "
-            f"{describe(array)}"
+            "without a palette, (height, width, 3) or uint16 (height, width). "
+            f"Received: {describe(array)}"
         )
     if palette is None:
         image = Image.fromarray(array)
@@ -230,7 +234,10 @@ def save_png(path, array, palette=None):
     content = io.BytesIO()
     # Not straight into the file: that call could not answer signals. Level 6,
     # the default, makes a photo a fifth smaller and takes three times as long.
-    image.save(content, format="PNG", compress_level=3)
+    about = PngInfo()
+    for keyword, said in (text or {}).items():
+        about.add_text(keyword, said)
+    image.save(content, format="PNG", compress_level=3, pnginfo=about)
     with whole_or_not(path) as partial:
         partial.write_bytes(content.getbuffer())
 

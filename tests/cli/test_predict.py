@@ -1,6 +1,9 @@
 """What `keras-danet predict` writes: one folder of pictures for each image."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -54,7 +57,8 @@ def test_label_map_overlay_and_what_is_wanted_besides(run, capsys):
     code, output = predict(folder, "--sheet", "--attention")
     assert code == 0
     assert sorted(path.name for path in output.iterdir()) == [
-        f"a_{kind}.png" for kind in ("attention", "label", "overlay", "sheet")
+        *("a_attention.png", "a_label.png", "a_overlay.png", "a_sheet.png"),
+        "predict.json",
     ]
     image = np.asarray(photo(*SIZE))
     expected = Predictor(model)(image)
@@ -87,7 +91,121 @@ def test_label_map_overlay_and_what_is_wanted_besides(run, capsys):
 def test_only_what_is_wanted(run):
     _, output = predict(run[0])
     names = sorted(path.name for path in output.iterdir())
-    assert names == ["a_label.png", "a_overlay.png"]
+    assert names == ["a_label.png", "a_overlay.png", "predict.json"]
+
+
+def test_words_of_save(run, capsys):
+    code, output = predict(run[0], "--save", "confidence, label", "--sheet")
+    assert code == 0
+    names = sorted(path.name for path in output.iterdir())
+    assert names == [
+        *("a_confidence.png", "a_label.png", "a_sheet.png", "predict.json")
+    ]
+    assert "a_confidence.png, _label.png, _sheet.png" in capsys.readouterr().out
+    for wrong in ("labels", "", "label,,overlay"):
+        with pytest.raises(SystemExit) as error:
+            predict(run[0], "--save", wrong)
+        assert error.value.code == 2
+        message = capsys.readouterr().err
+        assert "expected words of label, overlay, probabilities" in message
+
+
+def test_exit_codes_and_what_is_said(run, capsys):
+    folder, _ = run
+    place = folder.parent
+    (place / "bad.png").write_bytes(b"no image")
+    (place / "worse.png").touch()
+
+    def code_of(*names, options=()):
+        paths = [place / name for name in names]
+        arguments = ["predict", folder, *paths, "--output", place / "out"]
+        code = main(list(map(str, [*arguments, *options])))
+        return code, capsys.readouterr()
+
+    code, said = code_of("bad.png", "worse.png")
+    assert code == 2 and not (place / "out").exists() and not said.out
+    first, second, last = said.err.splitlines()
+    assert first.startswith("keras-danet: error: ") and "bad.png" in first
+    assert second.startswith("keras-danet: error: ") and "worse.png" in second
+    assert last == "keras-danet: 2 of 2 inputs have errors, above"
+    code, said = code_of("bad.png", "a.png")
+    assert code == 1 and "a_label.png, _overlay.png: " in said.out
+    assert said.err.endswith("1 of 2 inputs have errors, above\n")
+    code, said = code_of("a.png")
+    assert (code, said.out) == (0, "")
+    assert said.err == (
+        f"keras-danet: skipped 1 of 1, whose results are in {place / 'out'}; "
+        "--overwrite makes them again\n"
+    )
+    code, said = code_of("a.png", options=["--mirror"])
+    assert code == 2 and "by another protocol" in said.err
+    assert said.err.count("\n") == 1
+    code, said = code_of("a.png", "bad.png", options=["--json"])
+    rows = json.loads(said.out)
+    assert [row["status"] for row in rows] == ["present", "failed"]
+    assert "bad.png cannot be read" in rows[1]["error"] and code == 1
+    code, said = code_of("z*.png")
+    assert code == 2 and "matches no image" in said.err
+
+
+SCRIPT = """
+import sys, time
+from keras_danet.cli import main
+from keras_danet.inference import results
+
+real, count = results.save, 0
+
+def slow(path, *arguments):
+    global count
+    count += 1
+    if count == 4:
+        print("begun", flush=True)
+    time.sleep(0.05)
+    real(path, *arguments)
+
+results.save = slow
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("of_video", [False, True])
+def test_stopped_at_any_moment_it_leaves_whole_files(run, number, of_video):
+    folder, _ = run
+    images = folder.parent / "images"
+    images.mkdir()
+    for k in range(12):
+        photo(*SIZE).save(images / f"{k:03}.png")
+    if of_video:
+        pytest.importorskip("av", reason="videos need PyAV: pip install av")
+    given = images / "%03d.png" if of_video else images
+    output = folder.parent / "out"
+    arguments = ["predict", folder, given, "--output", output]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.stdout.readline() not in ("begun\n", ""):
+        pass
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    stopped = {signal.SIGTERM: 143, signal.SIGKILL: -9}
+    assert process.returncode == stopped[number], errors
+    found = [p for p in output.rglob("*.*") if "/.partial-" not in str(p)]
+    for path in found:
+        if path.suffix == ".png":
+            Image.open(path).load()
+    if of_video:
+        assert [path.name for path in found] == ["predict.json"]
+    if number == signal.SIGTERM:
+        assert not list(output.rglob(".partial-*"))
+    # What is missing is made, and what is left over is removed.
+    assert main(list(map(str, arguments))) == 0
+    assert not list(output.rglob(".*"))
+    assert len(list(output.rglob("*_label.png"))) == 12 * (not of_video)
+    assert len(list(output.rglob("*_labels/*.png"))) == 12 * of_video
 
 
 def test_every_kind_of_image_that_is_read_is_found_in_a_folder(run, capsys):
