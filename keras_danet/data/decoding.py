@@ -248,6 +248,17 @@ def read_size(path, formats=DATA_FORMATS):
     return height, width
 
 
+def is_larger(path, pixels):
+    """Whether an image claims more pixels; `False` if it cannot be read."""
+    try:
+        with _without_pillow_limit():
+            with Image.open(path, formats=PHOTO_FORMATS) as image:
+                return image.width * image.height > pixels
+    # Pillow has no common error for broken headers.
+    except Exception:
+        return False
+
+
 def read_orientation(path, formats=DATA_FORMATS):
     """An image's EXIF orientation, from 1, upright, to 8."""
     _check_file(path)

@@ -13,6 +13,7 @@ from typing import Literal
 
 from keras_danet.data.decoding import read_image
 from keras_danet.files import check_folder
+from keras_danet.inference import large_results
 from keras_danet.inference import results
 from keras_danet.inference import video_prediction
 from keras_danet.inference.inputs import IMAGE
@@ -139,9 +140,12 @@ class _Work:
         self.wanted: list[Input] = []
         self.redone: list[str] = []
         self.is_begun, self.lock = False, threading.Lock()
+        self.large: set[Input] = set()
 
     def files_of(self, item):
         """Path of every result, by kind."""
+        if item in self.large:
+            return large_results.files_of(item, self.output, self.kinds)
         return {
             kind: self.output / f"{item.name}_{kind}{results.ENDINGS[kind]}"
             if item.kind == IMAGE
@@ -151,6 +155,7 @@ class _Work:
 
     def choose(self, found, overwrite):
         """Finds what has to be predicted; refuses what would do harm."""
+        self.large = set(filter(large_results.is_large, found))
         inputs = {os.path.realpath(p) for item in found for p in item.files}
         for item in found:
             files = self.files_of(item).values()
@@ -218,16 +223,19 @@ class _Work:
         for item in found:
             if item not in chosen:
                 tell(Outcome(item, self.files_of(item), "present"))
-        images = [item for item in self.wanted if item.kind == IMAGE]
+        images, others = [], []
+        for item in self.wanted:
+            is_plain = item.kind == IMAGE and item not in self.large
+            (images if is_plain else others).append(item)
         try:
             with Countdown(unit="images") as countdown:
                 for number, outcome in enumerate(self._images(images), 1):
                     countdown(number, len(images))
                     countdown.clear()
                     tell(outcome)
-            for item in self.wanted:
-                if item.kind != IMAGE:
-                    tell(self._video(item))
+            for item in others:
+                alone = self._video if item.kind != IMAGE else self._large
+                tell(alone(item))
         finally:
             if self.is_begun:
                 self.record.write()
@@ -290,6 +298,22 @@ class _Work:
 
     def _failed(self, item, error):
         return Outcome(item, self.files_of(item), "failed", error=str(error))
+
+    def _large(self, item):
+        files = self.files_of(item)
+        if left := set(self.kinds) - set(files):
+            self.note(
+                f"{item.path} is predicted window by window, and has "
+                f"{' and '.join(files)}; {' and '.join(sorted(left))} would "
+                "not fit into memory and are left out"
+            )
+        try:
+            self.begin()
+            classes = large_results.predict(self.predictor, item, files)
+        except (ValueError, MemoryError, ImportError) as error:
+            # A size is refused without the name of the file.
+            return self._failed(item, f"{item.path} is too large: {error}")
+        return Outcome(item, files, "done", classes)
 
     def _video(self, item):
         files = self.files_of(item)

@@ -16,6 +16,8 @@ from PIL import Image
 from keras_danet import Predictor
 from keras_danet.data.decoding import read_image
 from keras_danet.files import whole_or_not
+from keras_danet.inference import large_results
+from keras_danet.inference import predict_large
 from keras_danet.inference import prediction
 from keras_danet.inference import results
 from keras_danet.inference import visualization
@@ -382,6 +384,40 @@ def test_a_name_is_that_of_the_folder_if_frames_have_none(tmp_path):
     (item,) = find_inputs([folder / "%03d.png"], tmp_path)
     assert item.name == "street" and item.kind == "frames"
     assert [path.name for path in item.files] == ["009.png", "010.png"]
+
+
+def test_a_very_large_image_goes_window_by_window(
+    predictor, photos, tmp_path, monkeypatch
+):
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "large.tif"
+    image = np.asarray(photo(150, 200))
+    tifffile.imwrite(path, image, tile=(32, 48), photometric="rgb")
+    monkeypatch.setattr(large_results, "MAX_PIXELS", 150 * 200 - 1)
+    windowed = Predictor(predictor.model, window=64, stride=48, size=None)
+    expected = predict_large(windowed, path, tmp_path / "expected.npy")
+    notes = []
+    output = tmp_path / "out"
+    kinds = ["label", "overlay", "confidence"]
+    given = [path, photos / "a.png"]
+    outcomes = predict_files(windowed, given, output, kinds, note=notes.append)
+    assert statuses(outcomes) == ["done", "done"]
+    assert "overlay would not fit into memory" in notes[0]
+    label = np.asarray(Image.open(output / "large_label.png"))
+    np.testing.assert_array_equal(label, expected.label)
+    sure = np.load(output / "large_confidence.npy")
+    assert sure.shape == (150, 200) and 0 < sure.min() <= sure.max() <= 1
+    assert not list(output.glob(".partial-*"))
+    outcomes = predict_files(windowed, given, output, kinds)
+    assert statuses(outcomes) == ["present", "present"]
+    # More than a PNG should hold.
+    monkeypatch.setattr(large_results, "MAX_PNG_PIXELS", 1000)
+    predict_files(windowed, [path], tmp_path / "array", kinds)
+    label = np.load(tmp_path / "array" / "large_label.npy", mmap_mode="r")
+    np.testing.assert_array_equal(label, expected.label)
+    sized = Predictor(predictor.model, size=64)
+    (outcome,) = predict_files(sized, [path], tmp_path / "other", ["label"])
+    assert outcome.status == "failed" and "size=None" in outcome.error
 
 
 # Videos
