@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 from typing import Literal
 
+from keras_danet.arguments import number
 from keras_danet.data.decoding import read_image
 from keras_danet.files import check_folder
 from keras_danet.inference import large_results
@@ -89,8 +90,8 @@ def predict_files(
             is `NAME_overlay.mp4`. Defaults to `("label", "overlay")`.
         overwrite: boolean, whether results that are there are replaced.
             Defaults to `False`.
-        frame_rate: float, numbered frames in a second of their video.
-            Defaults to 25.
+        frame_rate: float from 0.01 to 1000, numbered frames in a second of
+            their video. Defaults to 25.
         report: function that gets the `Outcome` of each input as it is known.
             Defaults to one that does nothing.
         note: function that gets sentences for people, such as how long a very
@@ -122,6 +123,8 @@ def predict_files(
     check_folder(output)
     kinds = tuple(dict.fromkeys(save))
     results.check_kinds(predictor, kinds)
+    must = "must be frames in a second, from 0.01 to 1000"
+    number("frame_rate", frame_rate, must, least=0.01, most=1000)
     found = find_inputs(inputs, output, note)
     if any(item.kind == VIDEO for item in found):
         check_installed()
@@ -229,8 +232,8 @@ class _Work:
             (images if is_plain else others).append(item)
         try:
             with Countdown(unit="images") as countdown:
-                for number, outcome in enumerate(self._images(images), 1):
-                    countdown(number, len(images))
+                for done, outcome in enumerate(self._images(images), 1):
+                    countdown(done, len(images))
                     countdown.clear()
                     tell(outcome)
             for item in others:
@@ -238,7 +241,9 @@ class _Work:
                 tell(alone(item))
         finally:
             if self.is_begun:
-                self.record.write()
+                # On a full disk what it says of unfinished results stays.
+                with contextlib.suppress(OSError):
+                    self.record.write()
         return [outcomes[item] for item in found]
 
     def begin(self):
