@@ -110,7 +110,7 @@ def _other_version(content):
         wrote = content["sessions"][-1]["versions"]["keras-danet"]
     except (IndexError, KeyError, TypeError):
         return ""
-    ours = _versions()["keras-danet"]
+    ours = versions()["keras-danet"]
     if wrote in (None, ours):
         return ""
     return (
