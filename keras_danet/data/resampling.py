@@ -193,7 +193,8 @@ def resize_bands(bands, source, target, corners=False):
                 )
                 done = stop
         if done < target[0]:
-            keep = int(first[done])
+            # A smaller target may skip rows that are yet to come.
+            keep = min(int(first[done]), start + len(held))
             held, start = held[keep - start :].copy(), keep
 
 

@@ -5,6 +5,8 @@ from PIL import Image
 
 from keras_danet.data import resampling
 from keras_danet.data.resampling import largest_class
+from keras_danet.data.resampling import resize_bands
+from keras_danet.data.resampling import resize_bilinear
 from keras_danet.data.resampling import resize_image
 from keras_danet.data.resampling import resize_logits
 from keras_danet.data.resampling import scaled_size
@@ -91,3 +93,15 @@ def test_one_class_for_a_whole_neighbourhood_needs_no_logits(monkeypatch):
     logits[..., 7] = 1
     monkeypatch.setattr(resampling, "_mix", None)
     assert (largest_class(logits, (600, 800)) == 7).all()
+
+
+@pytest.mark.parametrize("corners", [False, True])
+@pytest.mark.parametrize("target", [1, 3, 5, 9, 19, 20, 43])
+@pytest.mark.parametrize("rows", [1, 3, 7, 20])
+def test_bands_become_the_whole_map_at_another_size(rows, target, corners):
+    # Down to a small size, rows are skipped that lie in bands to come.
+    values = np.random.default_rng(0).normal(size=(20, 4, 2)).astype("float32")
+    bands = [values[top : top + rows] for top in range(0, 20, rows)]
+    found = [*resize_bands(bands, (20, 4), (target, 5), corners)]
+    whole = resize_bilinear(values, (target, 5), corners)
+    np.testing.assert_array_equal(np.concatenate(found), whole)
