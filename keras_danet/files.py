@@ -82,7 +82,7 @@ def save_model(model, path):
     ):
         room = pathlib.Path(folder, "room")
         for file in (partial, room):
-            _reserve(file, size)
+            reserve(file, size)
         room.unlink()
         model.save(folder, zipped=False)
         with zipfile.ZipFile(partial, "w") as archive:
@@ -91,9 +91,15 @@ def save_model(model, path):
                     archive.write(file, file.relative_to(folder))
 
 
-def _reserve(path, size):
-    """Reserves space: if HDF5 finds the disk full, the process crashes."""
-    with open(path, "wb") as file:
+def reserve(path, size):
+    """Reserves space for a file, new or not.
+
+    If HDF5 or a memory-mapped array finds the disk full, the process crashes.
+
+    Raises:
+        OSError: if there is not as much.
+    """
+    with open(path, "ab") as file:
         try:
             os.posix_fallocate(file.fileno(), 0, size)
         except AttributeError:

@@ -92,9 +92,10 @@ def run(arguments):
         return _submit(arguments, predictor, dataset, root, split)
     pairs = find_pairs(dataset, root, split)
     output = output and pathlib.Path(output)
-    if arguments.html and not output:
+    if arguments.html and (not output or output.suffix.lower() == ".html"):
         raise ValueError(
-            "--html writes a page beside the JSON file. Give --output FILE."
+            "--html writes a page beside the JSON file. Give --output FILE, "
+            "such as report.json."
         )
     if output:
         # So that hours of measuring are not lost to a wrong name.

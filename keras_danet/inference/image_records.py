@@ -27,7 +27,7 @@ from keras_danet.inference.scores import Counts
 
 FORMAT = 1
 # What a line that is no record raises.
-_BROKEN = (ValueError, LookupError, TypeError, OverflowError)
+_BROKEN = (ValueError, LookupError, TypeError, OverflowError, RecursionError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,7 +302,7 @@ def _difference(lines, header):
         old = json.loads(lines[0])
         new = json.loads(_line(header))
         return next(f"its {key}" for key in new if old.get(key) != new[key])
-    except (ValueError, LookupError, AttributeError, StopIteration):
+    except (*_BROKEN, AttributeError, StopIteration):
         return "its first line"
 
 
@@ -345,8 +345,10 @@ def _as_record(content, empty):
             parts[name][rows[:, 0]] = rows[:, 1:]
     height, width = map(int, content["size"])
     counts = Counts(confusion, int(content["ignored"]), **parts)
-    name = str(content["image"])
-    return ImageRecord(int(content["index"]), name, (height, width), counts)
+    name, index = str(content["image"]), int(content["index"])
+    if index < 0:
+        raise ValueError("it has a negative number")
+    return ImageRecord(index, name, (height, width), counts)
 
 
 def _integers(values):

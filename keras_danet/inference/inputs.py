@@ -45,7 +45,7 @@ class Input:
         """The files that it consists of, numbered frames in their order."""
         if self.kind != FRAMES:
             return [self.path]
-        return [path for _, path in sorted(_frames_of(self.path))]
+        return [path for _, path in sorted(frames_of(self.path))]
 
 
 def find_inputs(
@@ -102,6 +102,15 @@ def _is_input(path):
     return path.suffix.lower() in (*PHOTO_ENDINGS, *VIDEO_ENDINGS)
 
 
+def _is_result(path, output):
+    """Whether a path lies in the output folder and is called as a result."""
+    path, output = path.resolve(), output.resolve()
+    if not path.is_relative_to(output):
+        return False
+    parts = path.relative_to(output).parts
+    return any(pathlib.PurePath(name).stem.endswith(_RESULTS) for name in parts)
+
+
 def _in_folder(top, output, note):
     within, skipped = [], []
     # Earlier results, if they were written among the images.
@@ -139,12 +148,16 @@ def _in_folder(top, output, note):
 
 def _matching(pattern, output, note):
     paths = sorted(map(pathlib.Path, glob.glob(str(pattern), recursive=True)))
-    files = [path for path in paths if not path.is_dir()]
+    files = [
+        path
+        for path in paths
+        if not path.is_dir() and not _is_result(path, output)
+    ]
     found = [Input(p, p.stem, _kind(p)) for p in files if _is_input(p)]
     # Of `**`, every subfolder matches, and its files do, too.
     if "**" not in pattern.parts:
         for path in paths:
-            if path.is_dir():
+            if path.is_dir() and not _is_result(path, output):
                 found += _in_folder(path, output, note)
     if not found:
         raise FileNotFoundError(
@@ -160,7 +173,7 @@ def _matching(pattern, output, note):
 
 def _numbered(pattern):
     """The `Input` of numbered frames, named as what is left of their name."""
-    if len(_NUMBER.findall(pattern.name)) > 1 or not _frames_of(pattern):
+    if len(_NUMBER.findall(pattern.name)) > 1 or not frames_of(pattern):
         raise FileNotFoundError(
             f"{pattern} matches no frame. Expected one number in the name, as "
             "ffmpeg writes it: frames/%05d.png for frames/00001.png and so on."
@@ -169,8 +182,11 @@ def _numbered(pattern):
     return Input(pattern, name or pattern.resolve().parent.name, FRAMES)
 
 
-def _frames_of(pattern):
-    """(number, path) of the frames that a pattern such as %05d.png names."""
+def frames_of(pattern):
+    """(number, path) of the frames that a pattern such as %05d.png names.
+
+    In no order.
+    """
     before, digits, after = _NUMBER.split(pattern.name)
     frame = re.compile(rf"{re.escape(before)}(\d+){re.escape(after)}")
     found = []

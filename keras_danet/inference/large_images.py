@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_danet.files import reserve
 from keras_danet.files import whole_or_not
 from keras_danet.inference.images import as_array
 from keras_danet.inference.predictor import Predictor
@@ -62,11 +63,14 @@ def predict_large(
         `LargePrediction`.
 
     Raises:
-        ValueError: if the image is none that can be read, or the predictor
-            has several scales or another size than the image's own.
+        ValueError: if the image is none that can be read, a result would
+            replace it, or the predictor has several scales or another size
+            than the image's own.
+        OSError: if there is no room for the results; nothing is left.
     """
     protocol = _checked(predictor)
     files = [output] if confidence is None else [output, confidence]
+    _check_files(source, files)
     with contextlib.ExitStack() as stack:
         image = stack.enter_context(_opened(source))
         height, width = image.shape[:2]
@@ -143,4 +147,16 @@ def _opened(source):
 
 
 def _new_file(path, kind, shape):
-    return np.lib.format.open_memmap(path, "w+", kind, shape)
+    array = np.lib.format.open_memmap(path, "w+", kind, shape)
+    reserve(path, os.path.getsize(path))
+    return array
+
+
+def _check_files(source, files):
+    named = [source] if isinstance(source, (str, os.PathLike)) else []
+    real = [os.path.realpath(path) for path in (*named, *files)]
+    if len(set(real)) < len(real):
+        raise ValueError(
+            "A result would replace the image or another result. Expected "
+            f"files of different names. Received: {', '.join(real)}"
+        )

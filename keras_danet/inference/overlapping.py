@@ -7,8 +7,8 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from collections.abc import Generator
 from collections.abc import Iterable
-from collections.abc import Iterator
 from typing import Any
 
 # Items that wait between two steps, and the bytes that they may take together;
@@ -82,7 +82,7 @@ def overlapped(
     deliver: Callable[[Any], Any] | None = None,
     size: Callable[[Any], int] = lambda item: 0,
     tick: Callable[[], None] | None = None,
-) -> Iterator[Any]:
+) -> Generator[Any]:
     """Yields `deliver(draw(compute(item)))` of each item, in order.
 
     The items are made in one thread, drawn in a few, and delivered in one;

@@ -231,8 +231,11 @@ class _Work:
             is_plain = item.kind == IMAGE and item not in self.large
             (images if is_plain else others).append(item)
         try:
-            with Countdown(unit="images") as countdown:
-                for done, outcome in enumerate(self._images(images), 1):
+            with (
+                Countdown(unit="images") as countdown,
+                contextlib.closing(self._images(images)) as predicted,
+            ):
+                for done, outcome in enumerate(predicted, 1):
                     countdown(done, len(images))
                     countdown.clear()
                     tell(outcome)
@@ -336,7 +339,7 @@ class _Work:
 def _read(item):
     try:
         return item, read_image(item.path)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         return item, error
 
 

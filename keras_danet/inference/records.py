@@ -56,7 +56,7 @@ class Record:
                 return content
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             pass
         raise ValueError(
             f"{self.path} is not what `keras-danet predict` writes there. "

@@ -118,7 +118,9 @@ def _header(predictor, dataset, split) -> dict[str, Any]:
 
 def _begin(folder, header):
     """Makes the folder, or goes on with one of the same call before."""
-    note = folder.with_name(f"{folder.name}.json")
+    # Absolute: `.` has no name to put beside.
+    whole = pathlib.Path(os.path.abspath(folder))
+    note = whole.with_name(f"{whole.name}.json")
     text = json.dumps(header, indent=1) + "\n"
     is_same = (
         header["weights"] is not None

@@ -15,6 +15,7 @@ import numpy as np
 from keras_danet.data.decoding import read_image
 from keras_danet.files import unwritable
 from keras_danet.inference.inputs import Input
+from keras_danet.inference.inputs import frames_of
 
 # More than 8K has; larger ones are refused before anything is decoded.
 MAX_PIXELS = 2**26
@@ -25,8 +26,10 @@ _CONTAINERS = (
 )
 # Ticks of time in a second: the MPEG-4 encoder has 16 bits for them.
 _MAX_TICKS = 2**16 - 1
-# A duration or a rate beyond these is not believed.
+# A duration, a pause or a rate beyond these is not believed.
 _MAX_SECONDS, _MAX_RATE = 10**6, 1000
+# A container has 32 bits for the ticks between two frames.
+_MAX_PAUSE = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +127,7 @@ class VideoFile:
         context.options = {"max_pixels": str(MAX_PIXELS)}
         stream.thread_type = "AUTO"
         rate = stream.average_rate or stream.guessed_rate
-        believed = rate and 0 < rate <= _MAX_RATE
+        believed = rate and 1 / _MAX_RATE <= rate <= _MAX_RATE
         self.rate = Fraction(rate) if believed else Fraction(25)
         self.tick = Fraction(stream.time_base or 1 / self.rate)
         self.count = self._estimate()
@@ -133,7 +136,7 @@ class VideoFile:
         self._first = next(self._decoded, None)
         if self._first is None:
             raise _unreadable(self.path, self.error or "it has no frame")
-        image, self._turned = _upright(self._first)
+        image, self._turned = _upright(self._first, self.path)
         self.size = image.shape[:2]
         shape = stream.sample_aspect_ratio or context.sample_aspect_ratio
         shape = Fraction(shape) if shape and 0 < shape < 100 else Fraction(1)
@@ -164,7 +167,7 @@ class VideoFile:
                 time = self._time_of(frame, start, before)
                 if start is None:
                     start, time = time, Fraction(0)
-                image, _ = _upright(frame)
+                image, _ = _upright(frame, self.path)
                 yield Frame(image, f"{number:06}", time)
                 lasts = (frame.duration or 0) * (frame.time_base or 0)
                 frame = next(self._decoded, None)
@@ -227,18 +230,18 @@ class FrameFiles:
 
     def __init__(self, frames: Input, rate: float):
         self.path = frames.path
-        self._files = frames.files
+        self._frames = sorted(frames_of(frames.path))
         self.rate = Fraction(rate).limit_denominator(1001)
         self.tick = 1 / self.rate
-        self.count = len(self._files)
-        self.size = read_image(self._files[0]).shape[:2]
+        self.count = len(self._frames)
+        self.size = read_image(self._frames[0][1]).shape[:2]
         self.pixel_shape = Fraction(1)
         self.error: str | None = None
 
     def frames(self) -> Iterator[Frame]:
-        first = _number(self._files[0])
+        first, _ = self._frames[0]
         bad = []
-        for path in self._files:
+        for number, path in self._frames:
             try:
                 image = read_image(path)
                 if image.shape[:2] != self.size:
@@ -250,18 +253,12 @@ class FrameFiles:
             except (ValueError, OSError) as error:
                 bad.append(str(error))
                 continue
-            yield Frame(image, path.stem, (_number(path) - first) * self.tick)
+            yield Frame(image, path.stem, (number - first) * self.tick)
         if bad:
             self.error = (
                 f"{len(bad)} of the {self.count} frames {self.path} are left "
                 f"out. The first: {bad[0]}"
             )
-
-
-def _number(path):
-    """The last number of a name: patterns have one."""
-    digits = "".join(c if c.isdecimal() else " " for c in path.stem).split()
-    return int(digits[-1])
 
 
 class VideoWriter:
@@ -327,7 +324,9 @@ class VideoWriter:
 
     def write(self, frame: Any, time: Fraction) -> None:
         """Encodes a prepared picture for its time, in order of time."""
-        self._last = max(self._last + 1, round(time / self.tick))
+        pause = min(round(_MAX_SECONDS / self.tick), _MAX_PAUSE)
+        wanted = min(round(time / self.tick), self._last + pause)
+        self._last = max(self._last + 1, wanted)
         frame.pts, frame.time_base = self._last, self.tick
         frame.duration = self._step
         with self._lock, _as_os_error(self.path):
@@ -356,15 +355,20 @@ def _as_os_error(path):
         raise unwritable(path, error) from error
 
 
-def _upright(frame):
+def _upright(frame, path):
     """An RGB array as players show the frame, and whether its sides swap."""
+    import av
+
     colorspace = None
     # Where a video does not say, HD has the one and SD the other.
     if frame.colorspace == 2:
         colorspace = "ITU709" if frame.height >= 720 else "ITU601"
-    image = frame.reformat(
-        format="rgb24", src_colorspace=colorspace, threads=1
-    ).to_ndarray()
+    try:
+        image = frame.reformat(
+            format="rgb24", src_colorspace=colorspace, threads=1
+        ).to_ndarray()
+    except (av.FFmpegError, ValueError) as error:
+        raise _unreadable(path, _said(error)) from error
     a, b, c, d = _matrix(frame)
     if abs(a) + abs(d) >= abs(b) + abs(c):
         flip = slice(None, None, -1 if d < 0 else 1)
