@@ -46,8 +46,8 @@ def add_protocol(verb):
         "--protocol",
         metavar="NAME",
         help="settings of a published figure: authors, authors_multiscale, "
-        "mmsegmentation, mmsegmentation_slide, paddleseg, ...; the options "
-        "below replace one of them each",
+        "mmsegmentation, mmsegmentation_slide, paddleseg, ...; each option "
+        "below replaces one of them",
     )
     verb.add_argument(
         "--window",
@@ -59,7 +59,7 @@ def add_protocol(verb):
         "--stride",
         type=_pair,
         metavar="HxW",
-        help="way from one window to the next (default: two thirds of one)",
+        help="step from one window to the next (default: two thirds of one)",
     )
     verb.add_argument(
         "--scales",
@@ -110,23 +110,26 @@ def _numbers(text):
 def open_predictor(arguments):
     """The `Predictor` of the model that a verb was given."""
     from keras_danet.inference.predictor import Predictor
+    from keras_danet.inference.protocols import replace_settings
 
     given = {None: "auto", "image": None}.get(arguments.size, arguments.size)
+    protocol = getattr(arguments, "protocol", None)
     settings = {
         name: getattr(arguments, name, None)
-        for name in ("protocol", "window", "stride", "scales", "blend")
+        for name in ("window", "stride", "scales", "blend")
     }
     average = getattr(arguments, "average", None)
     if average and "," in average:
         average = tuple(average.split(","))
     settings["average"] = average
     settings = {k: v for k, v in settings.items() if v is not None}
-    return Predictor(
-        arguments.model,
-        size=given,
-        mirror=getattr(arguments, "mirror", False),
-        **settings,
-    )
+    if getattr(arguments, "mirror", False):
+        settings["mirror"] = True
+    if protocol is not None:
+        # What is typed counts, even if it is what a `Predictor` does anyway.
+        protocol = replace_settings(protocol, **settings)
+        settings = {}
+    return Predictor(arguments.model, size=given, protocol=protocol, **settings)
 
 
 def add_data(verb):

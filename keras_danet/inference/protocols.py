@@ -396,21 +396,33 @@ def make_protocol(
     Raises:
         ValueError: for a name that is not there, or a setting that is none.
     """
-    base = InferenceProtocol(size="auto")
-    if isinstance(protocol, InferenceProtocol):
-        base = protocol
-    elif protocol is not None:
-        base = PROTOCOLS[arguments.choice("protocol", protocol, PROTOCOLS)]
     changes = {
         key: value
         for key, value in given.items()
         if not _is_default(value, DEFAULTS[key])
     }
+    asked = replace_settings(protocol, **changes)
+    if asked.size == "auto":
+        asked = dataclasses.replace(asked, size=standardize_sides(model_size))
+    return asked
+
+
+def replace_settings(
+    protocol: str | InferenceProtocol | None, **changes: Any
+) -> InferenceProtocol:
+    """A protocol with all of these settings put in, defaults or not.
+
+    >>> replace_settings("authors_multiscale", scales=1).scales
+    (1,)
+    """
+    base = InferenceProtocol(size="auto")
+    if isinstance(protocol, InferenceProtocol):
+        base = protocol
+    elif protocol is not None:
+        base = PROTOCOLS[arguments.choice("protocol", protocol, PROTOCOLS)]
     if "window" in changes and "stride" not in changes:
         changes["stride"] = None
     asked = dataclasses.replace(base, **changes)
-    if asked.size == "auto":
-        asked = dataclasses.replace(asked, size=standardize_sides(model_size))
     differing = {
         field.name
         for field in dataclasses.fields(base)

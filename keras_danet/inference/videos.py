@@ -26,10 +26,11 @@ _CONTAINERS = (
 )
 # Ticks of time in a second: the MPEG-4 encoder has 16 bits for them.
 _MAX_TICKS = 2**16 - 1
-# A duration, a pause or a rate beyond these is not believed.
+# A duration or a rate beyond these is not believed.
 _MAX_SECONDS, _MAX_RATE = 10**6, 1000
-# A container has 32 bits for the ticks between two frames.
-_MAX_PAUSE = 2**31 - 1
+# An MP4 has 31 bits for the time between two frames, in units of a tick's
+# denominator, which is at least 10,000 there and less than 20,000 if doubled.
+_MAX_PAUSE, _MAX_PAUSE_SECONDS = 2**31 - 1, 10**5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,7 +325,10 @@ class VideoWriter:
 
     def write(self, frame: Any, time: Fraction) -> None:
         """Encodes a prepared picture for its time, in order of time."""
-        pause = min(round(_MAX_SECONDS / self.tick), _MAX_PAUSE)
+        pause = min(
+            _MAX_PAUSE_SECONDS // self.tick,
+            _MAX_PAUSE // self.tick.numerator,
+        )
         wanted = min(round(time / self.tick), self._last + pause)
         self._last = max(self._last + 1, wanted)
         frame.pts, frame.time_base = self._last, self.tick

@@ -1,3 +1,6 @@
+import errno
+import os
+
 import keras
 import numpy as np
 import pytest
@@ -207,3 +210,29 @@ def test_a_prediction_that_fails_leaves_no_file(model, tmp_path):
         predict_large(predictor, photo(64, 8), tmp_path / "label.npy")
     assert [path.name for path in tmp_path.iterdir()] == ["label.npy"]
     assert (tmp_path / "label.npy").read_bytes() == b"before"
+
+
+@one_backend
+def test_results_replace_neither_the_image_nor_each_other(model, tmp_path):
+    np.save(tmp_path / "a.npy", photo(9, 9))
+    predictor = Predictor(model, size=None)
+    a, b = tmp_path / "a.npy", tmp_path / "b.npy"
+    for files in ((a, a), (a, b, b)):
+        with pytest.raises(ValueError, match="would replace"):
+            predict_large(predictor, *files)
+    assert np.load(a).shape == (9, 9, 3) and not b.exists()
+
+
+@one_backend
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="not there")
+def test_room_is_reserved_before_anything_is_predicted(
+    model, tmp_path, monkeypatch
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    predictor = Predictor(model, size=None)
+    with pytest.raises(OSError, match="a.npy cannot be written: No space"):
+        predict_large(predictor, photo(9, 9), tmp_path / "a.npy")
+    assert not list(tmp_path.iterdir())

@@ -12,6 +12,7 @@ from keras_danet import Predictor
 from keras_danet.inference import PROTOCOLS
 from keras_danet.inference import InferenceProtocol
 from keras_danet.inference.protocols import make_protocol
+from keras_danet.inference.protocols import replace_settings
 
 torch = pytest.importorskip("torch")
 _spec = importlib.util.spec_from_file_location(
@@ -204,6 +205,12 @@ def test_arguments_replace_what_a_protocol_says():
     assert (asked.name, asked.size) == (None, (640, None))
     asked = make_protocol(None, 320, scales=[1.0], average="softmax")
     assert asked == InferenceProtocol(size=(320, None))
+    # What is typed counts, even if it is a default.
+    asked = replace_settings("authors_multiscale", scales=1, average="softmax")
+    assert (asked.name, asked.scales) == (None, (1,))
+    assert asked.average == ("softmax", "softmax")
+    asked = replace_settings("mmsegmentation", scales=1.0)
+    assert (asked.name, asked.size) == ("mmsegmentation", "auto")
 
 
 @one_backend

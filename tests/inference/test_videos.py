@@ -281,6 +281,21 @@ def test_numbered_frames_keep_their_time(tmp_path):
     assert "00004.png cannot be read" in source.error
 
 
+def test_the_number_of_a_frame_is_the_patterns(tmp_path):
+    for number in (1, 5, 10**30):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number:05}_v2.png")
+    item = Input(tmp_path / "%05d_v2.png", "v2", "frames")
+    source = FrameFiles(item, 10)
+    frames = list(source.frames())
+    assert [frame.time for frame in frames[:2]] == [0, Fraction(4, 10)]
+    # A number is only a name: no pause is longer than a container can say.
+    writer = VideoWriter(tmp_path / "a.mp4", source)
+    for frame in frames:
+        writer.write(writer.prepare(frame.image), frame.time)
+    writer.finish()
+    assert len(list(VideoFile(tmp_path / "a.mp4").frames())) == 3
+
+
 def test_a_disk_that_fills_up_is_named(tmp_path):
     resource = pytest.importorskip("resource")
     noise = np.random.default_rng(0).integers(0, 256, (30, *SIZE, 3), np.uint8)
