@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import hashlib
+import json
 import os
 import warnings
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from keras_danet.data.decoding import read_pair
 from keras_danet.data.files import Pair
 from keras_danet.distribution.engines import Placement
 from keras_danet.inference import image_records
+from keras_danet.inference.records import settings_of
 from keras_danet.inference.report import Report as Report
 from keras_danet.inference.scores import Counts
 from keras_danet.inference.scores import count_image
@@ -235,7 +237,9 @@ def _counted_sizes(sizes):
 
 
 def weights_digest(predictor: Any) -> str | None:
-    """A short text that differs if a predictor's weights differ.
+    """A short text that differs if a predictor's weights or layers differ.
+
+    Networks of other dilation rates or pixel statistics have the same weights.
 
     `None` for a function without a model.
     """
@@ -244,6 +248,8 @@ def weights_digest(predictor: Any) -> str | None:
     if not weights:
         return None
     digest = hashlib.blake2b(digest_size=16)
+    if isinstance(model, keras.Model):
+        digest.update(json.dumps([*settings_of(model)]).encode())
     for weight in weights:
         value = keras.ops.convert_to_numpy(weight)
         digest.update(f"{value.dtype}{value.shape}".encode())

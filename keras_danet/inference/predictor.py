@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_danet.data.decoding import MAX_PIXELS
 from keras_danet.data.resampling import largest_class
 from keras_danet.data.resampling import resize_logits
 from keras_danet.data.resampling import scaled_size
@@ -249,6 +250,7 @@ class Predictor:
     def check_size(self, height: int, width: int) -> None:
         """Raises a ValueError if images of this size need too much memory."""
         size = self.network_size(height, width)
+        self._check_pixels(size)
         self._check_batch(1, *Windows(size, self.protocol).shape)
 
     def expected_seconds(self, height: int, width: int) -> float:
@@ -305,6 +307,7 @@ class Predictor:
 
     def _passes(self, image):
         warn_of_pixels(self.model, pixels_of(image))
+        self._check_pixels(self.network_size(*image.shape[:2]))
         return self.passes(image)
 
     def _compute(self, batch):
@@ -337,6 +340,16 @@ class Predictor:
         ):
             check_memory(self.model, count, height, width)
             self._fitting_sizes.append((count, height, width))
+
+    def _check_pixels(self, size):
+        # Windows need little memory, but the image that they are cut from.
+        if math.prod(size) > MAX_PIXELS:
+            raise ValueError(
+                f"The image would be resized to {size[0]} x {size[1]} pixels "
+                f"(height x width). Expected at most {MAX_PIXELS} pixels; "
+                "choose a smaller `size` or smaller `scales`. Received: "
+                f"{self.protocol}"
+            )
 
     def _check_window(self):
         if self.window is None:

@@ -121,7 +121,7 @@ def digest_of(predictor):
     """A digest of what a model's results depend on, the same when reloaded."""
     digest = hashlib.sha256()
     model = predictor.model
-    about = [predictor.class_names, predictor.palette, *_settings(model)]
+    about = [predictor.class_names, predictor.palette, *settings_of(model)]
     digest.update(json.dumps(about).encode())
     # Without the state of random generators, which prediction does not use.
     for variable in model.weights:
@@ -131,18 +131,24 @@ def digest_of(predictor):
     return digest.hexdigest()
 
 
-def _settings(layer):
+def settings_of(layer):
     """The plain settings of every layer; names are counted by a process."""
     inner = getattr(layer, "layers", ())
     if not inner:
         settings = {
             key: value
             for key, value in layer.get_config().items()
-            if key != "name" and isinstance(value, (bool, int, float, str))
+            if key != "name" and _is_plain(value)
         }
         yield [type(layer).__name__, settings]
     for part in inner:
-        yield from _settings(part)
+        yield from settings_of(part)
+
+
+def _is_plain(value):
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _protocol_of(predictor):

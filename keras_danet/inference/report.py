@@ -77,7 +77,8 @@ class Report:
             as `scores.Counts`. Defaults to `None`, not counted.
         calibration_counts: `(15, 3)` int64 array, likewise. Defaults to
             `None`: not counted, or the predictor tells no confidence.
-        weights: string, a digest of the model's weights. Defaults to `None`.
+        weights: string, a digest of the model's weights and layers.
+            Defaults to `None`.
         images: string, a digest of the images' names. Defaults to `None`.
 
     Example:

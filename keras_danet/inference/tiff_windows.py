@@ -13,7 +13,7 @@ MAX_LARGE_PIXELS = 2**33
 MAX_PIECE_BYTES = 2**28
 # Decoded pieces that are kept: windows beside each other share them.
 CACHE_BYTES = 2**28
-DEFLATE = (8, 32946)
+DEFLATE, JPEG, ORIENTATION = (8, 32946), 7, 274
 
 
 @contextlib.contextmanager
@@ -71,7 +71,9 @@ class TiffImage:
     def _check(self):
         page = self._page
         kind = int(page.photometric)
-        plain = {1: kind == 1, 3: kind in (2, 6)}.get(self._channels, False)
+        # Only JPEG's own colours are converted when they are decoded.
+        is_rgb = kind == 2 or (kind == 6 and int(page.compression) == JPEG)
+        plain = {1: kind == 1, 3: is_rgb}.get(self._channels, False)
         if (
             not plain
             or page.dtype != np.uint8
@@ -86,6 +88,12 @@ class TiffImage:
         height, width, _ = self.shape
         if min(height, width, *self._piece) < 1:
             self._refuse(f"is empty ({height} x {width} pixels)")
+        turned = page.tags.get(ORIENTATION)
+        if turned is not None and turned.value != 1:
+            self._refuse(
+                f"is turned by its orientation, {turned.value}. Save it "
+                "upright, without one"
+            )
         if height * width > MAX_LARGE_PIXELS:
             self._refuse(
                 f"says that it has {height} x {width} pixels. At most "

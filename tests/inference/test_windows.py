@@ -288,3 +288,11 @@ def test_scales_hold_no_pass_but_one(model):
     )
     predictor.probabilities(photo(32, 24))
     assert seen == [64, 64, 32, 32, 16, 16]
+
+
+@one_backend
+def test_an_image_is_not_resized_to_more_than_can_be_held(model):
+    predictor = Predictor(model, size=2**20, window=32)
+    for request in (predictor, lambda x: predictor.check_size(*x.shape[:2])):
+        with pytest.raises(ValueError, match="1048576 x 1048576 pixels"):
+            request(photo(9, 9))
