@@ -349,15 +349,19 @@ def _from_dict(cls, content):
                 raise ValueError(f"{name} holds a negative number")
     texts = {key: str(content[key]) for key in ("dataset", "split", "protocol")}
     ignored = content.get("ignored_pixels")
+    settings = content.get("settings")
+    if not isinstance(settings, (dict, type(None))):
+        raise ValueError("settings must be an object, or null")
+    sizes = tuple(tuple(map(int, s)) for s in content.get("image_sizes", []))
+    if any(len(size) != 3 for size in sizes):
+        raise ValueError("image_sizes must hold (height, width, images)")
     return cls(
         **texts,
         num_images=int(content["num_images"]),
         class_names=tuple(map(str, names)),
-        settings=content.get("settings"),
+        settings=settings,
         ignored_pixels=None if ignored is None else int(ignored),
-        image_sizes=tuple(
-            tuple(map(int, size)) for size in content.get("image_sizes", [])
-        ),
+        image_sizes=sizes,
         weights=content.get("weights"),
         images=content.get("images"),
         **counts,
