@@ -39,23 +39,25 @@ def answering(function, *arguments):
     if threading.current_thread() is not threading.main_thread():
         return function(*arguments)
     result, error = [], []
+    # A thread whose `join` a signal interrupted may say that it has ended.
+    ended = threading.Event()
 
     def call():
         try:
             result.append(function(*arguments))
         except BaseException as caught:
             error.append(caught)
+        finally:
+            ended.set()
 
-    worker = threading.Thread(target=call, daemon=True)
     try:
         # A signal may also be answered in here.
-        worker.start()
-        while worker.is_alive():
-            worker.join(_POLL_SECONDS)
+        threading.Thread(target=call, daemon=True).start()
+        while not ended.wait(_POLL_SECONDS):
             tick()
     except (SystemExit, KeyboardInterrupt) as stopped:
         code = getattr(stopped, "code", 130)
-        atexit.register(_end, worker, code if isinstance(code, int) else 1)
+        atexit.register(_end, ended, code if isinstance(code, int) else 1)
         raise
     if error:
         raise error[0]
@@ -68,9 +70,9 @@ def tick():
         _countdowns[-1].tick()
 
 
-def _end(worker, code):
+def _end(ended, code):
     """Ends a process whose libraries would wait for a computation."""
-    if worker.is_alive():
+    if not ended.is_set():
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()

@@ -98,11 +98,11 @@ def test_a_signal_leaves_the_computation(monkeypatch):
     finally:
         release.set()
         signal.signal(signal.SIGTERM, previous)
-    ((end, worker, code),) = kept
+    ((end, ended, code),) = kept
     assert code == 143
-    worker.join()
+    assert ended.wait(10)
     # It has ended by now: the process ends as any other.
-    end(worker, code)
+    end(ended, code)
 
 
 class Terminal(io.StringIO):
