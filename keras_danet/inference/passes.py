@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_danet.data.resampling import largest_class
 from keras_danet.data.resampling import resize_bands
 from keras_danet.data.resampling import resize_bilinear
 from keras_danet.data.resampling import resize_image
@@ -90,21 +91,22 @@ class Passes:
     def labels(self):
         """(height, width) uint8."""
         label = np.empty(self.size, "uint8")
-        for rows, values in self._finished(ordered_only=True):
+        _, source = self._averages()
+        for rows, values in source:
             label[rows] = values.argmax(axis=-1)
         return label
 
     def label_and_confidence(self):
         label = np.empty(self.size, "uint8")
         confidence = np.empty(self.size, "float32")
-        for rows, values in self._finished():
-            label[rows], confidence[rows] = _largest(values)
+        for rows, found, values in self._finished():
+            label[rows], confidence[rows] = found, _of(values, found)
         return label, confidence
 
     def probabilities(self):
         """(height, width, num_classes) float32."""
         result = None
-        for rows, values in self._finished():
+        for rows, _, values in self._finished():
             if result is None:
                 result = np.empty((*self.size, values.shape[-1]), "float32")
             result[rows] = values
@@ -115,8 +117,8 @@ class Passes:
         shape = self.size
         label, confidence = np.empty(shape, "uint8"), np.empty(shape, "float32")
         entropy = np.empty(shape, "float32")
-        for rows, values in self._finished(spread):
-            label[rows], confidence[rows] = _largest(values)
+        for rows, found, values in self._finished(spread):
+            label[rows], confidence[rows] = found, _of(values, found)
             # 0 log 0 is 0.
             logs = np.log(np.maximum(values, np.finfo(values.dtype).tiny))
             entropy[rows] = -np.einsum("hwc,hwc->hw", values, logs)
@@ -155,7 +157,8 @@ class Passes:
                 found = softmax(found)
             else:
                 found = normalize(found.copy())
-            yield rows, *_largest(found)
+            label = found.argmax(axis=-1)
+            yield rows, label, _of(found, label)
 
     def mean(self):
         """(height, width, num_values), of what is averaged."""
@@ -177,21 +180,34 @@ class Passes:
             image = np.rint(image).astype("uint8")
         return image
 
-    def _finished(self, spread=None, ordered_only=False):
-        """Rows and their probabilities; with `ordered_only` in their order."""
+    def _averages(self, spread=None):
+        """Their kind, and (rows, values) of them."""
         if self.protocol.num_passes == 1:
-            kind = self.first
-            source = self._pieces(next(self._each_pass()))
+            return self.first, self._pieces(next(self._each_pass()))
+        total = self._sum(spread)
+        return self.second, pieces(total, slice(0, self.size[0]))
+
+    def _finished(self, spread=None):
+        """Rows, their labels and their probabilities.
+
+        The labels are those of a label map alone, also where rounding of the
+        probabilities makes a tie: what is measured is what is predicted.
+        """
+        label = None
+        if self.is_plain:
+            logits = self.whole_logits()
+            label = largest_class(logits, self.size)
+            bands = resize_bands([logits], logits.shape[:2], self.size)
+            kind, source = "logits", self._pieces(bands)
         else:
-            kind = self.second
-            source = pieces(self._sum(spread), slice(0, self.size[0]))
+            kind, source = self._averages(spread)
         for rows, values in source:
-            if not ordered_only:
-                if kind == "logits":
-                    values = softmax(values)
-                else:
-                    values = normalize(values.copy())
-            yield rows, values
+            found = values.argmax(axis=-1) if label is None else label[rows]
+            if kind == "logits":
+                values = softmax(values)
+            else:
+                values = normalize(values.copy())
+            yield rows, found, values
 
     def _sum(self, spread=None):
         total = None
@@ -316,6 +332,6 @@ def pieces(values, rows):
         yield slice(first, first + len(part)), part
 
 
-def _largest(values):
-    label = values.argmax(axis=-1)
-    return label, np.take_along_axis(values, label[..., np.newaxis], -1)[..., 0]
+def _of(values, label):
+    index = label[..., np.newaxis].astype("int64")
+    return np.take_along_axis(values, index, axis=-1)[..., 0]

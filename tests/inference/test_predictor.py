@@ -479,3 +479,22 @@ def test_how_long_a_large_image_takes_is_measured_on_a_small_one(
     assert found > 2 * 400
     assert predictor.expected_seconds(500, 1000) == found
     assert seen == [(25, 50), (25, 50)]
+
+
+def test_every_way_gives_the_same_labels(model):
+    # Logits that rounding cannot tell apart once they are probabilities.
+    layer = model.get_layer("fusion_classifier")
+    weights = [w * 1e-7 for w in layer.get_weights()]
+    before = layer.get_weights()
+    layer.set_weights(weights)
+    try:
+        predictor = Predictor(model, size=64)
+        image = np.random.default_rng(0).integers(0, 256, (57, 90, 3), "uint8")
+        label = predictor(image)
+        assert len(np.unique(label)) > 1
+        np.testing.assert_array_equal(
+            predictor.label_and_confidence(image)[0], label
+        )
+        np.testing.assert_array_equal(predictor.uncertainty(image).label, label)
+    finally:
+        layer.set_weights(before)
