@@ -55,6 +55,11 @@ class Split:
     labelled: bool = True
     beside: tuple[str, ...] = ()
 
+    @property
+    def images_only(self):
+        """Whether there are no label files; a list may name them itself."""
+        return not self.label and self.list_path is None
+
 
 @dataclass(frozen=True)
 class Dataset:

@@ -66,7 +66,7 @@ def search_pairs(dataset, root, split):
     """
     _check_split(dataset, split)
     facts = dataset.splits[split]
-    if not facts.label:
+    if facts.images_only:
         raise ValueError(
             f"The labels of split {split!r} of {dataset.title} are not "
             "published: its server has them. Expected a split with labels, "
@@ -161,7 +161,7 @@ def _present_splits(dataset, root):
     return [
         split
         for split, facts in dataset.splits.items()
-        if facts.label
+        if not facts.images_only
         and any(
             _is_in(place, facts) and (place / _folder_of(facts.label)).is_dir()
             for place in _places(dataset, root)
