@@ -58,6 +58,7 @@ def grid(*more, output="grid"):
     return [*arguments, "--distribute", "none", *more]
 
 
+@one_backend
 def test_a_grid_is_trained_measured_and_skipped(here, workshop, capsys):
     vary = ("--vary", "learning_rate=0.01,0.02", "--seeds", "0,1")
     assert main(grid(*vary)) == 0
