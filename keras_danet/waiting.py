@@ -117,8 +117,8 @@ class Countdown:
     def __call__(self, done, count):
         """Counts: `done` of `count` are done; `None`, if nobody knows."""
         if self.first is None:
-            # Later items do not include compiling. Work that goes on where
-            # it was stopped begins with more than one done.
+            # Later items do not include compiling. Work that is resumed
+            # begins with more than one done.
             self.first, self.begun = time.monotonic(), done
         self.done, self.count = done, count
         self.tick()

@@ -25,7 +25,7 @@ def add(verbs):
         "after the other, evaluates each and writes ablation.json, "
         "ablation.md and ablation.png: mean IoU with its deviation over "
         "seeds, the gain over the first variant, and the gain of each class. "
-        "Called again it goes on where it was; values and seeds may be "
+        "Called again it resumes; values and seeds may be "
         "added. A variant that fails is named, and the others go on: exit "
         "code 1.",
     )

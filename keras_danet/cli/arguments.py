@@ -27,17 +27,22 @@ def add_size(verb):
 def _size(text):
     if text == "image":
         return text
-    sides = text.lower().split("x")
-    try:
-        sides = [int(side) for side in sides]
-    except ValueError:
-        sides = []
-    if len(sides) not in (1, 2) or min(sides) < 1:
+    sides = _sides(text)
+    if not sides:
         raise argparse.ArgumentTypeError(
             "expected the pixels of the longer side, such as 640; LONGxSHORT, "
             f"such as 2048x512; or image. Received: {text!r}"
         )
     return sides[0] if len(sides) == 1 else tuple(sides)
+
+
+def _sides(text):
+    """One or two positive integers, `x` between them; empty for others."""
+    try:
+        sides = [int(side) for side in text.lower().split("x")]
+    except ValueError:
+        return []
+    return sides if len(sides) <= 2 and min(sides) > 0 else []
 
 
 def add_protocol(verb):
@@ -85,12 +90,8 @@ def add_protocol(verb):
 
 
 def _pair(text):
-    sides = text.lower().split("x")
-    try:
-        sides = [int(side) for side in sides]
-    except ValueError:
-        sides = []
-    if len(sides) not in (1, 2) or min(sides) < 1:
+    sides = _sides(text)
+    if not sides:
         raise argparse.ArgumentTypeError(
             f"expected HEIGHTxWIDTH in pixels, such as 512x1024. Received: "
             f"{text!r}"

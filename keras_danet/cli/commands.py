@@ -117,6 +117,15 @@ def _run(arguments):
         lines = map(harmless, str(_explain(error)).split("\n"))
         print("keras-danet: error:", "\n".join(lines), file=sys.stderr)
         return 2
+    except MemoryError:
+        if arguments.traceback:
+            raise
+        print(
+            "keras-danet: error: The memory does not suffice. Free some, or "
+            "choose a smaller --size, --window or batch.",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print("keras-danet: interrupted", file=sys.stderr)
         return 130

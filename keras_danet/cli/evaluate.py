@@ -22,8 +22,7 @@ def add(verbs):
         description="Measures a model on whole images, prints the IoU and "
         "other scores of every class, and writes report.json into the folder "
         "of its run, with a line for each image in report.images.jsonl beside "
-        "it. Stopped at any moment, it goes on where it was when it is "
-        "started again.",
+        "it. Stopped at any moment, it resumes when it is started again.",
     )
     add_model(verb)
     verb.add_argument(

@@ -56,8 +56,8 @@ def evaluate(
         quick: boolean, whether the confusion matrix is all that is wanted:
             neither boundaries nor calibration. Defaults to `False`.
         records: path of a file, `.jsonl`, that gets a line for each image.
-            A measurement that was stopped goes on where it was if it is
-            started again with the same model, images and protocol. Defaults
+            A measurement that was stopped resumes when it is started
+            again with the same model, images and protocol. Defaults
             to `None`.
 
     Returns:

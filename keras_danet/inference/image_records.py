@@ -1,7 +1,7 @@
 """What was counted in each image: a line of JSON, written as it is measured.
 
 The first line of the file says what is measured. Until all images are
-counted the file has another name; a measurement that was stopped goes on
+counted the file has another name; a measurement that was stopped resumes
 from it, if it is the same measurement.
 """
 

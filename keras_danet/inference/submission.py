@@ -117,7 +117,7 @@ def _header(predictor, dataset, split) -> dict[str, Any]:
 
 
 def _begin(folder, header):
-    """Makes the folder, or goes on with one of the same call before."""
+    """Makes the folder, or resumes one that the same call has begun."""
     # Absolute: `.` has no name to put beside.
     whole = pathlib.Path(os.path.abspath(folder))
     note = whole.with_name(f"{whole.name}.json")

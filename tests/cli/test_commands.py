@@ -222,6 +222,16 @@ def test_an_interruption_has_its_exit_code(monkeypatch, capsys):
     assert capsys.readouterr().err == "keras-danet: interrupted\n"
 
 
+def test_too_little_memory_is_one_sentence(monkeypatch, capsys):
+    def run(arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(evaluate, "run", run)
+    assert main(["evaluate", "run"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "memory does not suffice" in line
+
+
 @pytest.mark.slow
 def test_output_on_a_full_disk_is_no_error_of_a_training(tmp_path):
     write_scenes(tmp_path / "scenes", {"train": 8, "val": 2}, size=(48, 64))
