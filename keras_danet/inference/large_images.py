@@ -107,6 +107,13 @@ def _checked(predictor):
             "A large image is seen at its own size. Expected a Predictor with "
             f"size=None and scales=(1.0,). Received: {protocol}"
         )
+    if protocol.mirror and protocol.average == ("logits", "softmax"):
+        # Each window's mirror image is averaged with it, before overlaps.
+        raise ValueError(
+            "In a large image mirror images are averaged as overlapping "
+            "windows are. Expected one word for `average`, such as "
+            f"'softmax', or no mirror images. Received: {protocol}"
+        )
     if protocol.window:
         return protocol
     return dataclasses.replace(

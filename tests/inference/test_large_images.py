@@ -193,6 +193,16 @@ def test_a_large_image_has_one_scale(model, tmp_path):
             )
 
 
+def test_mirror_images_of_a_large_one_need_one_average(model, tmp_path):
+    predictor = Predictor(
+        model, size=None, mirror=True, average=("logits", "softmax")
+    )
+    path = tmp_path / "label.npy"
+    with pytest.raises(ValueError, match="one word for `average`"):
+        predict_large(predictor, photo(50, 60), path)
+    assert not path.exists()
+
+
 @one_backend
 def test_a_prediction_that_fails_leaves_no_file(model, tmp_path):
     predictor = Predictor(model, window=8, stride=8)
