@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tiny
+from conftest import slow_but_on_torch
 from layer_contract import to_numpy
 from layer_contract import value_and_gradients
 
@@ -105,6 +106,7 @@ def test_metrics_make_no_nan(labelled):
     assert all(np.isnan(float(v)) for v in metric.result().values())
 
 
+@slow_but_on_torch
 def test_a_whole_training_makes_no_nan():
     both = "position", "channel"
     model = tiny.danet(3, both, auxiliary=True, dropout=0.1)

@@ -10,6 +10,7 @@ import pytest
 from conftest import ROOT
 from conftest import SHARED
 from conftest import one_backend
+from conftest import slow_but_on_torch
 from keras import layers
 
 from keras_danet import DANet
@@ -326,6 +327,7 @@ def test_weights_of_another_network_are_refused(tiny, tmp_path):
 # A run
 
 
+@slow_but_on_torch
 def test_a_run_is_resumed_measured_and_fine_tuned(tiny, tmp_path, capsys):
     data = write_scenes(
         tmp_path / "data", {"train": 4, "val": 2}, size=(32, 48)

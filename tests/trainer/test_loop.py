@@ -604,7 +604,7 @@ def test_a_signal_within_an_image_of_a_validation(
     assert time.monotonic() - sent[0] < 30
     release.set()
     killer.join()
-    kept[0][1].join()
+    assert kept[0][1].wait(60)
     assert caught.value.code == 143
     # The steps of the epoch are done, and only its validation is repeated.
     header = read_header(checkpoints(tmp_path / "run" / "checkpoints")[0])
@@ -742,6 +742,7 @@ class Counter(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
+@slow_but_on_torch
 def test_callbacks_of_your_own(root, tmp_path):
     config = tiny(root, epochs=4)
     with pytest.raises(ValueError, match="`callbacks` must be a list of inst"):
@@ -765,6 +766,7 @@ def test_callbacks_of_your_own(root, tmp_path):
     assert len(history["val_mean_iou"]) == 4
 
 
+@slow_but_on_torch
 @pytest.mark.parametrize("within", [False, True])
 def test_a_stop_before_the_first_validation_is_saved(root, tmp_path, within):
     config = tiny(root, epochs=3, val_every=3, ema_momentum=0.5)
