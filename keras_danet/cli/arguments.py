@@ -51,8 +51,8 @@ def add_protocol(verb):
         "--protocol",
         metavar="NAME",
         help="settings of a published figure: authors, authors_multiscale, "
-        "mmsegmentation, mmsegmentation_slide, paddleseg, ...; each option "
-        "below replaces one of them",
+        "mmsegmentation, mmsegmentation_slide, paddleseg, ...; --size and each "
+        "option below replace one of them",
     )
     verb.add_argument(
         "--window",

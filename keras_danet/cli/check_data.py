@@ -5,6 +5,7 @@ import pathlib
 import sys
 
 from keras_danet.cli.arguments import add_data
+from keras_danet.text_tables import harmless
 from keras_danet.waiting import Countdown
 
 NUM_SAMPLES = 12
@@ -48,7 +49,7 @@ def run(arguments):
     splits = find_splits(dataset, arguments.root, arguments.split)
     reports = []
     for split in splits:
-        with Countdown(f"pairs of {split}") as countdown:
+        with Countdown(f"pairs of {harmless(split)}") as countdown:
             report = inspect_split(
                 dataset,
                 arguments.root,
@@ -108,7 +109,10 @@ def _draw_samples(reports, root, path):
     count = min(NUM_SAMPLES, len(titled))
     chosen = [titled[index * len(titled) // count] for index in range(count)]
     if not chosen:
-        print(f"keras-danet: no pair to draw in {path}", file=sys.stderr)
+        print(
+            f"keras-danet: no pair to draw in {harmless(str(path))}",
+            file=sys.stderr,
+        )
         return
     with warnings_as_notes():
         sheet = visualization.gallery(

@@ -60,7 +60,7 @@ def run(arguments):
             "all problems."
         )
     for problem in report.problems:
-        print(f"keras-danet: {problem.message}", file=sys.stderr)
+        print(f"keras-danet: {harmless(problem.message)}", file=sys.stderr)
     if not report.class_pixels.any():
         raise ValueError(
             f"The labels of {arguments.split!r} in {arguments.root} have no "

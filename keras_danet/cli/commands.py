@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 
 from keras_danet.backends import is_importing
 from keras_danet.cli import ablate
@@ -30,8 +31,8 @@ DISTRIBUTIONS = {"ai_edge_litert": "ai-edge-litert"}
 
 # Arguments for which a shell completes file names.
 NAMES_OF_FILES = (
-    *("CHECKPOINT", "DIR", "FILE", "FILE.png", "FOLDER", "INPUT", "MODEL"),
-    *("RECIPE", "REPORT", "ROOT", "RUN"),
+    *("CHECKPOINT", "DIR", "FILE", "FILE.json", "FILE.png", "FOLDER", "INPUT"),
+    *("MODEL", "RECIPE", "REPORT", "ROOT", "RUN"),
 )
 
 DESCRIPTION = """\
@@ -57,7 +58,7 @@ examples:
   keras-danet convert danet.pth -o danet.keras --multi-grid 4 8 16
 
 exit codes:
-  0  done    1  the check found a problem    2  failed
+  0  done    1  a check found a problem, or a part failed    2  failed
   130  interrupted from the keyboard        143  stopped by SIGTERM
   141  the reader of the output, such as head, has ended"""
 
@@ -72,9 +73,9 @@ def main(argv=None):
             the process.
 
     Returns:
-        Exit code: 0 done, 1 the check found a problem, 2 failed, 130
-        interrupted from the keyboard, 141 if nobody reads the output any
-        more.
+        Exit code: 0 done, 1 a check found a problem or a part failed, 2
+        failed, 130 interrupted from the keyboard, 141 if nobody reads the
+        output any more.
 
     Raises:
         SystemExit: with 143 after SIGTERM; with 2 for unknown arguments,
@@ -109,26 +110,31 @@ def _run(arguments):
     except SystemExit:
         flush_output()
         raise
-    except (ValueError, OSError, ImportError) as error:
-        # The user's mistakes: our own errors, and the file system's.
-        if arguments.traceback:
-            raise
-        # File and class names in it are untrusted.
-        lines = map(harmless, str(_explain(error)).split("\n"))
-        print("keras-danet: error:", "\n".join(lines), file=sys.stderr)
-        return 2
-    except MemoryError:
-        if arguments.traceback:
-            raise
-        print(
-            "keras-danet: error: The memory does not suffice. Free some, or "
-            "choose a smaller --size, --window or batch.",
-            file=sys.stderr,
-        )
-        return 2
     except KeyboardInterrupt:
         print("keras-danet: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        text = _told(error)
+        if text is None or arguments.traceback:
+            text = traceback.format_exc().rstrip()
+        # File and class names in it are untrusted.
+        print("\n".join(map(harmless, text.split("\n"))), file=sys.stderr)
+        # Not Python's 1, which says that a part was done.
+        return 2
+
+
+def _told(error):
+    """What users are told of an error, `None` if it is a mistake of ours."""
+    text = None
+    if isinstance(error, MemoryError):
+        text = (
+            "Not enough memory. Free some, or use smaller images, windows or "
+            "batches."
+        )
+    # The user's mistakes: our own errors, and the file system's.
+    elif isinstance(error, (ValueError, OSError, ImportError)):
+        text = _explain(error)
+    return text and f"keras-danet: error: {text}"
 
 
 def _explain(error):

@@ -7,6 +7,7 @@ import sys
 
 from keras_danet.files import check_folder
 from keras_danet.files import make_folder
+from keras_danet.text_tables import harmless
 
 
 def add(verbs):
@@ -86,8 +87,7 @@ def run(arguments):
             f"Received: {output}{' (it exists)' if output.exists() else ''}"
         )
     check_folder(output.parent)
-    path = pathlib.Path(arguments.checkpoint)
-    if path.suffix.lower() == ".keras" or path.is_dir() or not path.suffix:
+    if _is_model(arguments.checkpoint):
         model, _ = runs.open_model(arguments.checkpoint)
         if arguments.num_classes:
             model = DANet.from_model(model, arguments.num_classes)
@@ -107,7 +107,7 @@ def run(arguments):
             ignore=arguments.ignore,
         )
     for warning in caught:
-        print(f"note: {warning.message}", file=sys.stderr)
+        print(f"note: {harmless(str(warning.message))}", file=sys.stderr)
     is_new_head = model.num_classes != found.num_classes
     anew = torch_names.CLASSIFIERS if is_new_head else ()
     ignored = set(tensors) - {
@@ -119,7 +119,7 @@ def run(arguments):
     }
     say(
         f"tensors: {len(tensors) - len(ignored)} taken, {len(ignored)} "
-        "ignored" + (f" ({_kinds(ignored)})" if ignored else "")
+        "ignored" + (f" ({harmless(_kinds(ignored))})" if ignored else "")
     )
     said = {
         "recognised": str(found),
@@ -127,6 +127,18 @@ def run(arguments):
         "ignored": sorted(ignored),
     }
     return _write(model, output, arguments.dataset, said, arguments.json)
+
+
+def _is_model(source):
+    """Whether it is what `open_model` reads, and no file of tensors."""
+    path = pathlib.Path(source)
+    return (
+        # The name on the Hub may have a dot in it.
+        source.startswith("hf://")
+        or path.suffix.lower() == ".keras"
+        or path.is_dir()
+        or not path.suffix
+    )
 
 
 def _write(model, output, dataset, said, as_json):
@@ -148,7 +160,7 @@ def _write(model, output, dataset, said, as_json):
         print(json.dumps(report, indent=1))
     else:
         print(f"logits of a ramp of 65x97 pixels: {figures}")
-        print(f"written: {output}")
+        print(f"written: {harmless(str(output))}")
     return 0
 
 

@@ -11,6 +11,7 @@ from keras_danet.cli.arguments import add_protocol
 from keras_danet.cli.arguments import add_size
 from keras_danet.cli.arguments import open_predictor
 from keras_danet.files import make_folder
+from keras_danet.text_tables import harmless
 
 NUM_WORST = 6
 
@@ -20,9 +21,10 @@ def add(verbs):
         "evaluate",
         help="measure a model on whole images and write its report.json",
         description="Measures a model on whole images, prints the IoU and "
-        "other scores of every class, and writes report.json into the folder "
-        "of its run, with a line for each image in report.images.jsonl beside "
-        "it. Stopped at any moment, it resumes when it is started again.",
+        "other scores of every class, and writes them into a JSON file (see "
+        "--output), with a line for each image in FILE.images.jsonl beside "
+        "it. Stopped at any moment, it resumes from there when it is started "
+        "again.",
     )
     add_model(verb)
     verb.add_argument(
@@ -45,9 +47,10 @@ def add(verbs):
     )
     verb.add_argument(
         "--output",
-        metavar="FILE",
-        help="JSON file to write (default: report.json of the run; none for "
-        "another model or --dataset)",
+        metavar="FILE.json",
+        help="report to write; another file of that name is not replaced "
+        "(default: report.json in the run's folder if a run is measured on "
+        "its own data set, whether or not that is named; otherwise none)",
     )
     verb.add_argument(
         "--html",
@@ -91,7 +94,7 @@ def run(arguments):
         return _submit(arguments, predictor, dataset, root, split)
     pairs = find_pairs(dataset, root, split)
     output = output and pathlib.Path(output)
-    if arguments.html and (not output or output.suffix.lower() == ".html"):
+    if arguments.html and not output:
         raise ValueError(
             "--html writes a page beside the JSON file. Give --output FILE, "
             "such as report.json."
@@ -99,6 +102,8 @@ def run(arguments):
     if output:
         # So that hours of measuring are not lost to a wrong name.
         _check_file(output)
+        if arguments.html:
+            _check_page(output.with_suffix(".html"))
     report = _measure(predictor, pairs, dataset, split, output)
     try:
         if output:
@@ -117,7 +122,8 @@ def _open(arguments):
 
     output = arguments.output
     config = runs.config_of(arguments.model)
-    if arguments.dataset or config is None:
+    # A run's own data set may also be named.
+    if config is None or arguments.dataset not in (None, config.dataset):
         name = arguments.dataset or runs.dataset_of_preset(arguments.model)
         if name is None:
             raise ValueError(
@@ -145,7 +151,7 @@ def _measure(predictor, pairs, dataset, split, output):
     from keras_danet.waiting import Countdown
 
     records = records_path(output) if output else None
-    with warnings_as_notes(), Countdown() as countdown:
+    with warnings_as_notes(), Countdown(unit="images") as countdown:
         return evaluate(
             predictor, pairs, dataset, split, countdown, records=records
         )
@@ -181,7 +187,7 @@ def _save_page(report, output, predictor, pairs, dataset):
             for iou, record in worst
         ]
         report.save_html(page, samples, dataset.palette)
-    print(f"keras-danet: wrote {page}", file=sys.stderr)
+    print(f"keras-danet: wrote {harmless(str(page))}", file=sys.stderr)
 
 
 def _submit(arguments, predictor, dataset, root, split):
@@ -191,21 +197,54 @@ def _submit(arguments, predictor, dataset, root, split):
 
     images = find_images(dataset, root, split)
     folder = pathlib.Path(arguments.submission)
-    with Countdown() as countdown:
+    with Countdown(unit="images") as countdown:
         written = write_submission(
             predictor, images, dataset, folder, split, countdown
         )
     if arguments.json:
         print(json.dumps({"folder": str(folder), "files": written}, indent=1))
     else:
-        print(f"{folder}: {len(written)} files for {dataset.title} {split}")
+        text = f"{folder}: {len(written)} files for {dataset.title} {split}"
+        print(harmless(text))
     return 0
 
 
 def _check_file(path):
+    from keras_danet.inference.report import Report
+
     if path.is_dir():
         raise IsADirectoryError(
             f"{path} is a folder. Expected a file to write, such as "
             f"{path / 'report.json'}. Choose another --output."
         )
+    # The files beside it are named by what is before the last dot: scale-1.0
+    # and scale-1.5 would share them.
+    if path.suffix != ".json":
+        raise ValueError(
+            "--output must end in .json. Received: "
+            f"{path}. Expected a name such as {path.name}.json."
+        )
+    if path.exists():
+        try:
+            Report.load(path)
+        except (ValueError, FileNotFoundError) as error:
+            raise _foreign(path, "a report") from error
     make_folder(path.parent)
+
+
+def _check_page(path):
+    from keras_danet.inference.report_page import POLICY
+
+    if path.exists():
+        with open(path, "rb") as file:
+            # In the head of every page of ours.
+            if POLICY.encode() not in file.read(500):
+                raise _foreign(path, "the page of a report")
+
+
+def _foreign(path, expected):
+    return FileExistsError(
+        f"{path} exists and is not {expected}, so it is not replaced. Expected "
+        "a file that `keras-danet evaluate` wrote, or none. Move it away, or "
+        "choose another --output."
+    )

@@ -126,7 +126,9 @@ def write_recipe(dataset, folder):
     TrainConfig.from_keys({"dataset": "folder", "depth": 18, **values})
     return RECIPE.format(
         title="your own folder",
-        counts=", ".join(f"{n} pairs in {s!r}" for s, n in counts.items()),
+        counts=_within_docstring(
+            ", ".join(f"{n} pairs in {s!r}" for s, n in counts.items())
+        ),
         sizes=" to ".join(
             dict.fromkeys(f"{h} x {w}" for h, w in (sizes[0], sizes[-1]))
         ),
@@ -180,6 +182,7 @@ def _crop_size(sizes, long_side):
 
 
 def _within_docstring(text):
+    # Names come from other people's files, and the recipe is run as code.
     text = text if len(text) <= 300 else text[:300] + " ..."
     return text.replace("\\", "\\\\").replace('"', "'")
 

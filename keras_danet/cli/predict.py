@@ -42,7 +42,8 @@ A video has a folder NAME_confidence with 000001.png for its first frame, and so
 on for the other kinds; its overlay is a video.
 
 exit codes:
-  0  done    1  a file could not be read, the rest was done    2  failed"""
+  0  done    1  a file could not be read, the rest was done    2  failed
+  130  interrupted from the keyboard        143  stopped by SIGTERM"""
 
 
 def add(verbs):

@@ -134,15 +134,16 @@ class SplitReport:
         if self.sizes:
             lines += self._class_rows()
         if self.sizes and self.never_seen:
-            names = harmless(", ".join(self.never_seen))
-            lines.append(f"never seen: {names}")
+            lines.append(f"never seen: {', '.join(self.never_seen)}")
         count = len(self.problems)
         lines += [
             f"wrong: {problem.message}" for problem in self.problems[:MAX_SHOWN]
         ]
         if count > MAX_SHOWN:
             lines.append(f"wrong: {count - MAX_SHOWN} more (--json lists all)")
-        return "\n".join([*lines, "" if count else "nothing wrong"]).rstrip()
+        lines.append("" if count else "nothing wrong")
+        # Names of folders and files, too, come from whoever made the data.
+        return "\n".join(map(harmless, lines)).rstrip()
 
     def _class_rows(self):
         rows = [("class", "pixels", "share", "images")]

@@ -15,8 +15,10 @@ from PIL import Image
 
 from keras_danet import DANet
 from keras_danet import DilatedResNet
+from keras_danet import runs
 from keras_danet.cli import evaluate
 from keras_danet.cli import main
+from keras_danet.data.datasets import SCENES
 from keras_danet.data.scenes import write_scenes
 from keras_danet.inference import evaluation
 from keras_danet.models import memory
@@ -229,7 +231,23 @@ def test_too_little_memory_is_one_sentence(monkeypatch, capsys):
     monkeypatch.setattr(evaluate, "run", run)
     assert main(["evaluate", "run"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "memory does not suffice" in line
+    assert line == (
+        "keras-danet: error: Not enough memory. Free some, or use smaller "
+        "images, windows or batches."
+    )
+
+
+def test_a_mistake_of_ours_is_no_partial_success(monkeypatch, capsys):
+    """1 would say that the rest was done."""
+
+    def run(arguments):
+        raise RuntimeError("road\x1b[2J")
+
+    monkeypatch.setattr(evaluate, "run", run)
+    assert main(["evaluate", "run"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Traceback")
+    assert error.endswith("RuntimeError: road\\x1b[2J\n")
 
 
 @pytest.mark.slow
@@ -306,19 +324,36 @@ def test_a_checkpoint_is_converted(tmp_path, capsys):
     assert report["ignored"] == ["pretrained.bn1.num_batches_tracked"]
     output.unlink()
 
-    tensors["ema"] = np.ones(1, "float32")
+    tensors["ema\x1b[2J"] = np.ones(1, "float32")
     np.savez(checkpoint, **tensors)
-    assert "variable: ema." in fails(capsys, *arguments)
-    anew = ["--num-classes", "5", "--multi-grid", "--ignore", "ema"]
+    assert "variable: ema\\x1b[2J." in fails(capsys, *arguments)
+    anew = ["--num-classes", "5", "--multi-grid", "--ignore", "ema.*"]
     assert main([*arguments, *anew]) == 0
-    printed = capsys.readouterr().out
-    assert (
-        f"{len(tensors) - 8} taken, 8 ignored (ema, head.conv6.1.b" in printed
-    )
+    captured = capsys.readouterr()
+    taken = f"{len(tensors) - 8} taken, 8 ignored (ema\\x1b[2J, head.conv6.1.b"
+    assert taken in captured.out
+    assert "\x1b" not in captured.out + captured.err
     output.unlink()
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     assert "theirs.npz is not read" in fails(capsys, *arguments)
     assert not output.exists()
+
+
+@one_backend
+def test_a_model_on_the_hub_may_have_a_dot_in_its_name(
+    tmp_path, capsys, monkeypatch
+):
+    asked = []
+
+    def open_model(source):
+        asked.append(source)
+        return DANet(3, DilatedResNet(18, filters=8)), None
+
+    monkeypatch.setattr(runs, "open_model", open_model)
+    name, output = "hf://user/danet-v1.5", tmp_path / "ours.keras"
+    assert main(["convert", name, "-o", str(output)]) == 0
+    assert asked == [name] and output.is_file()
+    capsys.readouterr()
 
 
 def test_sigterm_unwinds(monkeypatch):
@@ -475,6 +510,13 @@ def test_usage(capsys):
     text = capsys.readouterr().out
     for verb in ("train", "evaluate", "predict", "export"):
         assert verb in text
+    with pytest.raises(SystemExit):
+        main(["predict", "--help"])
+    of_predict = capsys.readouterr().out
+    for code in ("130  interrupted from the keyboard", "143  stopped by SIG"):
+        assert code in text and code in of_predict
+    assert "1  a check found a problem, or a part failed" in text
+    assert "--size and each option below" in " ".join(of_predict.split())
 
 
 def full_disk(*_):
@@ -619,7 +661,8 @@ def test_evaluate_goes_on_writes_a_page_and_is_compared(
     capsys.readouterr()
     assert main([*arguments, "--html"]) == 0
     captured = capsys.readouterr()
-    assert "note: going on after 1 of 3 images" in captured.err
+    assert "note: resuming: " in captured.err
+    assert "first.images.partial.jsonl already has 1 of 3" in captured.err
     assert "mean Boundary IoU" in captured.out
     assert "wrote" in captured.err
     assert sorted(path.name for path in output.parent.iterdir()) == [
@@ -673,4 +716,63 @@ def test_a_report_that_was_not_saved_is_not_measured_again(
         assert main(arguments) == 2
     capsys.readouterr()
     assert main(arguments) == 0
-    assert "going on after 3 of 3 images" in capsys.readouterr().err
+    assert "already has 3 of 3 images" in capsys.readouterr().err
+
+
+@one_backend
+def test_a_report_replaces_only_reports(
+    workshop, tmp_path, capsys, monkeypatch
+):
+    model = tmp_path / "model.keras"
+    DANet(8, DilatedResNet(18, filters=8)).save(model)
+    arguments = ["evaluate", model, "--data", "scenes", workshop / "scenes"]
+    arguments += ["--size", "image", "--html", "--output"]
+    folder = tmp_path / "reports"
+    for scale in ("1.0", "1.5", "1.0"):
+        output = folder / f"scale-{scale}.json"
+        assert main(list(map(str, [*arguments, output]))) == 0
+        assert "resuming" not in capsys.readouterr().err
+    assert sorted(path.name for path in folder.iterdir()) == [
+        f"scale-{scale}{ending}"
+        for scale in ("1.0", "1.5")
+        for ending in (".html", ".images.jsonl", ".json")
+    ]
+
+    config, page = tmp_path / "config.json", tmp_path / "mine.html"
+    config.write_text("{}")
+    page.write_text("<p>mine</p>")
+    kept = {path: path.read_bytes() for path in (model, config, page)}
+    monkeypatch.setattr(evaluation, "evaluate", None)
+    for output, problem in (
+        (model, "--output must end in .json. Received: "),
+        (folder / "scale-1.0", "such as scale-1.0.json"),
+        (config, "config.json exists and is not a report, so it is not"),
+        (page.with_suffix(".json"), "mine.html exists and is not the page of"),
+    ):
+        assert problem in fails(capsys, *arguments, output)
+    assert kept == {path: path.read_bytes() for path in kept}
+
+
+@one_backend
+def test_the_data_set_of_a_run_may_be_named(workshop, tmp_path, capsys):
+    run, scenes = tmp_path / "run", workshop / "scenes"
+    run.mkdir()
+    config = {"dataset": "scenes", "epochs": 1, "batch_size": 1}
+    config |= {"crop_size": [32, 32], "data_root": str(scenes)}
+    (run / "config.json").write_text(json.dumps({"config": config}))
+    DANet(8, DilatedResNet(18, filters=8)).save(run / "model.keras")
+    for named in ([], ["--dataset", "scenes"], ["--data", "scenes", scenes]):
+        assert main(list(map(str, ["evaluate", run, *named]))) == 0
+        assert json.loads((run / "report.json").read_text())["split"] == "val"
+        (run / "report.json").unlink()
+    # Another data set of the same classes.
+    other = tmp_path / "other"
+    classes = [{"name": name} for name in SCENES.class_names]
+    for kind in ("images", "masks"):
+        (other / kind / "val").mkdir(parents=True)
+        Image.new("L", (40, 32)).save(other / kind / "val" / "a.png")
+    (other / "classes.json").write_text(json.dumps({"classes": classes}))
+    arguments = ["evaluate", run, "--data", "folder", other]
+    assert main(list(map(str, arguments))) == 0
+    assert "folder val, 1 images" in capsys.readouterr().out
+    assert not (run / "report.json").exists()

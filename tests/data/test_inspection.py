@@ -343,7 +343,22 @@ def test_names_that_no_terminal_can_show(tmp_path, capsys):
     label.touch()
     image.touch()
     assert main(["check-data", "cityscapes", str(tmp_path)]) == 1
-    assert "lindau_\\udcff" in capsys.readouterr().out
+    assert "lindau_\\udcff\\n_" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["check-data", "class-weights"])
+def test_no_name_does_anything_to_the_terminal(tmp_path, capsys, verb):
+    root = tmp_path / "\x1b[2Jmine"
+    for kind in ("images", "masks"):
+        (root / kind / "train").mkdir(parents=True)
+        Image.new("L", (8, 8)).save(root / kind / "train" / "a.png")
+    (root / "classes.json").write_text('{"classes": [{"name": "road"}]}')
+    (root / "images" / "train" / "\x1b[31m.png").touch()
+    code = main([verb, "folder", str(root), "--split", "train"])
+    assert code == (1 if verb == "check-data" else 0)
+    captured = capsys.readouterr()
+    said = captured.out + captured.err
+    assert "\x1b" not in said and "\\x1b[31m.png" in said
 
 
 def test_class_weights_of_the_verb(tmp_path, capsys):

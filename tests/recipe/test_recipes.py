@@ -652,6 +652,35 @@ def test_init_writes_a_recipe(tmp_path, capsys, splits):
     assert config.optimization.learning_rate == 0.01
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        'x"""; import os; os.system("id"); """y',
+        'ends in a quote"',
+        "ends in a backslash\\",
+        '\\"""\\',
+        "'''",
+    ],
+)
+def test_init_writes_names_as_text(tmp_path, capsys, name):
+    folder = tmp_path / name
+    for kind in ("images", "masks"):
+        (folder / kind / name).mkdir(parents=True)
+        Image.new("L", (64, 64)).save(folder / kind / name / "0.png")
+    classes = {"classes": [{"name": name}]}
+    (folder / "classes.json").write_text(json.dumps(classes))
+    assert main(["init", str(folder)]) == 0
+    text = capsys.readouterr().out
+    docstring, imported, assigned = ast.parse(text).body
+    assert isinstance(docstring.value, ast.Constant)
+    assert isinstance(imported, ast.ImportFrom)
+    assert isinstance(assigned, ast.Assign)
+    (tmp_path / "mine.py").write_text(text)
+    config = load_recipe(tmp_path / "mine.py")
+    assert config.train_split == config.val_split == name
+    assert config.data_root == str(folder)
+
+
 def test_init_crops_what_photos_both_upright_and_not_have(tmp_path, capsys):
     classes = [{"name": "a"}, {"name": "b"}]
     (tmp_path / "classes.json").write_text(json.dumps({"classes": classes}))
