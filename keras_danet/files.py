@@ -8,6 +8,11 @@ import pathlib
 import tempfile
 import zipfile
 
+import filelock
+
+# What the name of a file that is being written begins with.
+PARTIAL = ".partial-"
+
 
 @contextlib.contextmanager
 def whole_or_not(path):
@@ -27,8 +32,10 @@ def whole_or_not(path):
         OSError: if it cannot be written; names the file.
     """
     path = pathlib.Path(path)
-    partial = path.with_name(f".partial-{path.name}")
+    partial = path.with_name(f"{PARTIAL}{path.name}")
     try:
+        # It may be a link to somewhere else.
+        partial.unlink(missing_ok=True)
         yield partial
         finish(partial, path)
     except OSError as error:
@@ -108,6 +115,40 @@ def reserve(path, size):
             # nor on every file system.
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise
+
+
+@contextlib.contextmanager
+def locked(path, taken):
+    """Lets one process at a time work on a file, where the system can tell.
+
+    Args:
+        path: `pathlib.Path` of the file, in a folder that exists.
+        taken: string, what is said if another one does.
+
+    Raises:
+        BlockingIOError: if another one does.
+    """
+    lock = filelock.FileLock(
+        path.with_name(f".{path.name}.lock"),
+        timeout=0,
+        # It may be another thread that ends the work.
+        thread_local=False,
+    )
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise BlockingIOError(taken) from error
+    # A file system without locks, or a folder of others.
+    except (NotImplementedError, OSError):
+        pass
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            # While it is held: a later one finds that its file has no name.
+            with contextlib.suppress(OSError):
+                os.unlink(lock.lock_file)
+        lock.release()
 
 
 def save_text(text, path):

@@ -85,3 +85,23 @@ def model():
     kernel = model.get_layer("fusion_classifier").kernel
     kernel.assign(kernel * 50)
     return model
+
+
+@pytest.fixture(scope="module")
+def predictor(model):
+    from keras_danet import Predictor
+
+    return Predictor(model)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of three small pictures, one of them in a subfolder."""
+    from pictures import photo
+    from predicted import SIZE
+
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    for k, name in enumerate(("a.png", "b.png", "deep/a.png")):
+        photo(SIZE[0] + k, SIZE[1]).save(folder / name)
+    return folder

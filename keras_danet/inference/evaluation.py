@@ -2,15 +2,12 @@
 
 import collections
 import concurrent.futures
-import hashlib
-import json
 import os
 import warnings
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_danet.data.datasets import Dataset
@@ -18,7 +15,7 @@ from keras_danet.data.decoding import read_pair
 from keras_danet.data.files import Pair
 from keras_danet.distribution.engines import Placement
 from keras_danet.inference import image_records
-from keras_danet.inference.records import settings_of
+from keras_danet.inference.digests import digest_of
 from keras_danet.inference.report import Report as Report
 from keras_danet.inference.scores import Counts
 from keras_danet.inference.scores import count_image
@@ -81,7 +78,7 @@ def evaluate(
     empty = Counts.zeros(dataset.num_classes, not quick, tells)
     facts = _facts(predictor, pairs, dataset, split)
     if not quick and processes == 1:
-        facts["weights"] = weights_digest(predictor)
+        facts["weights"] = digest_of(predictor)
     work = _Work(predictor, pairs, dataset, tells, not quick)
     if records is None:
         mine = range(which, len(pairs), processes)
@@ -138,6 +135,7 @@ def _count_recorded(work, path, facts, empty, progress):
     header = {
         "format": image_records.FORMAT,
         **facts,
+        "label_values": image_records.digest_of_labels(work.dataset),
         "boundary": empty.boundary is not None,
         "calibration": empty.calibration is not None,
         "versions": versions(),
@@ -207,7 +205,8 @@ class _Work:
             future = pool.submit(
                 count_image, *arguments, confidence, self.boundary
             )
-            counting.append((index, label.shape, future))
+            path = self.pairs[index].image
+            counting.append((path, index, label.shape, future))
             while len(counting) >= AHEAD:
                 yield _counted(*counting.popleft())
         # What was measured before a bad file stays.
@@ -226,32 +225,14 @@ class _Work:
             raise ValueError(f"{path} cannot be segmented: {error}") from error
 
 
-def _counted(index, size, future):
-    return index, size, future.result()
+def _counted(path, index, size, future):
+    try:
+        return index, size, future.result()
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be counted: {error}") from error
 
 
 def _counted_sizes(sizes):
     """(height, width, number of images) of every size, sorted."""
     counter = collections.Counter(map(tuple, sizes.tolist()))
     return tuple((*size, count) for size, count in sorted(counter.items()))
-
-
-def weights_digest(predictor: Any) -> str | None:
-    """A short text that differs if a predictor's weights or layers differ.
-
-    Networks of other dilation rates or pixel statistics have the same weights.
-
-    `None` for a function without a model.
-    """
-    model = getattr(predictor, "model", None)
-    weights = getattr(model, "weights", None)
-    if not weights:
-        return None
-    digest = hashlib.blake2b(digest_size=16)
-    if isinstance(model, keras.Model):
-        digest.update(json.dumps([*settings_of(model)]).encode())
-    for weight in weights:
-        value = keras.ops.convert_to_numpy(weight)
-        digest.update(f"{value.dtype}{value.shape}".encode())
-        digest.update(value.tobytes())
-    return digest.hexdigest()

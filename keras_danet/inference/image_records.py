@@ -20,12 +20,15 @@ import filelock
 import numpy as np
 
 from keras_danet import metrics
+from keras_danet.data.datasets import Dataset
 from keras_danet.data.files import Pair
 from keras_danet.files import make_folder
 from keras_danet.files import whole_or_not
 from keras_danet.inference.scores import Counts
 
 FORMAT = 1
+# More than any image has; products of two are int64.
+MAX_SIDE = 2**31
 # What a line that is no record raises.
 _BROKEN = (ValueError, LookupError, TypeError, OverflowError, RecursionError)
 
@@ -92,6 +95,13 @@ def digest_of_names(names: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
+def digest_of_labels(dataset: Dataset) -> str:
+    """A short text that differs if label files' values mean other classes."""
+    colors = sorted((dataset.label_colors or {}).items())
+    meaning = repr((dataset.label_map, colors)).encode()
+    return hashlib.blake2b(meaning, digest_size=16).hexdigest()
+
+
 class RecordsFile:
     """The file of a measurement that is going on; from `open_records`.
 
@@ -154,8 +164,8 @@ class RecordsFile:
                 self.total += record.counts
                 kept.append(line)
         self.note = (
-            f"going on after {len(kept)} of {len(self.pairs)} images, which "
-            f"{self.partial} holds"
+            f"resuming: {self.partial} already has {len(kept)} of "
+            f"{len(self.pairs)} images"
         )
         return kept
 
@@ -344,7 +354,12 @@ def _as_record(content, empty):
             parts[name] = np.zeros_like(zeros)
             parts[name][rows[:, 0]] = rows[:, 1:]
     height, width = map(int, content["size"])
-    counts = Counts(confusion, int(content["ignored"]), **parts)
+    if not (0 < height < MAX_SIDE and 0 < width < MAX_SIDE):
+        raise ValueError("its size is none of an image")
+    ignored = int(content["ignored"])
+    if not 0 <= ignored <= height * width:
+        raise ValueError("it has more ignored pixels than pixels")
+    counts = Counts(confusion, ignored, **parts)
     name, index = str(content["image"]), int(content["index"])
     if index < 0:
         raise ValueError("it has a negative number")

@@ -116,8 +116,17 @@ def _in_folder(top, output, note):
     # Earlier results, if they were written among the images.
     is_output = top.resolve() == output.resolve()
     results = _RESULTS if is_output else ()
-    for folder, folders, files in os.walk(top):
+
+    def unreadable(error):
+        # Reading it says what is wrong.
+        path = pathlib.Path(error.filename)
+        name = path.relative_to(top).as_posix() if path != top else top.name
+        within.append(Input(path, name))
+
+    for folder, folders, files in os.walk(top, onerror=unreadable):
         folder = pathlib.Path(folder)
+        links = [name for name in folders if (folder / name).is_symlink()]
+        skipped += [f"{name} (a link to a folder)" for name in sorted(links)]
         # Skips an output folder inside, and hidden folders.
         folders[:] = sorted(
             name

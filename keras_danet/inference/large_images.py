@@ -105,7 +105,8 @@ def _checked(predictor):
     ):
         raise ValueError(
             "A large image is seen at its own size. Expected a Predictor with "
-            f"size=None and scales=(1.0,). Received: {protocol}"
+            "size=None (--size image) and scales=(1.0,). Received: "
+            f"{protocol}"
         )
     if protocol.mirror and protocol.average == ("logits", "softmax"):
         # Each window's mirror image is averaged with it, before overlaps.

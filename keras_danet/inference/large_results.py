@@ -1,8 +1,9 @@
 """Results of images that are larger than `read_image` takes."""
 
+import contextlib
 import os
 import pathlib
-import tempfile
+import shutil
 
 import numpy as np
 
@@ -59,9 +60,7 @@ def predict(
     label = files["label"]
     make_folder(label.parent)
     with (
-        tempfile.TemporaryDirectory(
-            prefix=f".partial-{label.name}-", dir=label.parent
-        ) as folder,
+        _folder_of_its_own(label) as folder,
         Countdown(
             harmless(f"rows of {item.path.name}"), unit="rows"
         ) as countdown,
@@ -86,3 +85,15 @@ def predict(
         del found
     names = predictor.class_names
     return tuple(names[index] for index in np.flatnonzero(present))
+
+
+@contextlib.contextmanager
+def _folder_of_its_own(path):
+    """A folder beside a file; what a killed process left in it goes."""
+    folder = path.with_name(f".partial-{path.name}.folder")
+    shutil.rmtree(folder, ignore_errors=True)
+    make_folder(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -17,12 +17,14 @@ from keras_danet.inference.windows import Windows
 from keras_danet.inference.windows import normalize
 from keras_danet.inference.windows import pad
 from keras_danet.inference.windows import softmax
+from keras_danet.models.memory import host_memory
+from keras_danet.models.memory import shown_bytes
 from keras_danet.waiting import answering
 
 # Values that are computed on at a time: they fit into a processor's cache.
 PIECE = 2**17
-# A sum of logits, of which e to its power is near the largest float64. What
-# is added up of it stays finite.
+# A sum of logits, of which e to its power is near the largest float64, and of
+# its negative near the smallest. What is added up of them stays finite.
 HIGHEST = 690.0
 
 
@@ -52,10 +54,14 @@ class Passes:
         pixel: what windows are padded with.
         forward: function of a batch of images to their logits.
         batch_size: function of `Windows` to how many go through at a time.
+        num_classes: integer.
     """
 
-    def __init__(self, image, protocol, pixel, forward, batch_size):
+    def __init__(
+        self, image, protocol, pixel, forward, batch_size, num_classes
+    ):
         self.protocol = protocol
+        self.num_classes = num_classes
         self.pixel = pixel
         self.forward = forward
         self.batch_size = batch_size
@@ -78,6 +84,11 @@ class Passes:
         )
 
     @property
+    def num_sums(self):
+        """Sums of the image's size with all classes: none of one pass."""
+        return int(self.protocol.num_passes > 1)
+
+    @property
     def has_logits(self):
         """Whether the mean is one of logits."""
         once = self.protocol.num_passes == 1
@@ -90,6 +101,7 @@ class Passes:
 
     def labels(self):
         """(height, width) uint8."""
+        self.check_room(self.num_sums)
         label = np.empty(self.size, "uint8")
         _, source = self._averages()
         for rows, values in source:
@@ -97,6 +109,7 @@ class Passes:
         return label
 
     def label_and_confidence(self):
+        self.check_room(self.num_sums)
         label = np.empty(self.size, "uint8")
         confidence = np.empty(self.size, "float32")
         for rows, found, values in self._finished():
@@ -105,15 +118,19 @@ class Passes:
 
     def probabilities(self):
         """(height, width, num_classes) float32."""
-        result = None
-        for rows, _, values in self._finished():
-            if result is None:
-                result = np.empty((*self.size, values.shape[-1]), "float32")
-            result[rows] = values
-        return result
+        return self.label_and_probabilities()[1]
+
+    def label_and_probabilities(self):
+        self.check_room(self.num_sums + 1)
+        label = np.empty(self.size, "uint8")
+        result = np.empty((*self.size, self.num_classes), "float32")
+        for rows, found, values in self._finished():
+            label[rows], result[rows] = found, values
+        return label, result
 
     def uncertainty(self):
         spread = _Spread() if self.protocol.num_passes > 1 else None
+        self.check_room(2 * self.num_sums)
         shape = self.size
         label, confidence = np.empty(shape, "uint8"), np.empty(shape, "float32")
         entropy = np.empty(shape, "float32")
@@ -140,6 +157,7 @@ class Passes:
             bottom.
         """
         windows = Windows(self.size, self.protocol, self.pixel)
+        self.check_room(0)
 
         def read(top, bottom, left, right):
             return self.image[top:bottom, left:right]
@@ -153,18 +171,45 @@ class Passes:
 
         bands = windows.bands(read, values, self.batch_size(windows))
         for rows, found in self._pieces(bands):
+            # Softmax may make a tie of what was none.
+            label = found.argmax(axis=-1)
             if self.first == "logits":
                 found = softmax(found)
             else:
                 found = normalize(found.copy())
-            label = found.argmax(axis=-1)
             yield rows, label, _of(found, label)
 
     def mean(self):
         """(height, width, num_values), of what is averaged."""
+        self.check_room(1)
         total = self._sum()
         total /= self.protocol.num_passes
         return total
+
+    def check_room(self, num_maps):
+        """Refuses an image whose maps of all classes memory has no room for.
+
+        Args:
+            num_maps: integer, maps of the image's size that are held at a
+                time.
+        """
+        height, width = self.size
+        values = height * width * num_maps
+        if self.protocol.window:
+            # A band of windows.
+            sizes = self.protocol.network_sizes(height, width)
+            values += self.protocol.window[0] * max(size[1] for size in sizes)
+        size = 8 if "exponentials" in self.protocol.average else 4
+        needed, free = values * self.num_classes * size, host_memory()
+        if needed > free:
+            raise ValueError(
+                f"An image of {height} x {width} pixels takes "
+                f"{shown_bytes(needed)} of memory beside the network, for "
+                f"{self.num_classes} classes of each pixel, and "
+                f"{shown_bytes(free)} are available. Resize it or cut it into "
+                "pieces; labels in windows at one scale take the least "
+                "(`inference.predict_large`)."
+            )
 
     def resize(self, image, size):
         """An image at the size of a pass."""
@@ -270,7 +315,13 @@ class Passes:
         logits = logits.astype("float64")
         if self.protocol.mirror:
             logits += self.forward(batch[:, :, ::-1])[:, :, ::-1]
-        return np.exp(np.minimum(logits, HIGHEST, out=logits), out=logits)
+        return np.exp(
+            np.clip(logits, -HIGHEST, HIGHEST, out=logits), out=logits
+        )
+
+    def padded(self):
+        """The image, filled up to the protocol's canvas."""
+        return pad(self.image, self._canvas(self.size), self.pixel)
 
     def _canvas(self, size):
         least = self.protocol.canvas or size
@@ -281,7 +332,7 @@ class Passes:
 
         It needs the most memory, and there is no sum yet.
         """
-        image = pad(self.image, self._canvas(self.size), self.pixel)
+        image = self.padded()
         sizes = self.protocol.network_sizes(*self.size)
         if self.protocol.chained:
             images = []

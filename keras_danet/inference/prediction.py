@@ -5,6 +5,7 @@ import dataclasses
 import os
 import pathlib
 import threading
+import time
 from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Iterable
@@ -13,7 +14,10 @@ from typing import Literal
 
 from keras_danet.arguments import number
 from keras_danet.data.decoding import read_image
+from keras_danet.files import PARTIAL
 from keras_danet.files import check_folder
+from keras_danet.files import locked
+from keras_danet.files import make_folder
 from keras_danet.inference import large_results
 from keras_danet.inference import results
 from keras_danet.inference import video_prediction
@@ -25,6 +29,7 @@ from keras_danet.inference.overlapping import overlapped
 from keras_danet.inference.predictor import Predictor
 from keras_danet.inference.records import Record
 from keras_danet.inference.videos import check_installed
+from keras_danet.models.memory import is_out_of_memory
 from keras_danet.text_tables import harmless
 from keras_danet.waiting import LOG_SECONDS
 from keras_danet.waiting import Countdown
@@ -32,6 +37,8 @@ from keras_danet.waiting import clock
 from keras_danet.waiting import tick
 
 DEFAULT_KINDS = ("label", "overlay")
+# Bytes of a file's name that file systems take.
+MAX_NAME = 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +108,7 @@ def predict_files(
         List of an `Outcome` for each input, in order.
 
     Raises:
+        BlockingIOError: if another process predicts into the folder.
         FileExistsError: if results are there that are not of the same model,
             protocol and input, and `overwrite` is false.
         ValueError: if nothing can be saved of a kind in `save`, or a result
@@ -128,7 +136,7 @@ def predict_files(
     found = find_inputs(inputs, output, note)
     if any(item.kind == VIDEO for item in found):
         check_installed()
-    record = Record(output, predictor, kinds)
+    record = Record(output, predictor, frame_rate)
     work = _Work(predictor, output, kinds, record, frame_rate, note)
     work.choose(found, overwrite)
     return work.run(found, report)
@@ -143,6 +151,8 @@ class _Work:
         self.wanted: list[Input] = []
         self.redone: list[str] = []
         self.is_begun, self.lock = False, threading.Lock()
+        self.held = contextlib.ExitStack()
+        self.written = 0.0
         self.large: set[Input] = set()
 
     def files_of(self, item):
@@ -160,13 +170,14 @@ class _Work:
         """Finds what has to be predicted; refuses what would do harm."""
         self.large = set(filter(large_results.is_large, found))
         inputs = {os.path.realpath(p) for item in found for p in item.files}
+        self._check_names(found)
         for item in found:
-            files = self.files_of(item).values()
-            present = [path for path in files if os.path.lexists(path)]
-            for path in files:
-                self._check_result(path, item, inputs)
-            if present and not overwrite:
-                self._check_present(present[0], item)
+            files = self.files_of(item)
+            present = [k for k, path in files.items() if os.path.lexists(path)]
+            for kind, path in files.items():
+                self._check_result(path, kind, item, inputs)
+            for kind in () if overwrite else present:
+                self._check_present(files[kind], kind, item)
             is_done = len(present) == len(files) and not (
                 overwrite or item.name in self.record.unfinished
             )
@@ -180,7 +191,23 @@ class _Work:
                 "--output, or replace them with --overwrite."
             )
 
-    def _check_result(self, path, item, inputs):
+    def _check_names(self, found):
+        owners = {
+            path: item
+            for item in found
+            for path in self.files_of(item).values()
+        }
+        for path, item in owners.items():
+            # A video's folder may be that of an image's results.
+            for folder in path.parents:
+                if folder in owners:
+                    raise ValueError(
+                        f"Results of {owners[folder].path} and of {item.path} "
+                        f"would both be called {folder}. Rename one of the "
+                        "two, or predict them into two folders."
+                    )
+
+    def _check_result(self, path, kind, item, inputs):
         real = os.path.realpath(path)
         inside = any(name.startswith(real + os.sep) for name in inputs)
         if real in inputs or inside:
@@ -188,24 +215,26 @@ class _Work:
                 f"A result would replace an input, {path}. Choose another "
                 "--output."
             )
-        if os.path.isdir(path) and not self.record.has(item.name):
+        if os.path.isdir(path) and not self.record.has(item.name, kind):
             raise FileExistsError(
                 f"{path} is a folder that was not written here. Move it away, "
                 "or choose another --output."
             )
 
-    def _check_present(self, path, item):
-        if self.record.is_same and self.record.is_of(item):
+    def _check_present(self, path, kind, item):
+        if self.record.is_of(item, kind):
             return
         if why := self.record.difference():
             text = f"{path} exists, a result of {why}"
-        elif self.record.has(item.name):
+        elif self.record.has(item.name, kind):
             text = (
-                f"{path} exists, the result of another file of that name, or "
-                f"of {item.path} before it was changed"
+                f"{path} exists, the result of another file of that name, of "
+                f"{item.path} before it was changed, or of another model"
             )
         else:
-            text = f"{path} exists, and no predict.json says of what it is"
+            text = (
+                f"{path} exists, and no predict.json says what it was made from"
+            )
         raise FileExistsError(
             f"{text}. Choose another --output, or replace it with --overwrite."
         )
@@ -220,12 +249,18 @@ class _Work:
                 self.record.unfinished.discard(name)
             elif outcome.status == "partial":
                 self.record.unfinished.add(name)
+            # A killed process does not do what was done again.
+            if time.monotonic() - self.written > LOG_SECONDS:
+                self._write_record()
             report(outcome)
 
         chosen = set(self.wanted)
         for item in found:
             if item not in chosen:
                 tell(Outcome(item, self.files_of(item), "present"))
+            elif problem := self._name_problem(item):
+                tell(self._failed(item, problem))
+                self.wanted.remove(item)
         images, others = [], []
         for item in self.wanted:
             is_plain = item.kind == IMAGE and item not in self.large
@@ -242,19 +277,37 @@ class _Work:
             for item in others:
                 alone = self._video if item.kind != IMAGE else self._large
                 tell(alone(item))
+                self._write_record()
         finally:
-            if self.is_begun:
-                # On a full disk what it says of unfinished results stays.
-                with contextlib.suppress(OSError):
-                    self.record.write()
+            self._write_record()
+            self.held.close()
         return [outcomes[item] for item in found]
+
+    def _write_record(self):
+        if self.is_begun:
+            # On a full disk what it says of unfinished results stays.
+            with contextlib.suppress(OSError):
+                self.record.write()
+            self.written = time.monotonic()
 
     def begin(self):
         """Before the first result is written; not where there is none."""
         with self.lock:
-            if not self.is_begun:
-                self.record.begin(self.wanted, self.redone)
-                self.is_begun = True
+            if self.is_begun:
+                return
+            make_folder(self.output)
+            self.held.enter_context(
+                locked(
+                    self.record.path,
+                    f"Something else is predicting into {self.output}. Wait "
+                    "for it, or choose another --output.",
+                )
+            )
+            # All results of a video that breaks off are there.
+            videos = [i.name for i in self.wanted if i.kind != IMAGE]
+            kinds = {item: [*self.files_of(item)] for item in self.wanted}
+            self.record.begin(kinds, self.redone + videos)
+            self.is_begun, self.written = True, time.monotonic()
 
     def _images(self, items):
         self.is_single = len(items) == 1
@@ -273,8 +326,10 @@ class _Work:
         try:
             return item, image, self._predict_image(item, image)
         # Such as an image that does not fit into memory.
-        except (ValueError, MemoryError) as error:
-            return self._failed(item, error)
+        except Exception as error:
+            if isinstance(error, ValueError) or is_out_of_memory(error):
+                return self._failed(item, error)
+            raise
 
     def _predict_image(self, item, image):
         height, width = image.shape[:2]
@@ -305,7 +360,21 @@ class _Work:
         return Outcome(item, files, "done", classes)
 
     def _failed(self, item, error):
-        return Outcome(item, self.files_of(item), "failed", error=str(error))
+        text = str(error) or "it does not fit into memory."
+        if str(item.path) not in text:
+            text = f"{item.path}: {text}"
+        return Outcome(item, self.files_of(item), "failed", error=text)
+
+    def _name_problem(self, item):
+        """What is wrong with the names of an input's results, or `None`."""
+        names = [path.name for path in self.files_of(item).values()]
+        longest = max(len(os.fsencode(name)) for name in names)
+        if longest + len(PARTIAL) > MAX_NAME:
+            return (
+                f"{item.path} has too long a name: those of its results would "
+                f"have more than {MAX_NAME} bytes. Rename it."
+            )
+        return None
 
     def _large(self, item):
         files = self.files_of(item)
@@ -319,21 +388,25 @@ class _Work:
             self.begin()
             classes = large_results.predict(self.predictor, item, files)
         except (ValueError, MemoryError, ImportError) as error:
-            # A size is refused without the name of the file.
-            return self._failed(item, f"{item.path} is too large: {error}")
+            return self._failed(item, error)
         return Outcome(item, files, "done", classes)
 
     def _video(self, item):
         files = self.files_of(item)
         try:
             source = video_prediction.open_source(item, self.frame_rate)
-            classes, error = video_prediction.predict_video(
+        except (ValueError, OSError) as error:
+            return self._failed(item, error)
+        try:
+            classes, damage = video_prediction.predict_video(
                 self.predictor, source, files, self.begin
             )
-        except (ValueError, MemoryError) as error:
-            return self._failed(item, error)
-        status = "partial" if error else "done"
-        return Outcome(item, files, status, classes, error)
+        except Exception as error:
+            if isinstance(error, ValueError) or is_out_of_memory(error):
+                return self._failed(item, error)
+            raise
+        status = "partial" if damage else "done"
+        return Outcome(item, files, status, classes, damage)
 
 
 def _read(item):

@@ -187,6 +187,7 @@ class Predictor:
         image = answering(as_array, image)
         passes = self._passes(image)
         if passes.is_plain:
+            passes.check_room(1)
             logits = passes.whole_logits()
             return answering(resize_logits, logits, image.shape[:2])
         if not passes.has_logits:
@@ -200,9 +201,17 @@ class Predictor:
     def probabilities(self, image: Any) -> np.ndarray:
         """The classes' probabilities, `(height, width, num_classes)` float32.
 
-        They sum to 1; the largest one is the class of the label map.
+        They sum to 1. The largest one is the class of the label map, but where
+        rounding makes two equal.
         """
         return self._passes(answering(as_array, image)).probabilities()
+
+    def label_and_probabilities(
+        self, image: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The label map, and `probabilities`."""
+        passes = self._passes(answering(as_array, image))
+        return passes.label_and_probabilities()
 
     def label_and_confidence(self, image: Any) -> tuple[np.ndarray, np.ndarray]:
         """The label map, and the probability of each pixel's label, float32.
@@ -245,7 +254,8 @@ class Predictor:
     def resize(self, image: np.ndarray) -> np.ndarray:
         """What the network sees of an image at the largest scale."""
         size = self.network_size(*image.shape[:2])
-        return self._passes(image).resize(image, size)
+        passes = self._passes(image)
+        return passes.resize(passes.padded(), size)
 
     def check_size(self, height: int, width: int) -> None:
         """Raises a ValueError if images of this size need too much memory."""
@@ -303,6 +313,7 @@ class Predictor:
             self._pixel,
             self._compute,
             self._batch_size,
+            len(self.class_names),
         )
 
     def _passes(self, image):
@@ -312,7 +323,8 @@ class Predictor:
 
     def _compute(self, batch):
         """The logits of a batch of windows."""
-        with turn_of(self.model, PATIENCE), _one_at_a_time:
+        # Only a training is waited for with a limit, not other predictions.
+        with _one_at_a_time, turn_of(self.model, PATIENCE):
             self._check_batch(*batch.shape[:3])
             # A distribution is set per thread, so this stays in the thread.
             if keras.distribution.distribution() is not None:
@@ -321,6 +333,8 @@ class Predictor:
 
     def _batch_size(self, windows):
         """How many windows go through the network at a time."""
+        # Also a window that is larger than the image is filled up.
+        self._check_batch(1, *windows.shape)
         most = CPU_BATCH if computes_on_cpu() else BATCH
         size = windows.batch_size(most // math.prod(windows.shape))
         while size > 1:

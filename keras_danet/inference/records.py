@@ -4,16 +4,21 @@ import hashlib
 import json
 import os
 import pathlib
+from typing import Any
 
 import keras
 
 from keras_danet.files import make_folder
 from keras_danet.files import save_text
+from keras_danet.inference.digests import digest_of
+from keras_danet.inference.inputs import FRAMES
 from keras_danet.inference.inputs import RECORD
 from keras_danet.inference.predictor import Predictor
 
 # What must be equal for results to be those of the same prediction.
 IDENTITY = ("digest", "protocol")
+# What is known of a name that is not in a record.
+NOTHING: dict[str, Any] = {"stamp": None, "kinds": [], "old": []}
 
 
 class Record:
@@ -22,7 +27,7 @@ class Record:
     Args:
         folder: `pathlib.Path` of the folder; it need not exist.
         predictor: `Predictor` whose results it is to hold.
-        kinds: the kinds of result that are wanted.
+        frame_rate: numbered frames in a second of their video.
 
     Attributes:
         unfinished: set of names whose results are old or incomplete.
@@ -31,32 +36,54 @@ class Record:
         ValueError: if the folder's `predict.json` is not one.
     """
 
-    def __init__(self, folder, predictor: Predictor, kinds):
+    def __init__(self, folder, predictor: Predictor, frame_rate):
         self.path = pathlib.Path(folder) / RECORD
+        self.frame_rate = frame_rate
         self._new = {
             "digest": digest_of(predictor),
             "protocol": _protocol_of(predictor),
             "backend": keras.backend.backend(),
             "classes": list(predictor.class_names),
-            "save": list(kinds),
         }
         self._old = self._read()
         self.is_same = self._old is not None and all(
             self._old.get(key) == self._new[key] for key in IDENTITY
         )
-        kept = self._old if self.is_same and self._old else {}
-        self.inputs = dict(kept.get("inputs", {}))
+        inputs = self._old["inputs"] if self._old else {}
+        if not self.is_same:
+            inputs = {
+                name: _entry(None, (), entry["kinds"] + entry["old"])
+                for name, entry in inputs.items()
+            }
+        self.inputs = dict(inputs)
+        kept = self._old if self._old and self.is_same else {}
         self.unfinished = set(kept.get("unfinished", ()))
 
     def _read(self):
         try:
             content = json.loads(self.path.read_text("utf-8"))
-            if content["digest"] and content["protocol"] is not None:
-                dict(content["inputs"]), set(content["unfinished"])
+            lists = [content["unfinished"]]
+            for entry in content["inputs"].values():
+                lists += [entry["kinds"], entry["old"]]
+                entry["stamp"]
+            if (
+                content["digest"]
+                and content["protocol"] is not None
+                and all(isinstance(each, list) for each in lists)
+                and all(
+                    isinstance(word, str) for each in lists for word in each
+                )
+            ):
                 return content
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ):
             pass
         raise ValueError(
             f"{self.path} is not what `keras-danet predict` writes there. "
@@ -72,22 +99,38 @@ class Record:
             return "another model, or of other weights"
         return f"the same model by another protocol, {self._old['protocol']}"
 
-    def is_of(self, item):
-        """Whether the results of a name are known to be of this input."""
-        return self.inputs.get(item.name) == stamp_of(item)
+    def is_of(self, item, kind):
+        """Whether a result is known to be of this model and this input."""
+        entry = self.inputs.get(item.name, NOTHING)
+        return kind in entry["kinds"] and entry["stamp"] == self._stamp_of(item)
 
-    def has(self, name):
-        """Whether the results of a name are ours, of whatever input."""
-        return name in ((self._old or {}).get("inputs", {}))
+    def has(self, name, kind):
+        """Whether a result is ours, of whatever model and input."""
+        entry = self.inputs.get(name, NOTHING)
+        return kind in entry["kinds"] + entry["old"]
 
-    def begin(self, items, redone):
+    def begin(self, kinds, redone):
         """Writes down what is going to be predicted.
 
         Args:
-            items: list of `Input`.
-            redone: names among them that have results, which are replaced.
+            kinds: dict of `Input` to the kinds of its results.
+            redone: names of those whose results may be there and still are
+                none: old ones, or those of a part.
+
+        Raises:
+            BlockingIOError: if somebody else has written there meanwhile.
         """
-        self.inputs |= {item.name: stamp_of(item) for item in items}
+        if self._read() != self._old:
+            raise BlockingIOError(
+                f"{self.path} has changed: something else was predicted into "
+                "its folder. Start again, or choose another --output."
+            )
+        for item, wanted in kinds.items():
+            entry = self.inputs.get(item.name, NOTHING)
+            stamp, old = self._stamp_of(item), entry["old"]
+            same = entry["kinds"] if entry["stamp"] == stamp else []
+            old = {*old, *entry["kinds"]} - {*same, *wanted}
+            self.inputs[item.name] = _entry(stamp, {*same, *wanted}, old)
         self.unfinished |= set(redone)
         self.write()
 
@@ -100,55 +143,31 @@ class Record:
         }
         save_text(json.dumps(content, indent=1) + "\n", self.path)
 
+    def _stamp_of(self, item):
+        """What changes when an input does."""
+        found = stamp_of_files(item.files)
+        if item.kind != FRAMES:
+            return found[0]
+        text = json.dumps([self.frame_rate, found]).encode()
+        return [item.path.name, len(found), hashlib.sha256(text).hexdigest()]
 
-def stamp_of(item):
-    """What changes when an input does: names, bytes and times of its files."""
+
+def _entry(stamp, kinds, old):
+    return {"stamp": stamp, "kinds": sorted(kinds), "old": sorted(old)}
+
+
+def stamp_of_files(files):
+    """Path, bytes and time of each file."""
     found = []
-    for path in item.files:
+    for path in files:
+        whole = os.path.realpath(path)
         try:
             status = os.stat(path)
-            found.append([path.name, status.st_size, status.st_mtime_ns])
+            found.append([whole, status.st_size, status.st_mtime_ns])
         # Reading it says what is wrong.
         except OSError:
-            found.append([path.name, None, None])
-    if len(found) == 1:
-        return found[0]
-    text = json.dumps(found).encode()
-    return [item.path.name, len(found), hashlib.sha256(text).hexdigest()]
-
-
-def digest_of(predictor):
-    """A digest of what a model's results depend on, the same when reloaded."""
-    digest = hashlib.sha256()
-    model = predictor.model
-    about = [predictor.class_names, predictor.palette, *settings_of(model)]
-    digest.update(json.dumps(about).encode())
-    # Without the state of random generators, which prediction does not use.
-    for variable in model.weights:
-        value = keras.ops.convert_to_numpy(variable)
-        digest.update(f"{value.dtype} {value.shape}".encode())
-        digest.update(value.tobytes())
-    return digest.hexdigest()
-
-
-def settings_of(layer):
-    """The plain settings of every layer; names are counted by a process."""
-    inner = getattr(layer, "layers", ())
-    if not inner:
-        settings = {
-            key: value
-            for key, value in layer.get_config().items()
-            if key != "name" and _is_plain(value)
-        }
-        yield [type(layer).__name__, settings]
-    for part in inner:
-        yield from settings_of(part)
-
-
-def _is_plain(value):
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str))
+            found.append([whole, None, None])
+    return found
 
 
 def _protocol_of(predictor):

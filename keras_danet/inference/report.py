@@ -349,6 +349,8 @@ def _from_dict(cls, content):
                 raise ValueError(f"{name} holds a negative number")
     texts = {key: str(content[key]) for key in ("dataset", "split", "protocol")}
     ignored = content.get("ignored_pixels")
+    if ignored is not None and int(ignored) < 0:
+        raise ValueError("ignored_pixels is negative")
     settings = content.get("settings")
     if not isinstance(settings, (dict, type(None))):
         raise ValueError("settings must be an object, or null")

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from keras_danet.data.resampling import largest_class
 from keras_danet.files import whole_or_not
 from keras_danet.inference import visualization
 from keras_danet.inference.attention import attention_maps
@@ -82,7 +81,8 @@ def predict(
     if passes & set(kinds):
         found = predictor.uncertainty(image)._asdict()
     if "probabilities" in kinds:
-        found["probabilities"] = predictor.probabilities(image)
+        label, values = predictor.label_and_probabilities(image)
+        found |= {"label": label, "probabilities": values}
         answering(_complete, found, kinds)
     elif not found and "confidence" in kinds:
         label, confidence = predictor.label_and_confidence(image)
@@ -97,7 +97,6 @@ def predict(
 def _complete(found, kinds):
     """Adds what follows from the probabilities, without another pass."""
     values = found["probabilities"]
-    found.setdefault("label", largest_class(values, values.shape[:2]))
     if "confidence" in kinds:
         found.setdefault("confidence", values.max(axis=-1))
     if "entropy" in kinds and "entropy" not in found:

@@ -1,5 +1,6 @@
 """Label files as the servers of data sets want them."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -14,7 +15,8 @@ from keras_danet.data.datasets import Dataset
 from keras_danet.data.decoding import read_image
 from keras_danet.files import make_folder
 from keras_danet.files import save_text
-from keras_danet.inference.evaluation import weights_digest
+from keras_danet.inference.digests import digest_of
+from keras_danet.inference.records import stamp_of_files
 from keras_danet.inference.visualization import save_png
 from keras_danet.runs import versions
 from keras_danet.waiting import answering
@@ -39,8 +41,8 @@ def write_submission(
 
     Pixels are the numbers of the data set's own label files: labelIds of
     Cityscapes, 1 to 150 of ADE20K. A file has its image's name. Beside the
-    folder, `FOLDER.json` says what made the files; with the same model and
-    protocol, those that are there are not made again.
+    folder, `FOLDER.json` says what made the files; with the same model,
+    protocol and images, those that are there are not made again.
 
     Args:
         predictor: a `Predictor`, or a function from an image to a label map.
@@ -67,7 +69,7 @@ def write_submission(
         )
     folder = pathlib.Path(folder)
     paths = _paths(images, dataset, folder)
-    _begin(folder, _header(predictor, dataset, split))
+    _begin(folder, _header(predictor, images, dataset, split))
     # Raw value of each class; the inverse of what labels are read by.
     values = [dataset.label_map.index(k) for k in range(dataset.num_classes)]
     table = np.array(values, "uint8")
@@ -106,12 +108,18 @@ def _paths(images, dataset, folder):
     return list(found)
 
 
-def _header(predictor, dataset, split) -> dict[str, Any]:
+def _header(predictor, images, dataset, split) -> dict[str, Any]:
+    protocol = getattr(predictor, "protocol", "unknown")
+    stamps = [stamp_of_files([pathlib.Path(image)]) for image in images]
     return {
         "dataset": dataset.name,
         "split": split,
-        "protocol": str(getattr(predictor, "protocol", "unknown")),
-        "weights": weights_digest(predictor),
+        "images": hashlib.sha256(json.dumps(stamps).encode()).hexdigest(),
+        "protocol": str(protocol),
+        "settings": protocol.as_dict()
+        if hasattr(protocol, "as_dict")
+        else None,
+        "weights": digest_of(predictor),
         "versions": versions(),
     }
 
@@ -122,16 +130,27 @@ def _begin(folder, header):
     whole = pathlib.Path(os.path.abspath(folder))
     note = whole.with_name(f"{whole.name}.json")
     text = json.dumps(header, indent=1) + "\n"
-    is_same = (
-        header["weights"] is not None
-        and note.is_file()
-        and note.read_text("utf-8") == text
-    )
+    old = _read(note)
+    if os.path.lexists(note) and (old is None or old.keys() != header.keys()):
+        raise FileExistsError(
+            f"{note} is in the way of the note about {folder}: it was not "
+            "written by --submission. Choose another folder, or move it away."
+        )
+    is_same = header["weights"] is not None and old == json.loads(text)
     if not is_same and folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(
-            f"{folder} holds files of another model, protocol or version "
-            "(FOLDER.json beside it says which). Choose another folder for "
-            "--submission, or empty it."
+            f"{folder} holds files of another model, protocol or version, or "
+            "of other images (FOLDER.json beside it says which). Choose "
+            "another folder for --submission, or empty it."
         )
     make_folder(folder)
     save_text(text, note)
+
+
+def _read(note):
+    """What an earlier call has written, or `None`."""
+    try:
+        content = json.loads(note.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None

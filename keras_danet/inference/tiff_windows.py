@@ -2,10 +2,12 @@
 
 import collections
 import contextlib
+import io
 import os
 import zlib
 
 import numpy as np
+from PIL import Image
 
 TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf8", ".svs")
 # What a file may ask for.
@@ -14,6 +16,8 @@ MAX_PIECE_BYTES = 2**28
 # Decoded pieces that are kept: windows beside each other share them.
 CACHE_BYTES = 2**28
 DEFLATE, JPEG, ORIENTATION = (8, 32946), 7, 274
+# None, LZW, PackBits and ZSTD: imagecodecs fills no more than a piece of them.
+COMPRESSIONS = (1, 5, 32773, 50000, JPEG, *DEFLATE)
 
 
 @contextlib.contextmanager
@@ -34,14 +38,19 @@ def open_tiff(path):
         ) from error
     with open(path, "rb") as file:
         try:
-            tiff = tifffile.TiffFile(file)
-            page = tiff.pages[0]
+            image = TiffImage(path, file, tifffile.TiffFile(file).pages[0])
+        except _Refused as refused:
+            raise ValueError(f"{path} {refused}.") from None
         # What a wrong file makes of a reader has no end of kinds.
         except Exception as error:
             raise ValueError(
                 f"{path} is no TIFF image that can be read ({error})."
             ) from error
-        yield TiffImage(path, file, page)
+        yield image
+
+
+class _Refused(ValueError):
+    """What an image has is known, and not read."""
 
 
 class TiffImage:
@@ -85,6 +94,13 @@ class TiffImage:
                 f"({page.dtype}, {self._channels} channels, "
                 f"{getattr(page.photometric, 'name', kind)}). Convert it"
             )
+        if int(page.compression) not in COMPRESSIONS:
+            self._refuse(
+                "is compressed by "
+                f"{getattr(page.compression, 'name', page.compression)}. "
+                "Expected none, LZW, Deflate, PackBits, ZSTD or JPEG. Convert "
+                "it"
+            )
         height, width, _ = self.shape
         if min(height, width, *self._piece) < 1:
             self._refuse(f"is empty ({height} x {width} pixels)")
@@ -123,7 +139,7 @@ class TiffImage:
         return self._piece[0] * self._piece[1] * self._channels
 
     def _refuse(self, problem):
-        raise ValueError(f"{self.path} {problem}.")
+        raise _Refused(problem)
 
     def __getitem__(self, place):
         (top, bottom, _), (left, right, _) = (
@@ -150,10 +166,12 @@ class TiffImage:
             self._cache.move_to_end(index)
             return self._cache[index]
         page = self._page
-        self._file.seek(page.dataoffsets[index])
-        data = self._file.read(page.databytecounts[index])
         try:
-            self._check_unpacked(data)
+            self._file.seek(page.dataoffsets[index])
+            # A tile without bytes was left out: it is black.
+            data = self._file.read(page.databytecounts[index]) or None
+            if data is not None:
+                self._check_unpacked(data)
             piece, _, shape = page.decode(
                 data, index, jpegtables=page.jpegtables
             )
@@ -164,7 +182,6 @@ class TiffImage:
                 "imagecodecs"
             ) from error
         if piece is None:
-            # Nothing was stored for it.
             piece = np.zeros((*shape[1:3], self._channels), "uint8")
         piece = piece.reshape(piece.shape[-3:])
         self._cache[index] = piece
@@ -176,8 +193,17 @@ class TiffImage:
 
     def _check_unpacked(self, data):
         """Little data may ask for much memory."""
-        if int(self._page.compression) not in DEFLATE:
+        compression = int(self._page.compression)
+        if compression in DEFLATE:
+            most = self._piece_bytes
+            is_more = (
+                len(zlib.decompressobj().decompress(data, most + 1)) > most
+            )
+        elif compression == JPEG:
+            with Image.open(io.BytesIO(data), formats=["JPEG"]) as piece:
+                width, height = piece.size
+            is_more = height > self._piece[0] or width > self._piece[1]
+        else:
             return
-        unpacked = zlib.decompressobj().decompress(data, self._piece_bytes + 1)
-        if len(unpacked) > self._piece_bytes:
+        if is_more:
             raise ValueError("it unpacks to more than its size")

@@ -87,6 +87,8 @@ class VideoFile:
 
         self.path = path
         self.error: str | None = None
+        # Seconds at which the packets of other streams end.
+        self._reached = Fraction(0)
         check_installed()
         _check_regular(path)
         options = {
@@ -172,7 +174,8 @@ class VideoFile:
                 yield Frame(image, f"{number:06}", time)
                 lasts = (frame.duration or 0) * (frame.time_base or 0)
                 frame = next(self._decoded, None)
-            self._check_end(number, time + (lasts or 1 / self.rate))
+            end = max(time + (lasts or 1 / self.rate), self._reached - start)
+            self._check_end(number, end)
 
     def _time_of(self, frame, start, before):
         """Seconds since the first frame; of the first, the file's own."""
@@ -189,7 +192,11 @@ class VideoFile:
         import av
 
         try:
-            for packet in self._container.demux(self._stream):
+            for packet in self._container.demux():
+                if packet.stream is not self._stream:
+                    # Sound may last longer than its pictures.
+                    self._reached = max(self._reached, _end_of(packet))
+                    continue
                 if packet.is_corrupt:
                     self.error = self.error or "a part of it is missing"
                 try:
@@ -202,10 +209,8 @@ class VideoFile:
     def _check_end(self, number, end):
         claimed = (self._container.duration or 0) / 1e6
         missing = claimed - float(end)
-        # Sound may last longer than its pictures.
-        is_alone = len(self._container.streams) == 1
         is_short = missing > 0.5 + 2 / self.rate
-        if is_alone and claimed <= _MAX_SECONDS and is_short:
+        if is_short and claimed <= _MAX_SECONDS:
             self.error = self.error or f"its last {missing:.1f} s are missing"
         if self.error:
             self.error = (
@@ -213,6 +218,13 @@ class VideoFile:
                 f"{number} frames could be read, and have results. Replace "
                 "the file, and predict it again."
             )
+
+
+def _end_of(packet):
+    """Seconds at which a packet ends, 0 if it does not say."""
+    if packet.pts is None or packet.time_base is None:
+        return Fraction(0)
+    return (packet.pts + (packet.duration or 0)) * Fraction(packet.time_base)
 
 
 class FrameFiles:
@@ -226,7 +238,7 @@ class FrameFiles:
         rate: float, numbers in a second.
 
     Raises:
-        ValueError: if the first file cannot be read.
+        ValueError: if none of the files can be read.
     """
 
     def __init__(self, frames: Input, rate: float):
@@ -235,9 +247,19 @@ class FrameFiles:
         self.rate = Fraction(rate).limit_denominator(1001)
         self.tick = 1 / self.rate
         self.count = len(self._frames)
-        self.size = read_image(self._frames[0][1]).shape[:2]
+        self.size = self._first_size()
         self.pixel_shape = Fraction(1)
         self.error: str | None = None
+
+    def _first_size(self):
+        """(height, width) of the first frame that can be read."""
+        first = None
+        for _, path in self._frames:
+            try:
+                return read_image(path).shape[:2]
+            except (ValueError, OSError) as error:
+                first = first or error
+        raise ValueError(f"{self.path} has no frame that can be read: {first}")
 
     def frames(self) -> Iterator[Frame]:
         first, _ = self._frames[0]

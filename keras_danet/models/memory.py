@@ -200,8 +200,8 @@ def check_memory(
     message = (
         f"{'Training on' if training else 'Predicting'} {batch_size} "
         f"image{'s' * (batch_size > 1)} of {height} x {width} pixels takes "
-        f"about {_shown(estimate(batch_size, height, width))} of memory"
-        f"{per_device}, and {_shown(available)} are available. "
+        f"about {shown_bytes(estimate(batch_size, height, width))} of memory"
+        f"{per_device}, and {shown_bytes(available)} are available. "
     )
     share = _largest(
         lambda n: fits(n * num_devices, height, width),
@@ -231,12 +231,14 @@ def check_memory(
         advice = (
             f"Images of {rows} x {columns} pixels fit: resize this one with "
             f"`size={long}` (--size {long} on the command line, "
-            f"`test_size={long}` in a recipe)."
+            f"`test_size={long}` in a recipe), or predict it in smaller "
+            "windows (`window`)."
         )
     raise ValueError(message + advice)
 
 
-def _shown(num_bytes):
+def shown_bytes(num_bytes):
+    """A number of bytes for people."""
     if num_bytes < 2**30:
         return f"{num_bytes / 2**20:.0f} MiB"
     return f"{num_bytes / 2**30:.1f} GiB"
@@ -282,6 +284,16 @@ def available_memory(num_devices=1):
     if on_cpu:
         return host_memory() // num_devices
     return free
+
+
+def is_out_of_memory(error):
+    """Whether an exception of Python or a backend is of too little memory."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__
+        in ("OutOfMemoryError", "ResourceExhaustedError")
+        or "RESOURCE_EXHAUSTED" in str(error)
+    )
 
 
 def host_memory(root="/"):

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import one_backend
 from pictures import photo
 from PIL import Image
 
@@ -14,9 +15,11 @@ from keras_danet import DANet
 from keras_danet import DilatedResNet
 from keras_danet import Predictor
 from keras_danet.cli import main
+from keras_danet.cli.predict import KINDS
 from keras_danet.data.decoding import PHOTO_ENDINGS
 from keras_danet.data.decoding import read_raw_label
 from keras_danet.data.folder import read_classes
+from keras_danet.inference import results
 from keras_danet.inference.visualization import overlay
 
 NAMES = ("ground", "\u9053\u8def", "Stra\u00dfe", "sky")
@@ -193,7 +196,11 @@ def test_stopped_at_any_moment_it_leaves_whole_files(run, number, of_video):
     _, errors = process.communicate(timeout=60)
     stopped = {signal.SIGTERM: 143, signal.SIGKILL: -9}
     assert process.returncode == stopped[number], errors
-    found = [p for p in output.rglob("*.*") if "/.partial-" not in str(p)]
+    found = [
+        path
+        for path in output.rglob("*.*")
+        if "/.partial-" not in str(path) and path.suffix != ".lock"
+    ]
     for path in found:
         if path.suffix == ".png":
             Image.open(path).load()
@@ -236,3 +243,8 @@ def test_attention_that_there_is_not(run, capsys):
     code, output = predict(folder, "--attention")
     assert code == 2 and not output.exists()
     assert "no attention module. Leave out" in capsys.readouterr().err
+
+
+@one_backend
+def test_words_to_save_are_those_that_can_be_saved():
+    assert KINDS == tuple(results.ENDINGS)

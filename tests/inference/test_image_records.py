@@ -1,5 +1,6 @@
 """A measurement that was stopped goes on, and only where it may."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -109,7 +110,7 @@ def test_it_goes_on_where_it_stopped(pairs, tmp_path):
     expected = evaluate(Brightness(), pairs, SCENES, "val").as_json()
     stop_after(3, pairs, tmp_path)
     again, told = Brightness(), []
-    with pytest.warns(UserWarning, match="going on after 3 of 5 images"):
+    with pytest.warns(UserWarning, match="already has 3 of 5 images"):
         report = measure(
             again, pairs, tmp_path, progress=lambda *done: told.append(done)
         )
@@ -132,15 +133,21 @@ def garble(path):
     path.write_text("\n".join(lines))
 
 
-@pytest.mark.parametrize("damage, left", [(tear, 2), (garble, 2)])
-def test_torn_and_broken_lines_are_dropped(pairs, tmp_path, damage, left):
+def enlarge(path):
+    lines = path.read_text().split("\n")
+    lines[2] = json.dumps({**json.loads(lines[2]), "size": [10**30, 1]})
+    path.write_text("\n".join(lines))
+
+
+@pytest.mark.parametrize("damage", [tear, garble, enlarge])
+def test_torn_and_broken_lines_are_dropped(pairs, tmp_path, damage):
     expected = evaluate(Brightness(), pairs, SCENES, "val").as_json()
     stop_after(3, pairs, tmp_path)
     damage(tmp_path / PARTIAL)
     again = Brightness()
-    with pytest.warns(UserWarning, match=f"after {left} of 5"):
+    with pytest.warns(UserWarning, match="already has 2 of 5"):
         report = measure(again, pairs, tmp_path)
-    assert report.as_json() == expected and len(again.seen) == 5 - left
+    assert report.as_json() == expected and len(again.seen) == 3
     assert len(list(read_records(tmp_path / RECORDS)[1]())) == 5
 
 
@@ -150,7 +157,7 @@ def test_a_file_that_changed_is_measured_again(pairs, tmp_path):
     Image.fromarray(label).save(pairs[1].label)
     expected = evaluate(Brightness(), pairs, SCENES, "val").as_json()
     again = Brightness()
-    with pytest.warns(UserWarning, match="going on after 2"):
+    with pytest.warns(UserWarning, match="already has 2 "):
         assert measure(again, pairs, tmp_path).as_json() == expected
     assert again.seen == [1, 3, 4]
 
@@ -173,6 +180,33 @@ def test_another_measurement_starts_anew(
         report = measure(predictor, chosen, tmp_path)
     assert len(predictor.seen) == len(chosen) == report.num_images
     assert len(list(read_records(tmp_path / RECORDS)[1]())) == len(chosen)
+
+
+def test_values_that_mean_other_classes_start_anew(pairs, tmp_path):
+    stop_after(3, pairs, tmp_path)
+    order = (1, 0, *SCENES.label_map[2:])
+    swapped = dataclasses.replace(SCENES, label_map=order)
+    again = Brightness()
+    with pytest.warns(UserWarning, match=r"another .*its label_values.* anew"):
+        report = evaluate(
+            again, pairs, swapped, "val", records=tmp_path / RECORDS
+        )
+    assert len(again.seen) == 5
+    plain = evaluate(Brightness(), pairs, swapped, "val")
+    assert report.as_json() == plain.as_json()
+    black, white = (0, 0, 0), (255, 255, 255)
+    meanings = [
+        image_records.digest_of_labels(
+            dataclasses.replace(SCENES, label_colors=colors)
+        )
+        for colors in (
+            None,
+            {black: 0, white: 1},
+            {black: 1, white: 0},
+            {white: 1, black: 0},
+        )
+    ]
+    assert len(set(meanings)) == 3 and meanings[1] == meanings[3]
 
 
 def test_a_function_is_never_the_same(pairs, tmp_path):
@@ -198,7 +232,7 @@ def test_what_was_measured_before_a_bad_file_stays(pairs, tmp_path):
     assert len((tmp_path / PARTIAL).read_text().splitlines()) == 4
     pathlib.Path(pairs[3].label).write_bytes(good)
     again = Brightness()
-    with pytest.warns(UserWarning, match="going on after 3"):
+    with pytest.warns(UserWarning, match="already has 3 "):
         measure(again, pairs, tmp_path)
     assert again.seen == [3, 4]
 
@@ -250,7 +284,7 @@ def test_a_full_disk_is_named(pairs, tmp_path):
     said, _ = run_python(code).communicate()
     assert f"{tmp_path / PARTIAL} cannot be written: " in said
     again = Brightness()
-    with pytest.warns(UserWarning, match="going on after 2"):
+    with pytest.warns(UserWarning, match="already has 2 "):
         report = measure(again, pairs, tmp_path)
     plain = evaluate(Brightness(), pairs, SCENES, "val")
     assert report.as_json() == plain.as_json()
@@ -278,7 +312,7 @@ def test_killed_at_any_moment(pairs, tmp_path):
         process.communicate()
         assert not (tmp_path / RECORDS).exists()
     again = Brightness()
-    with pytest.warns(UserWarning, match="going on after"):
+    with pytest.warns(UserWarning, match="resuming: "):
         report = measure(again, pairs, tmp_path)
     assert len(again.seen) <= 1
     plain = evaluate(Brightness(), pairs, SCENES, "val")
@@ -319,7 +353,16 @@ def test_a_broken_line_is_named(pairs, tmp_path):
     measure(Brightness(), pairs, tmp_path)
     path = tmp_path / RECORDS
     lines = path.read_text().splitlines()
-    for line in ("{", json.dumps({"index": 1}), json.dumps({"cells": "a"})):
+    bad = ["{", json.dumps({"index": 1}), json.dumps({"cells": "a"})]
+    record = json.loads(lines[3])
+    for wrong in (
+        {"size": [10**30, 1]},
+        {"size": [0, 7]},
+        {"ignored": -1},
+        {"ignored": 10**30},
+    ):
+        bad.append(json.dumps({**record, **wrong}))
+    for line in bad:
         path.write_text("\n".join([*lines[:3], line, *lines[4:]]) + "\n")
         _, read = read_records(path)
         with pytest.raises(ValueError, match=r"Line 4 of .*measure again"):

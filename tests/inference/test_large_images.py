@@ -1,5 +1,8 @@
+import contextlib
 import errno
+import io
 import os
+import tracemalloc
 
 import keras
 import numpy as np
@@ -104,6 +107,24 @@ def test_tiffs_are_read_piece_by_piece(tmp_path, form, monkeypatch):
 
 
 @one_backend
+def test_a_tile_that_was_left_out_is_black(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    path, image = tmp_path / "image.tif", photo(32, 32)
+    tifffile.imwrite(
+        path,
+        iter([image, None, image, None]),
+        shape=(64, 64, 3),
+        dtype="uint8",
+        tile=(32, 32),
+        photometric="rgb",
+        compression="zlib",
+    )
+    with open_tiff(path) as found:
+        np.testing.assert_array_equal(found[32:64, 0:32], image)
+        assert not found[0:64, 32:64].any()
+
+
+@one_backend
 def test_a_tiff_is_predicted(model, tmp_path):
     tifffile = pytest.importorskip("tifffile")
     image = photo(70, 83)
@@ -155,6 +176,24 @@ def test_tiffs_that_ask_for_too_much_are_refused(tmp_path, monkeypatch):
 
 
 @one_backend
+@pytest.mark.parametrize("tag", ["TileOffsets", "TileWidth"])
+def test_tags_of_another_type_are_refused(tmp_path, tag):
+    """Floating-point numbers, where there should be integers."""
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, photo(32, 32), tile=(32, 32), photometric="rgb")
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        offset = file.pages[0].tags[tag].offset
+    # DOUBLE, at the end of the file.
+    data[offset + 2 : offset + 4] = (12).to_bytes(2, "little")
+    data[offset + 8 : offset + 12] = len(data).to_bytes(4, "little")
+    path.write_bytes(data + np.float64(8.5).tobytes())
+    with pytest.raises(ValueError, match="image.tif"), open_tiff(path) as image:
+        image[0:32, 0:32]
+
+
+@one_backend
 def test_a_tile_that_unpacks_to_more_is_refused(tmp_path, monkeypatch):
     tifffile = pytest.importorskip("tifffile")
     path = tmp_path / "image.tif"
@@ -171,6 +210,46 @@ def test_a_tile_that_unpacks_to_more_is_refused(tmp_path, monkeypatch):
         )
         with pytest.raises(ValueError, match="unpacks to more than its size"):
             image[0:4, 0:4]
+
+
+@one_backend
+@pytest.mark.parametrize("form", ["lzw", "packbits", "zstd", "jpeg"])
+def test_a_tile_that_unpacks_to_more_takes_no_memory(tmp_path, form):
+    tifffile = pytest.importorskip("tifffile")
+    imagecodecs = pytest.importorskip("imagecodecs")
+    path = tmp_path / "image.tif"
+    options = {"tile": (32, 32), "photometric": "rgb", "compression": form}
+    tifffile.imwrite(path, photo(64, 64), **options)
+    with open_tiff(path) as image:
+        assert image[0:64, 0:64].any()
+    with open_tiff(path) as image:
+        shape = (4096, 4096, 3)
+        encode = getattr(imagecodecs, f"{form}_encode")
+        data = encode(np.zeros(shape if form == "jpeg" else 2**20, "uint8"))
+        image._file = io.BytesIO(data)
+        image._page.dataoffsets = [0]
+        image._page.databytecounts = [len(data)]
+        tracemalloc.start()
+        # Some codecs stop where the tile is full, others raise.
+        with contextlib.suppress(ValueError):
+            assert not image[0:32, 0:32].any()
+            assert form != "jpeg"
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < len(data) + 2**19
+
+
+@one_backend
+@pytest.mark.parametrize("form", ["lzma", "png", "jpeg2000"])
+def test_other_compressions_are_refused(tmp_path, form):
+    tifffile = pytest.importorskip("tifffile")
+    pytest.importorskip("imagecodecs")
+    path = tmp_path / "image.tif"
+    options = {"tile": (32, 32), "photometric": "rgb", "compression": form}
+    tifffile.imwrite(path, photo(64, 64), **options)
+    message = f"(?i)compressed by {form}.*Convert it"
+    with pytest.raises(ValueError, match=message), open_tiff(path):
+        pass
 
 
 @one_backend

@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import json
 import math
 import os
 import pathlib
@@ -12,64 +11,22 @@ import pytest
 from conftest import one_backend
 from pictures import photo
 from PIL import Image
+from predicted import SIZE
+from predicted import Counting
+from predicted import names_in
+from predicted import statuses
 
 from keras_danet import Predictor
 from keras_danet.data.decoding import read_image
-from keras_danet.files import whole_or_not
 from keras_danet.inference import large_results
 from keras_danet.inference import predict_large
-from keras_danet.inference import prediction
 from keras_danet.inference import results
-from keras_danet.inference import visualization
 from keras_danet.inference.inputs import find_inputs
 from keras_danet.inference.prediction import predict_files
-from keras_danet.inference.records import digest_of
 from keras_danet.inference.visualization import display_palette
 from keras_danet.inference.visualization import overlay
 
 pytestmark = one_backend
-
-SIZE = (40, 56)
-
-
-@pytest.fixture(scope="module")
-def predictor(model):
-    return Predictor(model)
-
-
-@pytest.fixture
-def photos(tmp_path):
-    folder = tmp_path / "photos"
-    (folder / "deep").mkdir(parents=True)
-    for k, name in enumerate(("a.png", "b.png", "deep/a.png")):
-        photo(SIZE[0] + k, SIZE[1]).save(folder / name)
-    return folder
-
-
-class Counting:
-    """A predictor that counts the images it is asked for."""
-
-    def __init__(self, predictor):
-        self.predictor, self.calls = predictor, 0
-
-    def __getattr__(self, name):
-        return getattr(self.predictor, name)
-
-    def __call__(self, image):
-        self.calls += 1
-        return self.predictor(image)
-
-
-def names_in(folder):
-    return sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_file()
-    )
-
-
-def statuses(outcomes):
-    return [outcome.status for outcome in outcomes]
 
 
 def test_every_kind_holds_what_the_predictor_says(predictor, photos, tmp_path):
@@ -166,67 +123,36 @@ def test_what_is_done_is_skipped(predictor, photos, tmp_path):
     assert statuses(outcomes) == ["done"] * 4
 
 
-def test_results_of_something_else_are_not_mistaken(
-    predictor, photos, tmp_path
-):
-    output = tmp_path / "out"
-    image = photos / "a.png"
-    predict_files(predictor, [image], output)
-
-    def refused(predictor=predictor, given=image):
-        with pytest.raises(FileExistsError) as error:
-            predict_files(predictor, [given], output)
-        assert "--overwrite" in str(error.value)
-        return str(error.value)
-
-    # Also where the other model has no result of that name yet.
-    for given in (image, photos / "b.png"):
-        mirrored = Predictor(predictor.model, mirror=True)
-        assert "by another protocol" in refused(mirrored, given)
-        gamma = predictor.model.get_layer("position_attention").gamma
-        gamma.assign(gamma + 0.1)
-        assert "another model" in refused(given=given)
-        gamma.assign(gamma - 0.1)
-    # Another image of the same name, or the same one once it is changed.
-    assert "of another file" in refused(given=photos / "deep" / "a.png")
-    os.utime(image, ns=(0, 0))
-    assert "before it was changed" in refused()
-    (output / "predict.json").unlink()
-    assert "no predict.json says" in refused()
-    (output / "predict.json").write_text("{}")
-    with pytest.raises(ValueError, match="is not what `keras-danet predict`"):
-        predict_files(predictor, [image], output)
+def test_names_that_are_too_long(predictor, photos, tmp_path):
+    name = "x" * 240
+    (photos / "a.png").rename(photos / f"{name}.png")
+    outcomes = predict_files(predictor, [photos], tmp_path / "out")
+    found = {o.input.name: o.status for o in outcomes}
+    assert found == {name: "failed", "b": "done", "deep/a": "done"}
+    assert any("has too long a name" in (o.error or "") for o in outcomes)
 
 
-def test_a_model_that_is_loaded_again_is_the_same(predictor, tmp_path):
-    predictor.model.save(tmp_path / "model.keras")
-    found = [digest_of(Predictor(tmp_path / "model.keras")) for _ in range(2)]
-    assert found == [digest_of(predictor)] * 2
+def test_memory_that_a_backend_lacks(predictor, photos, tmp_path, monkeypatch):
+    class OutOfMemoryError(RuntimeError):
+        pass
 
+    errors = [
+        OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+        MemoryError(),
+    ]
 
-def test_overwriting_that_is_stopped_goes_on(
-    predictor, photos, tmp_path, monkeypatch
-):
-    output = tmp_path / "out"
-    predict_files(predictor, [photos], output)
-    other = Counting(Predictor(predictor.model, mirror=True))
-    real = results.save
+    def fail(*_):
+        raise errors.pop()
 
-    def stopping(path, *arguments):
-        if path.name == "b_label.png":
-            raise KeyboardInterrupt
-        real(path, *arguments)
-
-    monkeypatch.setattr(results, "save", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        predict_files(other, [photos], output, overwrite=True)
-    record = json.loads((output / "predict.json").read_text())
-    assert {"b", "deep/a"} <= set(record["unfinished"])
-    monkeypatch.setattr(results, "save", real)
-    # Not the first model's results.
-    outcomes = predict_files(other, [photos], output)
-    assert statuses(outcomes)[1:] == ["done", "done"]
-    assert statuses(predict_files(other, [photos], output)) == ["present"] * 3
+    monkeypatch.setattr(Predictor, "__call__", fail)
+    outcomes = predict_files(predictor, [photos], tmp_path / "out")
+    assert statuses(outcomes) == ["failed"] * 3
+    assert all(str(o.input.path) in o.error for o in outcomes)
+    assert "does not fit into memory" in outcomes[0].error
+    errors = [RuntimeError("a fault")]
+    with pytest.raises(RuntimeError, match="a fault"):
+        predict_files(predictor, [photos], tmp_path / "out")
 
 
 def test_a_bad_file_is_named_and_the_rest_goes_on(
@@ -264,7 +190,8 @@ def test_a_bad_file_is_named_and_the_rest_goes_on(
 
     monkeypatch.setattr(Predictor, "_check_batch", check)
     outcomes = predict_files(predictor, [photos / "deep"], tmp_path / "other")
-    assert [o.error for o in outcomes] == ["too large"]
+    (outcome,) = outcomes
+    assert outcome.error == f"{photos / 'deep' / 'a.png'}: too large"
     assert not (tmp_path / "other").exists()
 
 
@@ -399,6 +326,10 @@ def test_a_very_large_image_goes_window_by_window(
     notes = []
     output = tmp_path / "out"
     kinds = ["label", "overlay", "confidence"]
+    # Of a process that was killed.
+    left = output / ".partial-large_label.png.folder"
+    left.mkdir(parents=True)
+    (left / "label.npy").touch()
     given = [path, photos / "a.png"]
     outcomes = predict_files(windowed, given, output, kinds, note=notes.append)
     assert statuses(outcomes) == ["done", "done"]
@@ -417,152 +348,25 @@ def test_a_very_large_image_goes_window_by_window(
     np.testing.assert_array_equal(label, expected.label)
     sized = Predictor(predictor.model, size=64)
     (outcome,) = predict_files(sized, [path], tmp_path / "other", ["label"])
-    assert outcome.status == "failed" and "size=None" in outcome.error
+    assert outcome.status == "failed" and "--size image" in outcome.error
 
 
-# Videos
-
-
-@pytest.fixture
-def video(tmp_path):
-    av = pytest.importorskip("av", reason="videos need PyAV: pip install av")
-    path = tmp_path / "street.mp4"
-    with av.open(str(path), "w", options={"movflags": "faststart"}) as file:
-        stream = file.add_stream("libx264", rate=25)
-        stream.height, stream.width = SIZE
-        stream.pix_fmt = "yuv420p"
-        # Frames of about the same number of bytes.
-        stream.codec_context.gop_size = 1
-        for k in range(12):
-            image = np.roll(np.asarray(photo(*SIZE)), 3 * k, axis=1)
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode(None))
-    return path
-
-
-def frames_of(path):
-    import av
-
-    with av.open(str(path)) as container:
-        return [
-            (frame.time, frame.to_ndarray(format="rgb24"))
-            for frame in container.decode(video=0)
-        ]
-
-
-def test_a_video_has_a_label_of_each_frame_and_a_video(
-    predictor, video, tmp_path
+def test_folders_that_are_not_read_are_named(
+    predictor, photos, tmp_path, monkeypatch
 ):
-    output = tmp_path / "out"
-    counting = Counting(predictor)
-    (outcome,) = predict_files(counting, [video], output)
-    assert outcome.status == "done" and counting.calls == 12
-    assert outcome.files == {
-        "label": output / "street_labels",
-        "overlay": output / "street_overlay.mp4",
-    }
-    sources, shown = frames_of(video), frames_of(output / "street_overlay.mp4")
-    assert [time for time, _ in shown] == [time for time, _ in sources]
-    colors = display_palette(predictor.palette)
-    for k, ((_, image), (_, picture)) in enumerate(
-        zip(sources, shown, strict=True), 1
-    ):
-        path = output / "street_labels" / f"{k:06}.png"
-        label = np.asarray(Image.open(path))
-        # Colours of a decoder may differ by a rounding.
-        assert (label == predictor(image)).mean() > 0.98
-        expected = overlay(image, label, colors).astype(int)
-        assert np.abs(picture - expected).mean() < 12
-    assert len(names_in(output)) == 14
-    assert statuses(predict_files(counting, [video], output)) == ["present"]
-    # Frames that are there are no whole video.
-    (output / "street_overlay.mp4").unlink()
-    assert statuses(predict_files(counting, [video], output)) == ["done"]
-    assert counting.calls == 24
-    files = ["label", "overlay", "confidence", "probabilities"]
-    (outcome,) = predict_files(counting, [video], output, files)
-    assert len(list((output / "street_confidence").iterdir())) == 12
-    assert np.load(output / "street_probabilities" / "000012.npy").shape == (
-        *SIZE,
-        5,
-    )
+    (photos / "more").symlink_to(tmp_path)
+    real = os.scandir
 
-
-def test_a_video_that_breaks_off_is_done_again(predictor, video, tmp_path):
-    whole = video.read_bytes()
-    video.write_bytes(whole[: len(whole) * 2 // 3])
-    output = tmp_path / "out"
-    for _ in range(2):
-        (outcome,) = predict_files(predictor, [video], output)
-        assert outcome.status == "partial" and outcome.classes
-        assert "street.mp4 breaks off or is damaged" in outcome.error
-        count = len(list((output / "street_labels").iterdir()))
-        assert 1 <= count < 12
-        assert len(frames_of(output / "street_overlay.mp4")) == count
-    assert not list(output.glob(".*"))
-
-
-def test_a_video_that_fails_leaves_nothing(
-    predictor, video, photos, tmp_path, monkeypatch
-):
-    output = tmp_path / "out"
-    real = whole_or_not
-
-    def full(path):
-        if path.name == "000003.png":
-            raise OSError(errno.ENOSPC, "No space left on device")
+    def scandir(path):
+        if pathlib.Path(path).name == "deep":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return real(path)
 
-    monkeypatch.setattr(visualization, "whole_or_not", full)
-    with pytest.raises(OSError, match="No space left"):
-        predict_files(predictor, [photos, video], output)
-    # The images before it are whole, and nothing is there of the video.
-    assert len(names_in(output)) == 7
-    assert not list(output.glob("*street*"))
-    monkeypatch.undo()
-    bad = tmp_path / "bad.mkv"
-    bad.write_bytes(b"no video")
-    outcomes = predict_files(predictor, [bad, video, photos], output)
-    assert statuses(outcomes) == ["failed", "done", *["present"] * 3]
-    assert "bad.mkv cannot be read" in outcomes[0].error
-
-
-def test_a_folder_that_is_not_ours_is_not_replaced(predictor, video, tmp_path):
-    output = tmp_path / "out"
-    (output / "street_labels").mkdir(parents=True)
-    (output / "street_labels" / "000001.png").touch()
-    for overwrite in (False, True):
-        with pytest.raises(FileExistsError, match="not written here"):
-            predict_files(predictor, [video], output, overwrite=overwrite)
-    assert names_in(output) == ["street_labels/000001.png"]
-
-
-def test_numbered_frames_are_a_video(predictor, tmp_path):
-    pytest.importorskip("av", reason="videos need PyAV: pip install av")
-    frames = tmp_path / "frames"
-    frames.mkdir()
-    for number in (5, 6, 8):
-        photo(*SIZE).save(frames / f"{number:05}.png")
-    output = tmp_path / "out"
-    given = [frames / "%05d.png"]
-    (outcome,) = predict_files(predictor, given, output, frame_rate=10)
-    assert outcome.status == "done" and outcome.error is None
-    assert names_in(output / "frames_labels") == [
-        "00005.png",
-        "00006.png",
-        "00008.png",
-    ]
-    shown = frames_of(output / "frames_overlay.mp4")
-    assert [time for time, _ in shown] == pytest.approx([0, 0.1, 0.3])
-    label = np.asarray(Image.open(output / "frames_labels" / "00008.png"))
-    np.testing.assert_array_equal(label, predictor(np.asarray(photo(*SIZE))))
-
-
-def test_videos_need_their_package(predictor, tmp_path, monkeypatch):
-    (tmp_path / "a.mp4").touch()
-    monkeypatch.setitem(__import__("sys").modules, "av", None)
-    with pytest.raises(ImportError, match="PyAV, which is not installed"):
-        predict_files(predictor, [tmp_path / "a.mp4"], tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-    assert prediction.DEFAULT_KINDS == ("label", "overlay")
+    monkeypatch.setattr(os, "scandir", scandir)
+    notes = []
+    found = find_inputs([photos], tmp_path / "out", notes.append)
+    assert {item.name for item in found} == {"a", "b", "deep"}
+    assert "more (a link to a folder)" in notes[0]
+    outcomes = predict_files(predictor, [photos], tmp_path / "out")
+    found = {o.input.name: o.status for o in outcomes}
+    assert found == {"a": "done", "b": "done", "deep": "failed"}

@@ -496,5 +496,14 @@ def test_every_way_gives_the_same_labels(model):
             predictor.label_and_confidence(image)[0], label
         )
         np.testing.assert_array_equal(predictor.uncertainty(image).label, label)
+        found, values = predictor.label_and_probabilities(image)
+        np.testing.assert_array_equal(found, label)
+        # Or there would be nothing to mistake.
+        assert (values.argmax(-1) != label).any()
+        predictor = Predictor(model, window=(57, 90))
+        label = predictor(image)
+        bands = predictor.passes(image).windowed_labels()
+        found = np.concatenate([part for _, part, _ in bands])
+        np.testing.assert_array_equal(found, label)
     finally:
         layer.set_weights(before)

@@ -133,6 +133,7 @@ def test_mmsegmentation(model, network, name, crop, stride):
         ("paddleseg_flip", (1.0,), None),
         ("paddleseg_multiscale", (0.75, 1.0, 1.25), None),
         ("paddleseg_voc", (1.0,), (64, 64)),
+        ("paddleseg_voc_flip", (1.0,), (64, 64)),
         ("paddleseg_voc_multiscale", (0.75, 1.0, 1.25), (64, 64)),
     ],
 )
@@ -168,6 +169,42 @@ def test_sizes_of_the_published_protocols(name, image, sizes):
     found = PROTOCOLS[name].network_sizes(*image)
     for size in sizes:
         assert size in found
+
+
+# What is published of each: (window, stride, scales, mirror, average).
+EXPONENTIALS = ("exponentials", "exponentials")
+MIXED = ("logits", "softmax")
+SIX = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+THREE = (0.75, 1.0, 1.25)
+PUBLISHED = {
+    "authors": (768, 512, (1.0,), True, EXPONENTIALS),
+    "authors_multiscale": (1024, 512, (*SIX, 2.0, 2.2), True, EXPONENTIALS),
+    "mmsegmentation": (None, None, (1.0,), False, MIXED),
+    "mmsegmentation_multiscale": (None, None, SIX, True, MIXED),
+    "mmsegmentation_slide": (769, 513, (1.0,), False, MIXED),
+    "mmsegmentation_slide_multiscale": (769, 513, SIX, True, MIXED),
+    "paddleseg": (None, None, (1.0,), False, MIXED),
+    "paddleseg_flip": (None, None, (1.0,), True, MIXED),
+    "paddleseg_multiscale": (None, None, THREE, True, MIXED),
+    "paddleseg_voc": (None, None, (1.0,), False, MIXED),
+    "paddleseg_voc_flip": (None, None, (1.0,), True, MIXED),
+    "paddleseg_voc_multiscale": (None, None, THREE, True, MIXED),
+}
+
+
+@one_backend
+def test_settings_of_the_published_protocols():
+    def pair(side):
+        return side and (side, side)
+
+    found = {
+        name: (p.window, p.stride, p.scales, p.mirror, p.average)
+        for name, p in PROTOCOLS.items()
+    }
+    assert found == {
+        name: (pair(window), pair(stride), *rest)
+        for name, (window, stride, *rest) in PUBLISHED.items()
+    }
 
 
 @one_backend

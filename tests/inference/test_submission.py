@@ -1,6 +1,8 @@
 """Files for the servers of Cityscapes and ADE20K."""
 
+import dataclasses
 import json
+import os
 import types
 
 import numpy as np
@@ -14,6 +16,7 @@ from keras_danet.data.datasets import CITYSCAPES
 from keras_danet.data.files import find_images
 from keras_danet.data.files import find_pairs
 from keras_danet.data.files import find_splits
+from keras_danet.inference import PROTOCOLS
 from keras_danet.inference.submission import write_submission
 
 pytestmark = one_backend
@@ -112,6 +115,35 @@ def test_what_is_there_is_not_made_again(cityscapes, tmp_path):
     assert header["dataset"] == "cityscapes" and header["protocol"] == "whole"
     with pytest.raises(FileExistsError, match="another model"):
         write_submission(Stripes(19, 1.0), images, CITYSCAPES, out, "test")
+
+
+def test_other_images_or_settings_are_no_part_of_it(cityscapes, tmp_path):
+    images = find_images(CITYSCAPES, cityscapes, "test")
+    write_submission(Stripes(19), images, CITYSCAPES, tmp_path / "a", "test")
+    other = Stripes(19)
+    other.protocol = PROTOCOLS["authors"]
+    settings = dataclasses.replace(other.protocol, padding="mean")
+    # Sentences for people leave this out.
+    assert str(settings) == str(other.protocol)
+    write_submission(other, images, CITYSCAPES, tmp_path / "b", "test")
+    other.protocol = settings
+    with pytest.raises(FileExistsError, match="another model, protocol"):
+        write_submission(other, images, CITYSCAPES, tmp_path / "b", "test")
+    os.utime(images[0], ns=(0, 0))
+    with pytest.raises(FileExistsError, match="of other images"):
+        again = Stripes(19)
+        write_submission(again, images, CITYSCAPES, tmp_path / "a", "test")
+
+
+@pytest.mark.parametrize("text", ["{}", "no JSON", '{"mean_iou": 0.5}'])
+def test_another_file_is_not_taken_for_the_note(cityscapes, tmp_path, text):
+    images = find_images(CITYSCAPES, cityscapes, "test")
+    note = tmp_path / "authors.json"
+    note.write_text(text)
+    out = tmp_path / "authors"
+    with pytest.raises(FileExistsError, match=r"authors\.json is in the way"):
+        write_submission(Stripes(19), images, CITYSCAPES, out, "test")
+    assert note.read_text() == text and not out.exists()
 
 
 def test_images_are_not_overwritten(cityscapes):

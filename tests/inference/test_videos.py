@@ -195,6 +195,39 @@ def test_a_video_that_breaks_off_gives_what_there_is(tmp_path, ending):
     assert f"{found} frames could be read" in video.error
 
 
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_a_video_with_sound_that_breaks_off(tmp_path, ending):
+    rng = np.random.default_rng(0)
+    path = tmp_path / f"a.{ending}"
+    options = {"movflags": "faststart"} if ending == "mp4" else {}
+    with av.open(str(path), "w", options=options) as container:
+        video = container.add_stream("libx264", rate=25)
+        video.height, video.width = SIZE
+        video.pix_fmt = "yuv420p"
+        sound = container.add_stream("aac", rate=8000)
+        for number in range(100):
+            picture = rng.integers(0, 256, (*SIZE, 3), "uint8")
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            container.mux(video.encode(frame))
+            samples = rng.uniform(-0.1, 0.1, (1, 400)).astype("float32")
+            # Sound lasts for a second more than its pictures.
+            for part in range(1 + 25 * (number == 99)):
+                frame = av.AudioFrame.from_ndarray(samples, "fltp", "mono")
+                frame.sample_rate, frame.pts = 8000, 400 * (number + part)
+                frame.time_base = Fraction(1, 8000)
+                container.mux(sound.encode(frame))
+        container.mux(video.encode(None))
+        container.mux(sound.encode(None))
+    found = VideoFile(path)
+    assert len(list(found.frames())) == 100 and found.error is None
+    data = path.read_bytes()
+    for cut in (len(data) // 2, len(data) // 2 + 77):
+        path.write_bytes(data[:cut])
+        found = VideoFile(path)
+        assert 20 < len(list(found.frames())) < 80
+        assert "breaks off or is damaged" in found.error
+
+
 def test_files_that_are_no_videos(tmp_path, monkeypatch):
     def fails(path):
         with pytest.raises(ValueError) as error:
@@ -279,6 +312,20 @@ def test_numbered_frames_keep_their_time(tmp_path):
     assert [frame.time for frame in frames] == [0, Fraction(4, 10)]
     assert source.error.startswith("2 of the 4 frames")
     assert "00004.png cannot be read" in source.error
+
+
+def test_a_first_frame_that_cannot_be_read_is_left_out(tmp_path):
+    for number in (1, 2):
+        Image.fromarray(corners()).save(tmp_path / f"{number}.png")
+    (tmp_path / "0.png").symlink_to(tmp_path / "none")
+    item = Input(tmp_path / "%d.png", "frames", "frames")
+    source = FrameFiles(item, 10)
+    assert [frame.name for frame in source.frames()] == ["1", "2"]
+    assert source.error.startswith("1 of the 3 frames")
+    for number in (1, 2):
+        (tmp_path / f"{number}.png").unlink()
+    with pytest.raises(ValueError, match="no frame that can be read"):
+        FrameFiles(item, 10)
 
 
 def test_the_number_of_a_frame_is_the_patterns(tmp_path):

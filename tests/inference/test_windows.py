@@ -1,4 +1,5 @@
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -8,6 +9,8 @@ from conftest import one_backend
 
 from keras_danet import Predictor
 from keras_danet.inference import InferenceProtocol
+from keras_danet.inference import passes
+from keras_danet.inference import windows
 from keras_danet.inference.windows import Windows
 from keras_danet.inference.windows import softmax
 from keras_danet.inference.windows import window_starts
@@ -262,7 +265,7 @@ def test_windows_that_do_not_fit_go_one_by_one(model, monkeypatch):
         sizes.append(len(batch)) or forward(batch)
     )
     predictor(photo(16, 64))
-    assert asked == [(4, 16, 16), (2, 16, 16)]
+    assert asked == [(1, 16, 16), (4, 16, 16), (2, 16, 16)]
     assert sizes == [2, 2]
 
 
@@ -296,3 +299,74 @@ def test_an_image_is_not_resized_to_more_than_can_be_held(model):
     for request in (predictor, lambda x: predictor.check_size(*x.shape[:2])):
         with pytest.raises(ValueError, match="1048576 x 1048576 pixels"):
             request(photo(9, 9))
+
+
+@one_backend
+@pytest.mark.parametrize(
+    ("method", "settings", "num_bytes"),
+    [
+        ("__call__", {"scales": (0.5, 1)}, 20 * 30 * 4 * 4),
+        ("__call__", {"window": 16}, 16 * 30 * 4 * 4),
+        ("probabilities", {}, 20 * 30 * 4 * 4),
+        ("probabilities", {"mirror": True}, 2 * 20 * 30 * 4 * 4),
+        ("probabilities", {"average": "exponentials"}, 20 * 30 * 4 * 8),
+        ("uncertainty", {"scales": (0.5, 1)}, 2 * 20 * 30 * 4 * 4),
+        ("label_and_confidence", {"mirror": True}, 20 * 30 * 4 * 4),
+    ],
+)
+def test_maps_of_all_classes_without_room_are_refused(
+    model, monkeypatch, method, settings, num_bytes
+):
+    image = photo(20, 30)
+    predict = getattr(Predictor(model, **settings), method)
+    monkeypatch.setattr(passes, "host_memory", lambda: num_bytes)
+    predict(image)
+    monkeypatch.setattr(passes, "host_memory", lambda: num_bytes - 1)
+    with pytest.raises(ValueError, match="20 x 30 pixels takes .* 4 classes"):
+        predict(image)
+
+
+@one_backend
+def test_a_large_image_needs_room_for_a_band(model, monkeypatch):
+    predictor = Predictor(model, window=16, mirror=True)
+    monkeypatch.setattr(passes, "host_memory", lambda: 16 * 30 * 4 * 4)
+    bands = predictor.passes(photo(90, 30)).windowed_labels()
+    assert sum(len(label) for _, label, _ in bands) == 90
+
+
+@one_backend
+def test_a_window_is_checked_before_it_is_filled_up(model, monkeypatch):
+    from keras_danet.inference import predictor as module
+
+    def refuse(*_):
+        raise ValueError("too much")
+
+    monkeypatch.setattr(module, "check_memory", refuse)
+    monkeypatch.setattr(windows, "pad", None)
+    with pytest.raises(ValueError, match="too much"):
+        Predictor(model, window=4096)(photo(9, 9))
+
+
+def test_threads_wait_for_each_other_without_a_limit(model, monkeypatch):
+    from keras_danet.inference import predictor as module
+
+    monkeypatch.setattr(module, "PATIENCE", 0.05)
+    predictor = Predictor(model)
+    forward = predictor._forward
+    predictor._forward = lambda batch: time.sleep(0.1) or forward(batch)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(predictor, [photo(16, 16)] * 4))
+    assert len(found) == 4
+
+
+@one_backend
+def test_exponentials_of_the_lowest_logits(model):
+    layer = model.get_layer("fusion_classifier")
+    bias = layer.get_weights()[-1]
+    layer.bias.assign(bias - 2000)
+    try:
+        predictor = Predictor(model, average="exponentials")
+        found = predictor.probabilities(photo(16, 16))
+    finally:
+        layer.bias.assign(bias)
+    np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)

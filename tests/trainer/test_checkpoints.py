@@ -219,11 +219,21 @@ def test_a_full_disk_takes_nothing(tmp_path):
         (lambda path: save_text("text", path), "history.csv"),
     ],
 )
-def test_a_device_that_is_full_is_named_as_the_file(tmp_path, save, name):
+def test_a_device_that_is_full_is_named_as_the_file(
+    tmp_path, save, name, monkeypatch
+):
     """As Linux's own stand-in for a full disk has it."""
     path = tmp_path / name
     path.write_text("before")
-    (tmp_path / f".partial-{name}").symlink_to("/dev/full")
+    remove = pathlib.Path.unlink
+
+    def link(partial, **options):
+        remove(partial, **options)
+        # The next time it is removed for good.
+        monkeypatch.undo()
+        partial.symlink_to("/dev/full")
+
+    monkeypatch.setattr(pathlib.Path, "unlink", link)
     with pytest.raises(OSError, match=f"{path} cannot be written: No space"):
         save(path)
     assert os.listdir(tmp_path) == [name] and path.read_text() == "before"
@@ -269,6 +279,16 @@ def test_an_error_of_the_disk_takes_nothing(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == [old.name]
     load_checkpoint(old, state := variables([0.0]))
     assert numbers(state) == [[1.0]]
+
+
+def test_nothing_is_written_through_a_link(tmp_path):
+    other = tmp_path / "other"
+    other.write_text("kept")
+    (tmp_path / ".partial-a.txt").symlink_to(other)
+    save_text("new", tmp_path / "a.txt")
+    assert other.read_text() == "kept"
+    assert (tmp_path / "a.txt").read_text() == "new"
+    assert not (tmp_path / "a.txt").is_symlink()
 
 
 def test_best_model_is_whole_or_not_there(tmp_path):
