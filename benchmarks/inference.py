@@ -71,9 +71,8 @@ def heading(first, second):
     print(f"| | {first}, s | {second}, s | ratio |\n|---|---|---|---|")
 
 
-def list_of_sizes(small):
-    """300 images of 100 sizes as in VOC: one side is 500, most are 375."""
-    count, longer = (4, 60) if small else (100, 500)
+def list_of_sizes(count, longer):
+    """Three images of each size, as in VOC: a side of 500, mostly the width."""
     rng = np.random.default_rng(0)
     found = set()
     while len(found) < count:
@@ -88,7 +87,8 @@ def predict_sizes(arguments):
     from keras_danet import Predictor
 
     predictor = Predictor(network(arguments.small, 21))
-    images = [photo(*size) for size in list_of_sizes(arguments.small)]
+    request = (4, 60) if arguments.small else (arguments.sizes, 500)
+    images = [photo(*size) for size in list_of_sizes(*request)]
     start = time.perf_counter()
     for image in images:
         predictor(image)
@@ -101,6 +101,7 @@ def sizes(arguments):
     for _ in range(arguments.rounds):
         for name in BACKENDS:
             command = [sys.executable, __file__, "--one", "sizes"]
+            command += ["--sizes", str(arguments.sizes)]
             command += ["--small"] if arguments.small else []
             output = subprocess.run(
                 command,
@@ -110,7 +111,7 @@ def sizes(arguments):
                 text=True,
             ).stdout
             found[name].append(float(output.splitlines()[-1]))
-    ratios("images of many sizes", found["torch"], found["jax"])
+    ratios(f"{arguments.sizes} sizes", found["torch"], found["jax"])
 
 
 def scales(arguments):
@@ -223,15 +224,27 @@ def evaluation(arguments):
         Image.fromarray(photo(*shape)[..., 0] % 34).save(paths[1])
         pairs = [Pair(*paths)] * 3
         predictor(photo(*shape))
-        bare, whole = [], []
+        compute = predictor._compute
+        bare, inside, whole = [], [], []
+
+        def timed(batch):
+            start = time.perf_counter()
+            logits = compute(batch)
+            inside[-1] += time.perf_counter() - start
+            return logits
+
         for _ in range(arguments.rounds):
             start = time.perf_counter()
             for _ in pairs:
-                predictor._compute(batch)
+                compute(batch)
             bare.append(time.perf_counter() - start)
+            predictor._compute = timed
+            inside.append(0.0)
             whole.append(seconds(evaluate, predictor, pairs, dataset, "val"))
     heading("forward passes", "evaluation")
-    ratios(f"{shape[0]} x {shape[1]}, 19 classes", bare, whole)
+    name = f"{shape[0]} x {shape[1]}, 19 classes"
+    ratios(f"{name}, beside the network alone", bare, whole)
+    ratios(f"{name}, beside its own forward passes", inside, whole)
 
 
 PARTS = {
@@ -246,6 +259,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--sizes", type=int, default=100, help="three images of each"
+    )
     parser.add_argument("--small", action="store_true", help="a quick check")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
