@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import math
 import os
 import pathlib
@@ -10,6 +11,7 @@ import zipfile
 
 import filelock
 
+_LOGGER = logging.getLogger("keras_danet")
 # What the name of a file that is being written begins with.
 PARTIAL = ".partial-"
 
@@ -119,14 +121,14 @@ def reserve(path, size):
 
 @contextlib.contextmanager
 def locked(path, taken):
-    """Lets one process at a time work on a file, where the system can tell.
+    """Lets one process at a time use a file or folder, where a system can tell.
 
     Args:
-        path: `pathlib.Path` of the file, in a folder that exists.
-        taken: string, what is said if another one does.
+        path: `pathlib.Path` of it; its parent exists.
+        taken: string, what is said if another one uses it.
 
     Raises:
-        BlockingIOError: if another one does.
+        BlockingIOError: if another one uses it.
     """
     lock = filelock.FileLock(
         path.with_name(f".{path.name}.lock"),
@@ -138,9 +140,13 @@ def locked(path, taken):
         lock.acquire()
     except filelock.Timeout as error:
         raise BlockingIOError(taken) from error
-    # A file system without locks, or a folder of others.
-    except (NotImplementedError, OSError):
-        pass
+    except (NotImplementedError, OSError) as error:
+        # A file system without locks, or a folder of others.
+        _LOGGER.warning(
+            "%s cannot be locked (%s): see to it that nothing else uses it.",
+            path,
+            getattr(error, "strerror", None) or "no locks here",
+        )
     try:
         yield
     finally:
@@ -148,7 +154,7 @@ def locked(path, taken):
             # While it is held: a later one finds that its file has no name.
             with contextlib.suppress(OSError):
                 os.unlink(lock.lock_file)
-        lock.release()
+            lock.release()
 
 
 def save_text(text, path):

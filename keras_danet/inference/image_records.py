@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
-import filelock
 import numpy as np
 
 from keras_danet import metrics
 from keras_danet.data.datasets import Dataset
 from keras_danet.data.files import Pair
+from keras_danet.files import locked
 from keras_danet.files import make_folder
 from keras_danet.files import whole_or_not
 from keras_danet.inference.scores import Counts
@@ -230,23 +230,13 @@ def open_records(
     """
     records = RecordsFile(path, header, pairs, empty)
     make_folder(records.path.parent)
-    name = f".{records.path.name}.lock"
-    lock = filelock.FileLock(records.path.with_name(name), timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise BlockingIOError(
-            f"{records.path} is being written by another evaluation. Wait for "
-            "it, or choose another --output."
-        ) from error
-    try:
+    taken = (
+        f"{records.path} is being written by another evaluation. Wait for it, "
+        "or choose another --output."
+    )
+    with locked(records.path, taken), contextlib.closing(records):
         records.begin()
         yield records
-    finally:
-        records.close()
-        with contextlib.suppress(OSError):
-            os.unlink(lock.lock_file)
-        lock.release()
 
 
 def read_records(

@@ -7,9 +7,8 @@ import os
 import pathlib
 import shutil
 
-import filelock
-
 from keras_danet.files import check_folder
+from keras_danet.files import locked
 from keras_danet.files import make_folder
 from keras_danet.runs import read_run_config
 from keras_danet.trainer.checkpoints import checkpoints
@@ -57,7 +56,15 @@ def open_run_folder(run, overwrite=False, resume=False):
             "Choose another --output."
         )
     check_folder(run / "checkpoints")
-    with _in_its_place(run), _locked(run), _opened(run, overwrite, resume):
+    taken = (
+        f"Another training uses the run folder {run}. Wait until it has ended, "
+        "or end it, or choose another --output."
+    )
+    with (
+        _in_its_place(run),
+        locked(run, taken),
+        _opened(run, overwrite, resume),
+    ):
         yield run
 
 
@@ -105,36 +112,6 @@ def _opened(run, overwrite, resume):
                     "checkpoint.",
                     run,
                 )
-
-
-@contextlib.contextmanager
-def _locked(run):
-    """Lets one training at a time use a folder, where the system can tell."""
-    path = run.with_name(f".{run.name}.lock")
-    lock = filelock.FileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise BlockingIOError(
-            f"Another training uses the run folder {run}. Wait until it "
-            "has ended, or end it, or choose another --output."
-        ) from error
-    except (NotImplementedError, OSError) as error:
-        # A file system without locks, or a folder of others.
-        _LOGGER.warning(
-            "%s cannot be locked (%s): see to it that no other training uses "
-            "it.",
-            run,
-            getattr(error, "strerror", None) or "no locks here",
-        )
-    try:
-        yield
-    finally:
-        if lock.is_locked:
-            # While it is held: a later one finds that its file has no name.
-            with contextlib.suppress(OSError):
-                path.unlink()
-            lock.release()
 
 
 def _free_name(run):
