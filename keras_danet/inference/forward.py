@@ -10,7 +10,7 @@ from keras_danet.layers import Normalization
 
 # JAX compiles a network anew for every size of image. Convolutions, nearly
 # all of the time, are a library's: what LLVM does to the rest takes long and
-# gains nothing. The results are the same to the last bit.
+# gains nothing. The results are the same but for rounding.
 CPU_OPTIONS = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,

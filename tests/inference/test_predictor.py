@@ -507,3 +507,20 @@ def test_every_way_gives_the_same_labels(model):
         np.testing.assert_array_equal(found, label)
     finally:
         layer.set_weights(before)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="JAX alone compiles every size"
+)
+def test_quick_compiling_changes_rounding_at_most(model, monkeypatch):
+    from keras_danet.inference import forward
+
+    image = np.random.default_rng(0).integers(0, 256, (57, 90, 3), "uint8")
+    quick = Predictor(model, size=None).logits(image)
+    thorough = {
+        "xla_backend_optimization_level": 3,
+        "xla_llvm_disable_expensive_passes": False,
+    }
+    monkeypatch.setattr(forward, "CPU_OPTIONS", thorough)
+    expected = Predictor(model, size=None).logits(image)
+    np.testing.assert_allclose(quick, expected, atol=1e-5 * expected.std())
