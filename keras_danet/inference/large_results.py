@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_danet.data.decoding import MAX_PIXELS
 from keras_danet.data.decoding import is_larger
+from keras_danet.files import PARTIAL
 from keras_danet.files import make_folder
 from keras_danet.files import whole_or_not
 from keras_danet.inference import visualization
@@ -90,7 +91,7 @@ def predict(
 @contextlib.contextmanager
 def _folder_of_its_own(path):
     """A folder beside a file; what a killed process left in it goes."""
-    folder = path.with_name(f".partial-{path.name}.folder")
+    folder = path.with_name(f"{PARTIAL}{path.name}.folder")
     shutil.rmtree(folder, ignore_errors=True)
     make_folder(folder)
     try:
