@@ -6,6 +6,8 @@ from keras_danet.weights.torch_networks import STAGE_BLOCKS
 
 # Untrained; `DilatedResNet.presets` are backbones with weights.
 NAMED_BACKBONES = {f"resnet{depth}": depth for depth in STAGE_BLOCKS}
+# A network that is cut off ends with its third stage.
+LAST_STAGES = {"stage3", "stage4"}
 
 
 def with_pretrained(arguments):
@@ -37,6 +39,11 @@ def with_pretrained(arguments):
     }
 
 
+def last_stage(stages):
+    """The name of the last stage in a backbone's dict of outputs."""
+    return max(stages.keys() & LAST_STAGES)
+
+
 def make_backbone(backbone, **options):
     options = {k: v for k, v in options.items() if v is not None}
     if isinstance(backbone, str):
@@ -56,11 +63,12 @@ def make_backbone(backbone, **options):
             f"Received: backbone={backbone!r}"
         )
     output = getattr(backbone, "output", None)
-    if not isinstance(output, dict) or "stage4" not in output:
+    if not isinstance(output, dict) or not output.keys() & LAST_STAGES:
         raise ValueError(
             "`backbone` must be a name or a functional model whose output is "
-            "a dict with 'stage4', such as keras_danet.DilatedResNet, or any "
-            "other Keras backbone after keras_danet.dilate(backbone). "
+            "a dict with 'stage4' or 'stage3', such as "
+            "keras_danet.DilatedResNet, or any other Keras backbone after "
+            "keras_danet.dilate(backbone). "
             f"Received: backbone={backbone!r}"
         )
     return backbone

@@ -17,6 +17,7 @@ from keras_danet.layers import Normalization
 from keras_danet.layers import PositionAttention
 from keras_danet.layers.numerics import dtype_policy_scope
 from keras_danet.layers.numerics import wide_dtype
+from keras_danet.models.backbones import last_stage
 from keras_danet.models.backbones import make_backbone
 from keras_danet.models.backbones import with_pretrained
 from keras_danet.models.blocks import convolution_bn
@@ -125,8 +126,8 @@ class DANet(PretrainedDANet, DeepSupervision):
             `"resnet152"`, untrained; a key of `DilatedResNet.presets`, such
             as `"resnet50_imagenet"`, with its weights; or a functional model
             that takes normalised images and whose output is a dict with
-            `stage4` (and `stage3` for `auxiliary`), such as `DilatedResNet`.
-            Defaults to `"resnet50"`.
+            `stage4`, or with `stage3` as the last one (`auxiliary` needs
+            `stage3`), such as `DilatedResNet`. Defaults to `"resnet50"`.
         attention: tuple of the attentions to use, from `"position"` and
             `"channel"`. `()` is the dilated FCN that the paper compares
             with. Defaults to both.
@@ -315,7 +316,7 @@ def _graph(
     )
     stages = backbone(x)
     features = dict(stages)
-    classified = head_features(stages["stage4"], attention)
+    classified = head_features(stages[last_stage(stages)], attention)
     if auxiliary:
         classified["auxiliary"] = convolution_bn(
             stages["stage3"], stages["stage3"].shape[-1] // 4, 3, "auxiliary_in"

@@ -201,7 +201,9 @@ class _Dilation:
         return self.put(copy(x), after._replace(rate=place.rate * stride))
 
 
-def dilate(backbone: keras.Model, output_stride: int = 8) -> FunctionalModel:
+def dilate(
+    backbone: keras.Model, output_stride: int = 8, num_stages: int = 4
+) -> FunctionalModel:
     """Turns the late strides of a Keras backbone into dilation.
 
     Makes a copy in which each convolution before a removed stride keeps its
@@ -230,10 +232,13 @@ def dilate(backbone: keras.Model, output_stride: int = 8) -> FunctionalModel:
             and stride 32, such as those of keras.applications with
             `include_top=False`.
         output_stride: 8, 16 or 32. Defaults to `8`.
+        num_stages: 4; or 3, which leaves out what comes after the last
+            features of stride 16: of a ResNet-50, the stage that holds two
+            thirds of its weights. Defaults to `4`.
 
     Returns:
         A functional model whose output is a dict of `stage1` to `stage4`,
-        the last features of original strides 4, 8, 16 and 32.
+        the last features of original strides 4, 8, 16 and 32; or to `stage3`.
 
     Raises:
         ValueError: if the backbone cannot be dilated; it names the layer.
@@ -247,6 +252,12 @@ def dilate(backbone: keras.Model, output_stride: int = 8) -> FunctionalModel:
     (1, 8, 12, 1280)
     """
     output_stride = one_of("output_stride", output_stride, (8, 16, 32))
+    num_stages = one_of("num_stages", num_stages, (3, 4))
+    if num_stages == 3 and output_stride == 32:
+        raise ValueError(
+            "Three stages end at a stride of 16. Received: num_stages=3, "
+            "output_stride=32. Use 4 stages, or a lower stride."
+        )
     _check_backbone(backbone)
     walk = _Dilation(output_stride)
     # Any size, whatever size the original was made for.
@@ -274,6 +285,8 @@ def dilate(backbone: keras.Model, output_stride: int = 8) -> FunctionalModel:
         if stride in walk.features
     }
     features["stage4"] = copy.output
+    if num_stages == 3:
+        del features["stage4"]
     model = FunctionalModel(images, features, name=backbone.name)
     for layer, made in walk.copies.items():
         made.set_weights(layer.get_weights())

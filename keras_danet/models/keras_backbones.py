@@ -5,6 +5,7 @@ import os
 import keras
 
 from keras_danet.layers.numerics import dtype_policy_scope
+from keras_danet.models.backbones import last_stage
 from keras_danet.models.dilation import dilate
 from keras_danet.models.functional import FunctionalModel
 from keras_danet.weights import keras_files
@@ -27,6 +28,7 @@ def keras_backbone(
     name: str,
     weights: str | None = None,
     output_stride: int = 8,
+    num_stages: int = 4,
     dtype: str | None = None,
 ) -> FunctionalModel:
     """A dilated network of `keras.applications`, for RGB images.
@@ -39,6 +41,7 @@ def keras_backbone(
         weights: `"imagenet"`, which Keras downloads; the path of a
             `.weights.h5`, `.h5` or `.keras` file; or `None`, newly drawn.
         output_stride: 8, 16 or 32. Defaults to `8`.
+        num_stages: 4, or 3 to leave out the last one. Defaults to `4`.
         dtype: dtype policy. Defaults to `None`, the global one.
 
     Returns:
@@ -50,10 +53,10 @@ def keras_backbone(
         FileNotFoundError: if there is no such file.
         ValueError: for a network, stride or file that cannot be used.
     """
-    check_application(name, output_stride, weights)
+    check_application(name, output_stride, num_stages, weights)
     with dtype_policy_scope(dtype):
         original = _original(name, weights)
-        backbone = dilate(original, output_stride)
+        backbone = dilate(original, output_stride, num_stages)
     backbone.name = name.removeprefix(PREFIX)
     if weights and APPLICATIONS[name].bgr:
         kernel = next(w for w in backbone.weights if len(w.shape) == 4)
@@ -67,11 +70,15 @@ def application_of(backbone: keras.Model) -> str | None:
     return name if name in APPLICATIONS else None
 
 
-def output_stride_of(backbone: keras.Model) -> int:
-    """How many pixels of the image a position of the last features is."""
+def dilation_of(backbone: keras.Model) -> dict[str, int]:
+    """The `output_stride` and `num_stages` that `dilate` made it with."""
     side = 64
     shapes = backbone.compute_output_shape((None, side, side, 3))
-    return side // shapes["stage4"][1]
+    last = last_stage(shapes)
+    return {
+        "output_stride": side // shapes[last][1],
+        "num_stages": int(last.removeprefix("stage")),
+    }
 
 
 def _original(name, weights):

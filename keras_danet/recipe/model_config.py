@@ -11,7 +11,7 @@ from keras_danet.weights.keras_applications import check_application
 # Wider stems than anybody has.
 MOST_STEM_FILTERS = 1024
 # At least the first, below the second.
-RANGES = {"filters": (4, 1025), "dropout": (0, 1)}
+RANGES = {"filters": (4, 1025), "dropout": (0, 1), "num_stages": (3, 5)}
 # Our own networks by name.
 OWN_BACKBONES = {f"resnet{depth}": depth for depth in (18, 34, 50, 101, 152)}
 # Words for what `attention` is varied over.
@@ -28,6 +28,8 @@ class ModelConfig:
             as "keras.applications.ResNet50", which has its own pixel
             statistics and none of `depth`, `filters`, `multi_grid` and
             `stem_filters`.
+        num_stages: integer, stages of a network of Keras: 4, or 3 without its
+            last one, which holds most of its weights.
         depth: integer, layers of our ResNet: 18, 34, 50, 101 or 152.
         filters: integer, width of our ResNet's first stage.
         output_stride: integer, pixels of the image per feature: 8, 16 or 32.
@@ -52,6 +54,7 @@ class ModelConfig:
     """
 
     backbone: str | None = None
+    num_stages: int = 4
     depth: int = 50
     filters: int = 64
     output_stride: int = 8
@@ -95,6 +98,12 @@ class ModelConfig:
                 choice("attention", name, known)
 
     def _check_backbone(self):
+        if self.is_own and self.num_stages != 4:
+            raise ValueError(
+                "Our own ResNet always has four stages. Received: num_stages="
+                f"{self.num_stages!r}, backbone={self.backbone!r}. Name a "
+                "network of Keras, or leave `num_stages` out."
+            )
         if self.backbone is None:
             return
         allowed = {}
@@ -102,7 +111,10 @@ class ModelConfig:
             allowed["depth"] = (self.depth, OWN_BACKBONES[self.backbone])
         else:
             check_application(
-                self.backbone, self.output_stride, self.backbone_weights
+                self.backbone,
+                self.output_stride,
+                self.num_stages,
+                self.backbone_weights,
             )
             names = ("depth", "filters", "multi_grid", "stem_filters")
             allowed = {name: (getattr(self, name),) for name in names}

@@ -17,8 +17,8 @@ from keras_danet.models import DilatedResNet
 from keras_danet.models import freeze
 from keras_danet.models.freezing import backbone_of
 from keras_danet.models.keras_backbones import application_of
+from keras_danet.models.keras_backbones import dilation_of
 from keras_danet.models.keras_backbones import keras_backbone
-from keras_danet.models.keras_backbones import output_stride_of
 from keras_danet.models.keras_backbones import pixel_statistics
 from keras_danet.optimizers import SGD
 from keras_danet.optimizers import PolySchedule
@@ -98,6 +98,7 @@ def build_backbone(network, dtype):
             network.backbone,
             network.backbone_weights,
             network.output_stride,
+            network.num_stages,
             dtype,
         )
     shape = {
@@ -137,11 +138,19 @@ def _network_of(model, network):
         known |= backbone.get_config()
     elif name := application_of(backbone):
         known["backbone"] = name
-        known["output_stride"] = output_stride_of(backbone)
-    names = ("depth", "filters", "output_stride", "multi_grid", "stem_filters")
+        known |= dilation_of(backbone)
+    names = (
+        "backbone",
+        "num_stages",
+        "depth",
+        "filters",
+        "output_stride",
+        "multi_grid",
+        "stem_filters",
+    )
     return {
         "attention": network.attention if same else model.attention,
-        **{name: known[name] for name in ("backbone", *names)},
+        **{name: known[name] for name in names},
     }
 
 

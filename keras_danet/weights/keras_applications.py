@@ -87,12 +87,13 @@ APPLICATIONS = {
 }
 
 
-def check_application(name, output_stride, weights):
+def check_application(name, output_stride, num_stages, weights):
     """Refuses a network, or weights, that a recipe cannot train with.
 
     Args:
         name: string, such as `"keras.applications.ResNet50"`.
         output_stride: 8, 16 or 32.
+        num_stages: 4, or 3 without its last one.
         weights: `None`, `"imagenet"` or the path of a file.
 
     Raises:
@@ -118,6 +119,11 @@ def check_application(name, output_stride, weights):
         raise ValueError(
             f"{name} pools late, so its `output_stride` must be one of "
             f"{list(strides)}. Received: output_stride={output_stride!r}"
+        )
+    if num_stages == 3 and output_stride == 32:
+        raise ValueError(
+            f"Three stages of {name} end at a stride of 16. Received: "
+            "num_stages=3, output_stride=32. Use 4 stages, or a lower stride."
         )
     if weights in (None, IMAGENET) or weights.lower().endswith(KERAS_ENDINGS):
         return

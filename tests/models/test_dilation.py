@@ -142,6 +142,29 @@ def test_published_backbones_keep_their_features(name):
 
 
 @one_backend
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_three_stages_end_where_the_last_one_begins(output_stride):
+    make = keras.applications.ResNet50
+    original = shuffled(make(weights=None, include_top=False))
+    end = original.get_layer("conv4_block6_out").output
+    images = np.random.default_rng(0).uniform(0, 255, (1, *SIZE, 3))
+    cut = keras.Model(original.input, end)
+    expected = keras.ops.convert_to_numpy(cut(images, training=False))
+    backbone = dilate(original, output_stride, num_stages=3)
+    features = backbone(images, training=False)
+    assert list(features) == ["stage1", "stage2", "stage3"]
+    every = 16 // output_stride
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(features["stage3"])[:, ::every, ::every][
+            :, 1:-1, 1:-1
+        ],
+        expected[:, 1:-1, 1:-1],
+        atol=1e-4 * expected.std(),
+    )
+    assert backbone.count_params() == cut.count_params()
+
+
+@one_backend
 def test_squeeze_and_excite_is_dilated():
     original = keras.applications.EfficientNetB0(
         weights=None, include_top=False
@@ -179,9 +202,12 @@ def test_keras_cv_backbone():
     )
 
 
-def test_danet_over_a_dilated_backbone_is_saved(tmp_path):
-    backbone = dilate(BACKBONES["explicit"]())
+@pytest.mark.parametrize("num_stages", [3, 4])
+def test_danet_over_a_dilated_backbone_is_saved(num_stages, tmp_path):
+    backbone = dilate(BACKBONES["explicit"](), num_stages=num_stages)
     model = DANet(3, backbone, auxiliary=True, pixel_mean=0, pixel_std=1)
+    ends_with = f"stage{num_stages}"
+    assert sorted(model.features)[-1] == ends_with
     images = np.random.default_rng(0).uniform(0, 1, (1, 64, 96, 3))
     logits = model.predict(images, verbose=0)
     assert logits.shape == (1, 64, 96, 3)
@@ -268,6 +294,10 @@ def test_the_readme_s_table_of_what_is_refused(name, stride_32):
         assert "stage4" in dilate(backbone, 32).output
 
 
-def test_output_stride_is_checked():
+def test_output_stride_and_stages_are_checked():
+    with pytest.raises(ValueError, match="`num_stages` must be one of .3, 4"):
+        dilate(BACKBONES["explicit"](), num_stages=2)
+    with pytest.raises(ValueError, match="Three stages end at a stride of 16"):
+        dilate(BACKBONES["explicit"](), output_stride=32, num_stages=3)
     with pytest.raises(ValueError, match="must be one of .8, 16, 32"):
         dilate(BACKBONES["explicit"](), output_stride=4)

@@ -274,6 +274,16 @@ def test_bfloat16_reaches_every_layer(tiny):
             {"backbone": "keras.applications.VGG16", "output_stride": 8},
             r"one of \[32\]. Received: output_stride=8",
         ),
+        (
+            {"backbone": RESNET, "num_stages": 3, "output_stride": 32},
+            "Three stages of keras.applications.ResNet50 end at a stride of 16",
+        ),
+        ({"num_stages": 2}, "`num_stages` must be at least 3 and below 5"),
+        ({"num_stages": 3}, "Our own ResNet always has four stages"),
+        (
+            {"backbone": "resnet18", "num_stages": 3},
+            "Our own ResNet always has four stages",
+        ),
         ({"backbone": RESNET, "depth": 101}, "`depth` does not go with"),
         ({"backbone": RESNET, "filters": 32}, "`filters` does not go with"),
         ({"backbone": RESNET, "multi_grid": (1, 2)}, "`multi_grid` does not"),
@@ -292,6 +302,19 @@ def test_bfloat16_reaches_every_layer(tiny):
 def test_bad_names_are_refused(tiny, settings, message):
     with pytest.raises(ValueError, match=message):
         config(**{"backbone": None, **settings})
+
+
+@one_backend
+def test_the_last_stage_can_be_left_out(tiny, tmp_path):
+    model = build.build_model(config(num_stages=3), 3)
+    assert sorted(backbone_of(model).output)[-1] == "stage3"
+    path = str(tmp_path / "model.keras")
+    model.save(path)
+    start = {"start_from": path}
+    same = build.build_model(config(**start, num_stages=3), 3)
+    assert same.count_params() == model.count_params()
+    with pytest.raises(ValueError, match="num_stages=3 .received 4."):
+        build.build_model(config(**start), 3)
 
 
 @one_backend
