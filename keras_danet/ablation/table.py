@@ -10,6 +10,8 @@ import numpy as np
 
 from keras_danet.ablation.grid import Grid
 from keras_danet.ablation.grid import Variant
+from keras_danet.ablation.pictures import RULE
+from keras_danet.ablation.pictures import picture_paths
 from keras_danet.ablation.statistics import METHOD
 from keras_danet.ablation.statistics import Gain
 from keras_danet.ablation.statistics import gain
@@ -19,8 +21,10 @@ from keras_danet.inference import visualization
 from keras_danet.inference.curves import draw_curves
 from keras_danet.models.memory import count_multiplications
 from keras_danet.runs import open_model
+from keras_danet.runs import read_run_config
 from keras_danet.runs import read_run_file
 from keras_danet.text_tables import table_lines
+from keras_danet.trainer.build import build_model
 from keras_danet.trainer.callbacks.figures import read_history
 
 KINDS = ("position", "channel")
@@ -202,6 +206,7 @@ class Ablation:
                     "from the lowest to the highest](ablation.png)",
                     _markdown_table(self.class_table(), 1),
                     METHOD,
+                    *self._shown(),
                     *(
                         [f"Not measured: {_cell('; '.join(self.missing))}."]
                         if self.missing
@@ -211,6 +216,17 @@ class Ablation:
             ).replace("\n\n\n", "\n\n")
             + "\n"
         )
+
+    def _shown(self):
+        """The pictures that were drawn, and how they were chosen."""
+        shown = [
+            f"![{_cell(row.variant.label)}]"
+            f"({path.relative_to(self.grid.folder).as_posix()})"
+            for row in self.rows
+            for path in picture_paths(self.grid.folder, row.variant)
+            if path.is_file()
+        ]
+        return [RULE, *shown] if shown else []
 
     def as_dict(self) -> dict:
         """Every figure, ready for JSON."""
@@ -284,7 +300,11 @@ def read_ablation(grid: Grid) -> Ablation:
             if (folder / "report.json").is_file():
                 runs[seed] = _read_run(folder)
         if runs:
-            sizes = _sizes(grid.run(variant, min(runs)), crop_size)
+            sizes = _sizes(
+                grid.run(variant, min(runs)),
+                len(runs[min(runs)].report["class_iou"]),
+                crop_size,
+            )
             rows.append(Row(variant, runs, *sizes))
     if not rows:
         raise ValueError(
@@ -324,9 +344,15 @@ def _read_run(folder):
     return Run(report, gammas, curve)
 
 
-def _sizes(folder, crop_size):
+def _sizes(folder, num_classes, crop_size):
     """Parameters and multiply-adds of the network of a run."""
-    model, _ = open_model(folder)
+    if (folder / "model.keras").is_file():
+        model, _ = open_model(folder)
+    else:
+        # What was kept of the run is its figures: the network is drawn anew.
+        drawn = dict.fromkeys(("backbone_weights", "start_from"))
+        config = read_run_config(folder).replace(drawn)
+        model = build_model(config, num_classes)
     graph = getattr(model, "inference_model", model)
     return graph.count_params(), count_multiplications(model, *crop_size)
 

@@ -76,6 +76,13 @@ def add(verbs):
         "from its runs alone",
     )
     verb.add_argument(
+        "--pictures",
+        action="store_true",
+        help="draw each variant beside the first one, too: the images with "
+        "the largest gain, the median and the largest loss. Needs the runs' "
+        "models, and the data",
+    )
+    verb.add_argument(
         "--checkpoint-every",
         type=int,
         default=1000,
@@ -96,7 +103,7 @@ def run(arguments):
     if arguments.table:
         from keras_danet.ablation.grid import open_grid
 
-        return _tabulate(open_grid(arguments.table), {})
+        return _tabulate(open_grid(arguments.table), {}, arguments)
     from keras_danet.ablation import grid as grids
     from keras_danet.recipe import find_recipe
     from keras_danet.recipe.settings import parse_setting
@@ -127,7 +134,7 @@ def run(arguments):
                 f"keras-danet: {title}: `{verb}` failed; the others go on.",
                 file=sys.stderr,
             )
-    return _tabulate(whole, failed)
+    return _tabulate(whole, failed, arguments)
 
 
 def _options(arguments, grid):
@@ -206,10 +213,13 @@ def _is_finished(run, epochs):
         return False
 
 
-def _tabulate(grid, failed):
+def _tabulate(grid, failed, arguments):
+    from keras_danet.ablation import pictures
     from keras_danet.ablation import table
 
     ablation = table.read_ablation(grid)
+    if arguments.pictures:
+        pictures.draw_pictures(ablation, arguments.data)
     ablation.save()
     say_last(ablation.text())
     missing = [name for name in ablation.missing if name not in failed]

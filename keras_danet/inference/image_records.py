@@ -363,6 +363,15 @@ def _integers(values):
     return array
 
 
+def image_score(record: ImageRecord) -> float | None:
+    """The mean IoU over the classes in an image's truth; None without any."""
+    matrix = record.counts.confusion
+    present = matrix.sum(axis=1) > 0
+    if not present.any():
+        return None
+    return float(metrics.class_iou(matrix)[present].mean())
+
+
 def worst_images(
     records: Iterator[ImageRecord], count: int = 6
 ) -> list[tuple[float, ImageRecord]]:
@@ -374,11 +383,9 @@ def worst_images(
     """
     worst: list[tuple[float, int, ImageRecord]] = []
     for record in records:
-        matrix = record.counts.confusion
-        present = matrix.sum(axis=1) > 0
-        if not present.any():
+        score = image_score(record)
+        if score is None:
             continue
-        score = float(metrics.class_iou(matrix)[present].mean())
         worst.append((score, record.index, record))
         worst = sorted(worst, key=lambda entry: entry[:2])[:count]
     return [(score, record) for score, _, record in worst]
