@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import logging
 import math
 import os
@@ -14,6 +15,8 @@ import filelock
 _LOGGER = logging.getLogger("keras_danet")
 # What the name of a file that is being written begins with.
 PARTIAL = ".partial-"
+# More than any JSON of ours has; a report of 255 classes has two megabytes.
+MAX_JSON_BYTES = 2**26
 
 
 @contextlib.contextmanager
@@ -161,6 +164,23 @@ def save_text(text, path):
     """Writes `text` to `path`, whole or not at all."""
     with whole_or_not(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def read_json(path):
+    """What a JSON file holds.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is not JSON, or absurdly large or deep.
+    """
+    path = pathlib.Path(path)
+    size = path.stat().st_size
+    if size > MAX_JSON_BYTES:
+        raise ValueError(f"it has {size} bytes, more than {MAX_JSON_BYTES}")
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def check_folder(path):

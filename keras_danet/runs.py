@@ -22,6 +22,7 @@ from keras_danet.data.folder import open_dataset
 from keras_danet.data.folder import read_classes
 from keras_danet.data.resampling import resize_image
 from keras_danet.data.resampling import scaled_size
+from keras_danet.files import read_json
 from keras_danet.files import save_text
 from keras_danet.models import DANet
 from keras_danet.models import DilatedResNet
@@ -121,8 +122,7 @@ def _other_version(content):
 
 def read_run_file(run):
     """What a run's `config.json` holds, as it is."""
-    path = pathlib.Path(run) / "config.json"
-    return json.loads(path.read_text("utf-8"))
+    return read_json(pathlib.Path(run) / "config.json")
 
 
 def open_model(source):

@@ -15,10 +15,16 @@ pytestmark = one_backend
 
 
 @pytest.mark.parametrize(
-    "content", [[], 5, {"config": {"dataset": "scenes"}, "sessions": 5}]
+    "content",
+    [
+        "[]",
+        "5",
+        json.dumps({"config": {"dataset": "scenes"}, "sessions": 5}),
+        "[" * 100_000,
+    ],
 )
 def test_a_config_that_is_none_is_named(tmp_path, content):
-    (tmp_path / "config.json").write_text(json.dumps(content))
+    (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match="config.json does not describe"):
         runs.read_run_config(tmp_path)
 

@@ -8,6 +8,7 @@ import pathlib
 import re
 
 from keras_danet.files import make_folder
+from keras_danet.files import read_json
 from keras_danet.files import save_text
 from keras_danet.recipe import TrainConfig
 from keras_danet.recipe import find_recipe
@@ -273,7 +274,7 @@ def open_grid(folder) -> Grid:
             "Expected the --output of `keras-danet ablate`."
         )
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = read_json(path)
         return Grid(
             pathlib.Path(folder),
             str(content["recipe"]),

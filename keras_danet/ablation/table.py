@@ -16,6 +16,7 @@ from keras_danet.ablation.statistics import METHOD
 from keras_danet.ablation.statistics import Gain
 from keras_danet.ablation.statistics import gain
 from keras_danet.ablation.statistics import spread
+from keras_danet.files import read_json
 from keras_danet.files import save_text
 from keras_danet.inference import visualization
 from keras_danet.inference.curves import draw_curves
@@ -320,7 +321,7 @@ def read_ablation(grid: Grid) -> Ablation:
 def _read_run(folder):
     path = folder / "report.json"
     try:
-        report = json.loads(path.read_text("utf-8"))
+        report = read_json(path)
         for name in (*SAME, "protocol", "mean_iou", "class_iou"):
             report[name]
     except (KeyError, TypeError, ValueError) as error:

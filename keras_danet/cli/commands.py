@@ -100,6 +100,7 @@ def main(argv=None):
 
 def _run(arguments):
     try:
+        _check_words(arguments)
         with _terminable():
             code = arguments.run_verb(arguments)
         sys.stdout.flush()
@@ -121,6 +122,17 @@ def _run(arguments):
         print("\n".join(map(harmless, text.split("\n"))), file=sys.stderr)
         # Not Python's 1, which says that a part was done.
         return 2
+
+
+def _check_words(arguments):
+    """Refuses empty words, such as those of a shell's unset variables."""
+    for name, value in vars(arguments).items():
+        words = value if isinstance(value, (list, tuple)) else [value]
+        if "" in words:
+            raise ValueError(
+                f"`{name}` is empty. Expected a name or a number there: a "
+                "variable of the shell may not be set."
+            )
 
 
 def _told(error):

@@ -210,6 +210,8 @@ def _submit(arguments, predictor, dataset, root, split):
 
 
 def _check_file(path):
+    from keras_danet.inference.image_records import read_records
+    from keras_danet.inference.image_records import records_path
     from keras_danet.inference.report import Report
 
     if path.is_dir():
@@ -229,6 +231,11 @@ def _check_file(path):
             Report.load(path)
         except (ValueError, FileNotFoundError) as error:
             raise _foreign(path, "a report") from error
+    elif records_path(path).exists():
+        try:
+            read_records(records_path(path))
+        except (ValueError, OSError) as error:
+            raise _foreign(records_path(path), "of a report") from error
     make_folder(path.parent)
 
 

@@ -85,7 +85,7 @@ def add(verbs):
         )
     verb.add_argument(
         "--fps",
-        type=float,
+        type=_rate,
         default=25,
         metavar="RATE",
         help="numbered frames in a second of their video (default: 25)",
@@ -109,6 +109,18 @@ def _kinds(text):
             f"Received: {unknown[0]!r}"
         )
     return kinds
+
+
+def _rate(text):
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0
+    if not 0.01 <= rate <= 1000:
+        raise argparse.ArgumentTypeError(
+            f"expected a number from 0.01 to 1000. Received: {text!r}"
+        )
+    return rate
 
 
 def run(arguments):

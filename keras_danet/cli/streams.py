@@ -11,6 +11,7 @@ import tempfile
 
 from keras_danet.import_hooks import AroundImport
 from keras_danet.import_hooks import install
+from keras_danet.text_tables import harmless
 
 LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 # On Linux, and on Linux under Windows.
@@ -37,7 +38,31 @@ def prepared_streams():
             elif not (hasattr(stream, "flush") and hasattr(stream, "isatty")):
                 stack.enter_context(redirect(_WrittenTo(stream)))
         stack.enter_context(_any_name_printed(sys.stdout))
+        stack.enter_context(_log_as_lines())
         yield
+
+
+class _Lines(logging.Handler):
+    """Prints what the package logs like every other line to standard error."""
+
+    def emit(self, record):
+        lines = map(harmless, record.getMessage().split("\n"))
+        print("keras-danet: " + "\n".join(lines), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _log_as_lines():
+    logger = logging.getLogger("keras_danet")
+    # Whoever calls this from Python may have said where logs go.
+    if logger.hasHandlers():
+        yield
+        return
+    lines = _Lines()
+    logger.addHandler(lines)
+    try:
+        yield
+    finally:
+        logger.removeHandler(lines)
 
 
 class _WrittenTo(io.TextIOBase):

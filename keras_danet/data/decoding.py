@@ -168,7 +168,8 @@ def _check_size(image, name):
 def _check_depth(image, name):
     """Refuses what Pillow would silently cut to 8 bits."""
     # What it is about to decode.
-    modes = [str(tile[3]) for tile in getattr(image, "tile", [])]
+    tiles = [tile[3] for tile in getattr(image, "tile", [])]
+    modes = [str(t[0] if isinstance(t, tuple) else t) for t in tiles]
     deep = [m for m in modes for bits in (12, 16, 32) if f";{bits}" in m]
     if deep or image.mode.startswith(("I", "F")):
         modes = ", ".join(dict.fromkeys([image.mode, *deep]))
@@ -250,6 +251,9 @@ def read_size(path, formats=DATA_FORMATS):
 
 def is_larger(path, pixels):
     """Whether an image claims more pixels; `False` if it cannot be read."""
+    # To open a pipe would wait for a writer.
+    if not os.path.isfile(path):
+        return False
     try:
         with _without_pillow_limit():
             with Image.open(path, formats=PHOTO_FORMATS) as image:

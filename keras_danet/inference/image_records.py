@@ -29,6 +29,8 @@ from keras_danet.inference.scores import Counts
 FORMAT = 1
 # More than any image has; products of two are int64.
 MAX_SIDE = 2**31
+# Labels are uint8, and 255 is none.
+MAX_CLASSES = 255
 # What a line that is no record raises.
 _BROKEN = (ValueError, LookupError, TypeError, OverflowError, RecursionError)
 
@@ -251,12 +253,13 @@ def read_records(
     path = pathlib.Path(path)
     with open(path, "rb") as file:
         header = _parse(path, 1, file.readline())
-    if header.get("format") != FORMAT or not isinstance(
-        header.get("class_names"), list
-    ):
+    names = header.get("class_names")
+    if header.get("format") != FORMAT or not isinstance(names, list):
         raise _malformed(path, 1, "it does not say what was measured")
+    if len(names) > MAX_CLASSES:
+        raise _malformed(path, 1, f"it has {len(names)} classes")
     empty = Counts.zeros(
-        len(header["class_names"]),
+        len(names),
         bool(header.get("boundary")),
         bool(header.get("calibration")),
     )

@@ -90,7 +90,9 @@ def find_inputs(
             found.append(Input(path, path.stem, _kind(path)))
     once: dict[Any, Input] = {}
     for item in found:
-        once.setdefault((item.kind, os.path.realpath(item.path)), item)
+        # A link in a folder has results of its own name.
+        place = os.path.realpath(item.path.parent), item.path.name
+        once.setdefault((item.kind, place), item)
     return _distinct(list(once.values()))
 
 
@@ -112,7 +114,7 @@ def _is_result(path, output):
 
 
 def _in_folder(top, output, note):
-    within, skipped = [], []
+    within, skipped, called_so = [], [], []
     # Earlier results, if they were written among the images.
     is_output = top.resolve() == output.resolve()
     results = _RESULTS if is_output else ()
@@ -135,9 +137,15 @@ def _in_folder(top, output, note):
             and not name.endswith(results)
             and (folder / name).resolve() != output.resolve()
         )
+        stems = {pathlib.PurePath(name).stem for name in files}
         for name in sorted(files):
             path = folder / name
-            if name[0] == "." or path.stem.endswith(results):
+            if name[0] == ".":
+                continue
+            if path.stem.endswith(results):
+                # Of an image that is not here, it may be an image itself.
+                if path.stem.rpartition("_")[0] not in stems:
+                    called_so.append(name)
                 continue
             if _is_input(path):
                 relative = path.relative_to(top).with_suffix("")
@@ -152,6 +160,11 @@ def _in_folder(top, output, note):
         )
     if skipped:
         note(_skipped(skipped, top))
+    if called_so:
+        note(
+            f"left out {_shown(called_so)} in {top}, which is named as results "
+            "are. Rename it if it is an image, or choose another --output."
+        )
     return within
 
 
@@ -247,9 +260,14 @@ def _longer(item, same):
 
 def _skipped(names, folder):
     are = "is not an image" if len(names) == 1 else "are not images"
-    shown = ", ".join(names[:MAX_SKIPPED_NAMES])
-    more = len(names) - MAX_SKIPPED_NAMES
     return (
         f"skipped {len(names)} file{'s' * (len(names) > 1)} in "
-        f"{folder} that {are}: {shown}{f' and {more} more' * (more > 0)}"
+        f"{folder} that {are}: {_shown(names)}"
+    )
+
+
+def _shown(names):
+    more = len(names) - MAX_SKIPPED_NAMES
+    return ", ".join(names[:MAX_SKIPPED_NAMES]) + (
+        f" and {more} more" if more > 0 else ""
     )

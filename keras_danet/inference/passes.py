@@ -230,6 +230,9 @@ class Passes:
         if self.protocol.num_passes == 1:
             return self.first, self._pieces(next(self._each_pass()))
         total = self._sum(spread)
+        if self.second == "logits":
+            # Their softmax depends on a factor.
+            total /= self.protocol.num_passes
         return self.second, pieces(total, slice(0, self.size[0]))
 
     def _finished(self, spread=None):

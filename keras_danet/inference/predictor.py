@@ -352,7 +352,13 @@ class Predictor:
             count <= images and height <= rows and width <= columns
             for images, rows, columns in self._fitting_sizes
         ):
-            check_memory(self.model, count, height, width)
+            check_memory(
+                self.model,
+                count,
+                height,
+                width,
+                remedy=self.window and "Choose a smaller `window`.",
+            )
             self._fitting_sizes.append((count, height, width))
 
     def _check_pixels(self, size):

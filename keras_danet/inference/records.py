@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from keras_danet.files import make_folder
+from keras_danet.files import read_json
 from keras_danet.files import save_text
 from keras_danet.inference.digests import digest_of
 from keras_danet.inference.inputs import FRAMES
@@ -61,7 +62,7 @@ class Record:
 
     def _read(self):
         try:
-            content = json.loads(self.path.read_text("utf-8"))
+            content = read_json(self.path)
             lists = [content["unfinished"]]
             for entry in content["inputs"].values():
                 lists += [entry["kinds"], entry["old"]]
@@ -78,11 +79,8 @@ class Record:
         except FileNotFoundError:
             return None
         except (
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            RecursionError,
+            *(ValueError, KeyError, TypeError, AttributeError),
+            IsADirectoryError,
         ):
             pass
         raise ValueError(
@@ -97,7 +95,19 @@ class Record:
             return None
         if self._old["digest"] != self._new["digest"]:
             return "another model, or of other weights"
-        return f"the same model by another protocol, {self._old['protocol']}"
+        return f"the same model by another protocol{self._changes()}"
+
+    def _changes(self):
+        """The settings that differ, as they were and are now."""
+        old, new = self._old["protocol"], self._new["protocol"]
+        if not (isinstance(old, dict) and isinstance(new, dict)):
+            return ""
+        changed = [
+            f"{name} was {old.get(name)} and is {value}"
+            for name, value in new.items()
+            if old.get(name) != value
+        ]
+        return f" ({'; '.join(changed)})" if changed else ""
 
     def is_of(self, item, kind):
         """Whether a result is known to be of this model and this input."""

@@ -16,6 +16,7 @@ from rich.cells import cell_len
 from rich.cells import set_cell_size
 
 from keras_danet import metrics
+from keras_danet.files import read_json
 from keras_danet.files import save_text
 from keras_danet.inference import scores
 from keras_danet.text_tables import harmless
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 # Columns of a terminal, and of a class name among those of a table.
 WIDTH = 80
 MAX_NAME_WIDTH = 24
+# Sums of counts stay within int64.
+MAX_PIXELS = 2**62
 # What is said of a class, by its column's heading in tables.
 COLUMNS = {
     "class_iou": "IoU",
@@ -259,10 +262,10 @@ class Report:
                 "`keras-danet evaluate` wrote."
             )
         try:
-            return _from_dict(cls, json.loads(path.read_text("utf-8")))
+            return _from_dict(cls, read_json(path))
         except (
             *(ValueError, LookupError, TypeError),
-            *(AttributeError, OverflowError, RecursionError),
+            *(AttributeError, OverflowError),
         ) as error:
             raise ValueError(
                 f"{path} is not a report ({type(error).__name__}: {error}). "
@@ -333,6 +336,11 @@ def _listed(counts):
 
 def _from_dict(cls, content):
     names = content.get("class_names") or [*content["class_iou"]]
+    if len(set(names)) < len(names):
+        raise ValueError("two of its classes have the same name")
+    num_images = content["num_images"]
+    if type(num_images) is not int or num_images < 0:
+        raise ValueError("num_images must be an integer, 0 or more")
     shapes = {
         "confusion_matrix": (len(names), len(names)),
         "boundary_counts": (len(names), 3),
@@ -347,6 +355,8 @@ def _from_dict(cls, content):
                 raise ValueError(f"{name} must hold integers of shape {shape}")
             if counts[name].min(initial=0) < 0:
                 raise ValueError(f"{name} holds a negative number")
+            if counts[name].sum(dtype="float64") >= MAX_PIXELS:
+                raise ValueError(f"{name} counts more pixels than there are")
     texts = {key: str(content[key]) for key in ("dataset", "split", "protocol")}
     ignored = content.get("ignored_pixels")
     if ignored is not None and int(ignored) < 0:
@@ -359,7 +369,7 @@ def _from_dict(cls, content):
         raise ValueError("image_sizes must hold (height, width, images)")
     return cls(
         **texts,
-        num_images=int(content["num_images"]),
+        num_images=num_images,
         class_names=tuple(map(str, names)),
         settings=settings,
         ignored_pixels=None if ignored is None else int(ignored),

@@ -14,6 +14,7 @@ import numpy as np
 from keras_danet.data.datasets import Dataset
 from keras_danet.data.decoding import read_image
 from keras_danet.files import make_folder
+from keras_danet.files import read_json
 from keras_danet.files import save_text
 from keras_danet.inference.digests import digest_of
 from keras_danet.inference.records import stamp_of_files
@@ -150,7 +151,7 @@ def _begin(folder, header):
 def _read(note):
     """What an earlier call has written, or `None`."""
     try:
-        content = json.loads(note.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(note)
+    except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None

@@ -169,7 +169,13 @@ def _num_bytes(tensors):
 
 
 def check_memory(
-    model, batch_size, height, width, training=False, num_devices=1
+    model,
+    batch_size,
+    height,
+    width,
+    training=False,
+    num_devices=1,
+    remedy=None,
 ):
     """Refuses what cannot fit into memory, before any is allocated.
 
@@ -180,10 +186,12 @@ def check_memory(
         training: boolean, whether the step trains or predicts. Defaults to
             `False`.
         num_devices: integer, how many devices share them. Defaults to `1`.
+        remedy: string, what to do about a single image. Defaults to `None`:
+            the largest size that would fit is named.
 
     Raises:
         ValueError: if the estimate exceeds what is available. It names the
-            largest batch, or else the largest size, that would fit.
+            largest batch, or else the remedy.
     """
     available = available_memory(num_devices)
 
@@ -209,6 +217,8 @@ def check_memory(
     )
     if share:
         raise ValueError(f"{message}batch_size={share * num_devices} fits.")
+    if remedy:
+        raise ValueError(message + remedy)
 
     def size(steps):
         if training:

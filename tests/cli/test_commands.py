@@ -499,8 +499,27 @@ def test_help_in_a_narrow_terminal(monkeypatch, capsys, columns):
         assert "keras-danet" in capsys.readouterr().out
 
 
+@one_backend
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "run", "", "--output", "out"],
+        ["predict", "run", "a.png", "--output", ""],
+        ["train", "scenes", "--output", ""],
+    ],
+)
+def test_an_empty_word_is_no_folder(capsys, arguments):
+    assert main(arguments) == 2
+    assert "is empty. Expected a name or a number" in capsys.readouterr().err
+
+
 def test_usage(capsys):
-    for arguments in ([], ["fly"], ["export", "run", "--format", "caffe"]):
+    for arguments in (
+        [],
+        ["fly"],
+        ["export", "run", "--format", "caffe"],
+        ["predict", "run", "%d.png", "--output", "out", "--fps", "0"],
+    ):
         with pytest.raises(SystemExit) as error:
             main(arguments)
         assert error.value.code == 2
@@ -741,13 +760,16 @@ def test_a_report_replaces_only_reports(
     config, page = tmp_path / "config.json", tmp_path / "mine.html"
     config.write_text("{}")
     page.write_text("<p>mine</p>")
-    kept = {path: path.read_bytes() for path in (model, config, page)}
+    records = tmp_path / "notes.images.jsonl"
+    records.write_text("mine")
+    kept = {path: path.read_bytes() for path in (model, config, page, records)}
     monkeypatch.setattr(evaluation, "evaluate", None)
     for output, problem in (
         (model, "--output must end in .json. Received: "),
         (folder / "scale-1.0", "such as scale-1.0.json"),
         (config, "config.json exists and is not a report, so it is not"),
         (page.with_suffix(".json"), "mine.html exists and is not the page of"),
+        (tmp_path / "notes.json", "notes.images.jsonl exists and is not of a"),
     ):
         assert problem in fails(capsys, *arguments, output)
     assert kept == {path: path.read_bytes() for path in kept}

@@ -244,3 +244,20 @@ def test_the_noise_of_an_import_is_held(tmp_path, fails):
     else:
         assert done.stdout == f"{level}\n0 None\n"
         assert done.stderr == "E0000 a real error\n"
+
+
+@one_backend
+def test_what_is_logged_has_the_form_of_every_line(tmp_path):
+    call = (
+        "import logging, sys\n"
+        "from keras_danet.cli import streams\n"
+        "with streams.prepared_streams():\n"
+        "    log = logging.getLogger('keras_danet')\n"
+        "    log.warning('Skipped: %s', 'a\\x1bb')\n"
+        "print(log.handlers)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", call], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == "keras-danet: Skipped: a\\x1bb\n"
+    assert done.stdout == "[]\n"

@@ -149,6 +149,11 @@ def test_reports_are_loaded_again_and_old_ones_too(tmp_path):
         "{}",
         json.dumps({**OLD, "confusion_matrix": [[1.5, 0], [0, 1]]}),
         json.dumps({**OLD, "ignored_pixels": -1}),
+        json.dumps({**OLD, "num_images": -1}),
+        json.dumps({**OLD, "num_images": True}),
+        json.dumps({**OLD, "class_names": ["same", "same"]}),
+        json.dumps({**OLD, "confusion_matrix": [[2**62, 0], [0, 1]]}),
+        "[" * 100_000,
     ],
 )
 def test_what_is_no_report(tmp_path, content):

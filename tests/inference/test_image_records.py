@@ -340,6 +340,10 @@ def test_worst_images_are_those_with_the_lowest_iou(pairs, tmp_path):
         ("", "Line 1 of"),
         ("{}\n", "does not say what was measured"),
         ("[1]\n", "not an object"),
+        (
+            json.dumps({"format": 1, "class_names": ["x"] * 60_000}) + "\n",
+            "it has 60000 classes",
+        ),
     ],
 )
 def test_what_is_no_file_of_records(tmp_path, content, problem):

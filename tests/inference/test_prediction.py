@@ -291,6 +291,10 @@ def test_inputs_are_found_and_their_names_differ(tmp_path):
     assert notes == [
         f"skipped 1 file in {tmp_path / 'x'} that is not an image: n.txt"
     ]
+    # A link has results of its own name; one to a folder has none.
+    (tmp_path / "x/link.png").symlink_to("a.png")
+    (tmp_path / "z").symlink_to("x")
+    assert found("x", "z") == {"x/a.png": "a", "x/link.png": "link"}
     for given, words in (
         ("z*.png", "matches no image and no video"),
         ("f/c_%04d.png", "matches no frame"),
@@ -370,3 +374,22 @@ def test_folders_that_are_not_read_are_named(
     outcomes = predict_files(predictor, [photos], tmp_path / "out")
     found = {o.input.name: o.status for o in outcomes}
     assert found == {"a": "done", "b": "done", "deep": "failed"}
+
+
+def test_an_image_that_is_called_as_a_result_is_named(predictor, photos):
+    (photos / "b_label.png").write_bytes((photos / "a.png").read_bytes())
+    (photos / "my_overlay.png").write_bytes((photos / "a.png").read_bytes())
+    notes = []
+    found = find_inputs([photos], photos, notes.append)
+    assert [item.name for item in found] == ["a", "b", "deep/a"]
+    assert notes == [
+        f"left out my_overlay.png in {photos}, which is named as results are. "
+        "Rename it if it is an image, or choose another --output."
+    ]
+
+
+def test_a_pipe_is_not_waited_for(predictor, tmp_path):
+    os.mkfifo(tmp_path / "pipe.tif")
+    (outcome,) = predict_files(predictor, [tmp_path], tmp_path / "out")
+    assert outcome.status == "failed"
+    assert "pipe.tif cannot be read: it is not a file" in outcome.error

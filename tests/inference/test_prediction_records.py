@@ -33,7 +33,8 @@ def test_results_of_something_else_are_not_mistaken(
     # Also where the other model has no result of that name yet.
     for given in (image, photos / "b.png"):
         mirrored = Predictor(predictor.model, mirror=True)
-        assert "by another protocol" in refused(mirrored, given)
+        said = refused(mirrored, given)
+        assert "by another protocol (mirror was False and is True)" in said
         gamma = predictor.model.get_layer("position_attention").gamma
         gamma.assign(gamma + 0.1)
         assert "another model" in refused(given=given)
@@ -45,6 +46,10 @@ def test_results_of_something_else_are_not_mistaken(
     (output / "predict.json").unlink()
     assert "no predict.json says" in refused()
     (output / "predict.json").write_text("{}")
+    with pytest.raises(ValueError, match="is not what `keras-danet predict`"):
+        predict_files(predictor, [image], output)
+    (output / "predict.json").unlink()
+    (output / "predict.json").mkdir()
     with pytest.raises(ValueError, match="is not what `keras-danet predict`"):
         predict_files(predictor, [image], output)
 

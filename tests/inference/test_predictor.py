@@ -104,7 +104,9 @@ def test_bad_values_are_refused(model, value, message):
 def test_memory_is_asked_for_where_a_size_is_larger(model, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        inference, "check_memory", lambda _, *request: asked.append(request)
+        inference,
+        "check_memory",
+        lambda _, *request, **__: asked.append(request),
     )
     predictor = Predictor(model)
     for size in ((33, 49), (33, 49), (49, 33), (33, 20)):
@@ -115,6 +117,9 @@ def test_memory_is_asked_for_where_a_size_is_larger(model, monkeypatch):
 def test_more_than_eight_bits_are_refused(model, tmp_path):
     path = tmp_path / "deep.png"
     Image.fromarray(np.full((8, 8), 40000, "uint16")).save(path)
+    Image.fromarray(np.zeros((4, 4), "float32")).save(tmp_path / "float.tif")
+    with pytest.raises(ValueError, match=r".Pillow mode F, F;32F.\. Expected"):
+        Predictor(model)(tmp_path / "float.tif")
     with pytest.raises(ValueError, match="deep.png has more than 8 bits"):
         Predictor(model)(path)
 
@@ -226,7 +231,9 @@ def test_the_protocol_says_the_size(model):
 def test_memory_is_asked_for_of_what_the_network_sees(model, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        inference, "check_memory", lambda _, *request: asked.append(request)
+        inference,
+        "check_memory",
+        lambda _, *request, **__: asked.append(request),
     )
     predictor = Predictor(model, size=32)
     predictor.check_size(3000, 4000)

@@ -187,6 +187,31 @@ def test_mirror_images_and_what_their_passes_disagree_on(model):
     assert once.label.dtype == "uint8" and once.entropy.max() <= np.log(4)
 
 
+def test_a_mean_of_logits_is_not_their_sum(model):
+    image = photo(33, 20)
+    mean = np.mean(
+        [
+            logits_of(model, image),
+            logits_of(model, image[:, ::-1].copy())[:, ::-1],
+        ],
+        axis=0,
+    )
+    expected = exact_softmax(mean)
+    assert abs(expected - exact_softmax(2 * mean)).max() > 0.05
+    predictor = Predictor(model, mirror=True, average="logits")
+    found = predictor.probabilities(image)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    uncertainty = predictor.uncertainty(image)
+    _, confidence = predictor.label_and_confidence(image)
+    for values in (uncertainty.confidence, confidence):
+        np.testing.assert_allclose(values, expected.max(-1), atol=1e-5)
+    entropy = -(expected * np.log(expected)).sum(-1)
+    np.testing.assert_allclose(uncertainty.entropy, entropy, atol=1e-4)
+    np.testing.assert_allclose(
+        exact_softmax(np.float64(predictor.logits(image))), expected, atol=1e-5
+    )
+
+
 @one_backend
 def test_spread_is_about_the_mean_of_probabilities(model):
     image = photo(30, 41)
@@ -252,7 +277,7 @@ def test_windows_that_do_not_fit_go_one_by_one(model, monkeypatch):
 
     asked = []
 
-    def check(_, count, *size):
+    def check(_, count, *size, **__):
         asked.append((count, *size))
         if count > 2:
             raise ValueError("too much")
@@ -338,12 +363,12 @@ def test_a_large_image_needs_room_for_a_band(model, monkeypatch):
 def test_a_window_is_checked_before_it_is_filled_up(model, monkeypatch):
     from keras_danet.inference import predictor as module
 
-    def refuse(*_):
-        raise ValueError("too much")
+    def refuse(*_, remedy):
+        raise ValueError(f"too much. {remedy}")
 
     monkeypatch.setattr(module, "check_memory", refuse)
     monkeypatch.setattr(windows, "pad", None)
-    with pytest.raises(ValueError, match="too much"):
+    with pytest.raises(ValueError, match="much. Choose a smaller `window`"):
         Predictor(model, window=4096)(photo(9, 9))
 
 

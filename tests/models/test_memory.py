@@ -142,6 +142,8 @@ def test_nothing_fits(model, available):
     for training in (False, True):
         with pytest.raises(ValueError, match="No size fits"):
             check_memory(model, 2, 64, 64, training)
+    with pytest.raises(ValueError, match=r"available\. Use another window"):
+        check_memory(model, 1, 64, 64, remedy="Use another window.")
 
 
 def test_devices_share_a_batch(model, available):
