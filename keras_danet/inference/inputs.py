@@ -212,6 +212,8 @@ def frames_of(pattern):
     before, digits, after = _NUMBER.split(pattern.name)
     frame = re.compile(rf"{re.escape(before)}(\d+){re.escape(after)}")
     found = []
+    if not pattern.parent.is_dir():
+        return found
     with os.scandir(pattern.parent) as entries:
         for entry in entries:
             match = frame.fullmatch(entry.name)

@@ -176,7 +176,9 @@ class _Work:
             present = [k for k, path in files.items() if os.path.lexists(path)]
             for kind, path in files.items():
                 self._check_result(path, kind, item, inputs)
-            for kind in () if overwrite else present:
+            # A file that was broken, and has been mended since.
+            is_known = overwrite or self.record.is_unfinished(item)
+            for kind in () if is_known else present:
                 self._check_present(files[kind], kind, item)
             is_done = len(present) == len(files) and not (
                 overwrite or item.name in self.record.unfinished

@@ -114,6 +114,16 @@ class Record:
         entry = self.inputs.get(item.name, NOTHING)
         return kind in entry["kinds"] and entry["stamp"] == self._stamp_of(item)
 
+    def is_unfinished(self, item):
+        """Whether results are incomplete ones of this input, as it was."""
+        stamp = self.inputs.get(item.name, NOTHING)["stamp"]
+        return (
+            item.name in self.unfinished
+            and stamp is not None
+            # The path of a file; of frames, their pattern.
+            and stamp[0] == self._stamp_of(item)[0]
+        )
+
     def has(self, name, kind):
         """Whether a result is ours, of whatever model and input."""
         entry = self.inputs.get(name, NOTHING)

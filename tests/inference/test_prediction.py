@@ -299,6 +299,7 @@ def test_inputs_are_found_and_their_names_differ(tmp_path):
         ("z*.png", "matches no image and no video"),
         ("f/c_%04d.png", "matches no frame"),
         ("f/d_%03d.png", "matches no frame"),
+        ("none/%03d.png", "matches no frame"),
     ):
         with pytest.raises(FileNotFoundError, match=words):
             found(given)

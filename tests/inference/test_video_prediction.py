@@ -103,6 +103,17 @@ def test_a_video_that_breaks_off_is_done_again(predictor, video, tmp_path):
         assert 1 <= count < 12
         assert len(frames_of(output / "street_overlay.mp4")) == count
     assert not list(output.glob(".*"))
+    # Another video of that name is none that was mended.
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / "street.mp4"
+    other.write_bytes(whole)
+    with pytest.raises(FileExistsError, match="of another file of that name"):
+        predict_files(predictor, [other], output)
+    video.write_bytes(whole)
+    (outcome,) = predict_files(predictor, [video], output)
+    assert outcome.status == "done"
+    assert len(list((output / "street_labels").iterdir())) == 12
+    assert statuses(predict_files(predictor, [video], output)) == ["present"]
 
 
 def test_a_video_does_not_replace_results_of_images(
