@@ -59,8 +59,12 @@ def finish(partial, path):
 
 def unwritable(path, error):
     """An OSError that names the file."""
+    reason = error.strerror or str(error)
+    if "requested and" in reason:
+        # NumPy's words for a full disk.
+        reason = os.strerror(errno.ENOSPC)
     return OSError(
-        f"{path} cannot be written: {error.strerror or error}. Make room, "
+        f"{path} cannot be written: {reason}. Make room, "
         "or write elsewhere; files finished before are whole."
     )
 
@@ -190,7 +194,7 @@ def check_folder(path):
         if os.path.exists(folder) and not os.path.isdir(folder):
             raise FileExistsError(
                 f"{folder} is a file. Expected a folder, or nothing, there. "
-                "Move it away, or choose another --output."
+                "Move it away, or choose another folder."
             )
 
 
@@ -207,5 +211,5 @@ def make_folder(path, exist_ok=True):
     except OSError as error:
         raise type(error)(
             f"The folder {path} cannot be made: {error.strerror}. Expected "
-            "one that can be written to. Choose another --output."
+            "one that can be written to. Choose another folder."
         ) from error

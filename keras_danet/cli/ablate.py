@@ -29,37 +29,7 @@ def add(verbs):
         "added. A variant that fails is named, and the others go on: exit "
         "code 1.",
     )
-    verb.add_argument(
-        "recipe",
-        nargs="?",
-        metavar="RECIPE",
-        help="path or name of a recipe, as `train` takes it",
-    )
-    verb.add_argument(
-        "--vary",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE,VALUE",
-        help="a key of the recipe and its values, such as "
-        "attention=none,position,channel,both or "
-        "multi_grid=None,'(4,8,16)': each is written as for --set, and "
-        "commas in brackets or quotes belong to it. With several --vary all "
-        "combinations are trained. The first is what gains are over",
-    )
-    verb.add_argument(
-        "--seeds",
-        default="0,1,2",
-        metavar="N,N",
-        help="seeds that each variant is trained with (default: 0,1,2)",
-    )
-    verb.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="settings",
-        help="change a key of the recipe for all variants; can be repeated",
-    )
+    _add_grid(verb)
     verb.add_argument(
         "--data", metavar="FOLDER", help="root folder of the data set"
     )
@@ -91,6 +61,41 @@ def add(verbs):
     )
     add_devices(verb)
     verb.set_defaults(run_verb=run)
+
+
+def _add_grid(verb):
+    """What is trained."""
+    verb.add_argument(
+        "recipe",
+        nargs="?",
+        metavar="RECIPE",
+        help="path or name of a recipe, as `train` takes it",
+    )
+    verb.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE,VALUE",
+        help="a key of the recipe and its values, such as "
+        "attention=none,position,channel,both or "
+        "multi_grid=None,'(4,8,16)': each is written as for --set, and "
+        "commas in brackets or quotes belong to it. With several --vary all "
+        "combinations are trained. The first is what gains are over",
+    )
+    verb.add_argument(
+        "--seeds",
+        default="0,1,2",
+        metavar="N,N",
+        help="seeds that each variant is trained with (default: 0,1,2)",
+    )
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="change a key of the recipe for all variants; can be repeated",
+    )
 
 
 def run(arguments):

@@ -1,6 +1,7 @@
 """`keras-danet evaluate`: the scores of a model."""
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -107,12 +108,14 @@ def run(arguments):
     report = _measure(predictor, pairs, dataset, split, output)
     try:
         if output:
-            _save(report, output)
+            with _kept(output):
+                report.save(output)
     # The result is printed even if writing the file fails.
     finally:
         print(report.as_json() if arguments.json else report.table())
     if arguments.html:
-        _save_page(report, output, predictor, pairs, dataset)
+        with _kept(output):
+            _save_page(report, output, predictor, pairs, dataset)
     return 0
 
 
@@ -157,12 +160,14 @@ def _measure(predictor, pairs, dataset, split, output):
         )
 
 
-def _save(report, output):
+@contextlib.contextmanager
+def _kept(output):
+    """Keeps what was measured where it cannot be written down."""
     from keras_danet.inference.image_records import partial_path
     from keras_danet.inference.image_records import records_path
 
     try:
-        report.save(output)
+        yield
     except BaseException:
         # Started again, nothing needs to be measured.
         records = records_path(output)

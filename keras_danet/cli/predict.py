@@ -192,7 +192,11 @@ class _Teller:
 def _row(outcome):
     row = {
         "image": str(outcome.input.path),
-        **{kind: str(path) for kind, path in outcome.files.items()},
+        **{
+            kind: str(path)
+            for kind, path in outcome.files.items()
+            if outcome.status != "failed"
+        },
         "status": outcome.status,
         "classes": outcome.classes and list(outcome.classes),
     }

@@ -50,8 +50,9 @@ def run(arguments):
     folder = pathlib.Path(arguments.folder or recipes_folder())
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"There is no folder {folder}. Expected one of recipes; without a "
-            "folder, `keras-danet recipes` lists those of the package."
+            f"There is no folder {folder}. Expected a folder that holds "
+            "recipes; without one, `keras-danet recipes` lists those of the "
+            "package."
         )
     rows = list(map(_describe, sorted(folder.glob("*.py"))))
     broken = [row for row in rows if "error" in row]

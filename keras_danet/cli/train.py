@@ -85,6 +85,7 @@ def _add_run(verb):
         "--track",
         action="append",
         default=[],
+        choices=("tensorboard", "wandb", "mlflow"),
         metavar="WHERE",
         help="send figures to tensorboard (RUN/tensorboard), wandb or mlflow "
         "as well; can be repeated",

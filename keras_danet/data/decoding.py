@@ -251,10 +251,8 @@ def read_size(path, formats=DATA_FORMATS):
 
 def is_larger(path, pixels):
     """Whether an image claims more pixels; `False` if it cannot be read."""
-    # To open a pipe would wait for a writer.
-    if not os.path.isfile(path):
-        return False
     try:
+        check_is_file(path)
         with _without_pillow_limit():
             with Image.open(path, formats=PHOTO_FORMATS) as image:
                 return image.width * image.height > pixels
@@ -313,8 +311,8 @@ def _without_pillow_limit():
                 Image.MAX_IMAGE_PIXELS = _pillow_limit["pixels"]
 
 
-def _check_file(path):
-    """Refuses what would hang a reader, fill its memory or is empty."""
+def check_is_file(path):
+    """Refuses what would hang a reader, or is empty; gives its `os.stat`."""
     try:
         status = os.stat(path)
     except FileNotFoundError as error:
@@ -330,6 +328,12 @@ def _check_file(path):
         raise _unreadable(path, f"it is {kind}")
     if not status.st_size:
         raise _unreadable(path, "it is empty (0 bytes)")
+    return status
+
+
+def _check_file(path):
+    """Refuses what would hang a reader, fill its memory or is empty."""
+    status = check_is_file(path)
     if status.st_size > MAX_BYTES:
         raise _unreadable(
             path, f"it has {status.st_size} bytes, more than {MAX_BYTES}"

@@ -130,20 +130,25 @@ def _in_folder(top, output, note):
         links = [name for name in folders if (folder / name).is_symlink()]
         skipped += [f"{name} (a link to a folder)" for name in sorted(links)]
         # Skips an output folder inside, and hidden folders.
+        stems = {pathlib.PurePath(name).stem for name in files}
+        visible = [name for name in folders if name[0] != "."]
         folders[:] = sorted(
             name
-            for name in folders
-            if name[0] != "."
-            and not name.endswith(results)
+            for name in visible
+            if not name.endswith(results)
             and (folder / name).resolve() != output.resolve()
         )
-        stems = {pathlib.PurePath(name).stem for name in files}
+        # Of no image or video that is here, it may be meant itself.
+        called_so += sorted(
+            name
+            for name in visible
+            if name.endswith(results) and name.rpartition("_")[0] not in stems
+        )
         for name in sorted(files):
             path = folder / name
             if name[0] == ".":
                 continue
             if path.stem.endswith(results):
-                # Of an image that is not here, it may be an image itself.
                 if path.stem.rpartition("_")[0] not in stems:
                     called_so.append(name)
                 continue
@@ -152,6 +157,11 @@ def _in_folder(top, output, note):
                 within.append(Input(path, relative.as_posix(), _kind(path)))
             elif not (is_output and name == RECORD):
                 skipped.append(name)
+    if called_so:
+        note(
+            f"left out {_shown(called_so)} in {top}, which is named as results "
+            "are. Rename it if it is meant, or choose another --output."
+        )
     if not within:
         raise FileNotFoundError(
             f"{top} holds no image and no video. Expected files that end in "
@@ -160,11 +170,6 @@ def _in_folder(top, output, note):
         )
     if skipped:
         note(_skipped(skipped, top))
-    if called_so:
-        note(
-            f"left out {_shown(called_so)} in {top}, which is named as results "
-            "are. Rename it if it is an image, or choose another --output."
-        )
     return within
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_danet.data.decoding import check_is_file
 from keras_danet.files import reserve
 from keras_danet.files import whole_or_not
 from keras_danet.inference.images import as_array
@@ -130,6 +131,7 @@ def _checked(predictor):
 def _opened(source):
     """What can be indexed as an array (height, width, 3) of uint8."""
     if isinstance(source, (str, os.PathLike)):
+        check_is_file(source)
         ending = os.path.splitext(source)[1].lower()
         if ending in TIFF_ENDINGS:
             with open_tiff(source) as image:

@@ -328,8 +328,17 @@ class Predictor:
             self._check_batch(*batch.shape[:3])
             # A distribution is set per thread, so this stays in the thread.
             if keras.distribution.distribution() is not None:
-                return self._forward(batch)
-            return answering(self._forward, batch)
+                logits = self._forward(batch)
+            else:
+                logits = answering(self._forward, batch)
+        # One number that no NaN and no infinity leaves finite.
+        if not np.isfinite(logits.sum(dtype="float64")):
+            raise ValueError(
+                "The network computes NaN or infinity for this image. "
+                "Expected finite logits: its training may have diverged, or "
+                "its file is damaged. Use other weights."
+            )
+        return logits
 
     def _batch_size(self, windows):
         """How many windows go through the network at a time."""

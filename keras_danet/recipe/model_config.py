@@ -11,9 +11,15 @@ from keras_danet.weights.keras_applications import check_application
 # Wider stems than anybody has.
 MOST_STEM_FILTERS = 1024
 # At least the first, below the second.
-RANGES = {"filters": (4, 1025), "dropout": (0, 1), "num_stages": (3, 5)}
+RANGES = {"filters": (4, 1025), "dropout": (0, 1)}
+# What some fields are one of.
+KNOWN = {
+    "depth": (18, 34, 50, 101, 152),
+    "output_stride": (8, 16, 32),
+    "num_stages": (3, 4),
+}
 # Our own networks by name.
-OWN_BACKBONES = {f"resnet{depth}": depth for depth in (18, 34, 50, 101, 152)}
+OWN_BACKBONES = {f"resnet{depth}": depth for depth in KNOWN["depth"]}
 # Words for what `attention` is varied over.
 ATTENTIONS = {"none": (), "both": ("position", "channel")}
 
@@ -72,6 +78,12 @@ class ModelConfig:
 
     def __post_init__(self):
         check_fields(self, RANGES)
+        for name, known in KNOWN.items():
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"`{name}` must be one of {', '.join(map(str, known))}. "
+                    f"Received: {name}={getattr(self, name)!r}"
+                )
         stem = self.stem_filters or (1,)
         if not all(1 <= filters <= MOST_STEM_FILTERS for filters in stem):
             raise ValueError(

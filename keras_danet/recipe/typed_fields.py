@@ -41,9 +41,10 @@ def check_fields(record, ranges):
         least, below = ranges.get(name, (-math.inf, math.inf))
         # Written so that NaN fails it too.
         if name in ranges and value is not None and not least <= value < below:
+            most = f" and below {below}" if below < math.inf else ""
             raise ValueError(
-                f"`{name}` must be at least {least} and below {below}. "
-                f"Received: {name}={value!r}"
+                f"`{name}` must be at least {least}{most}. Received: "
+                f"{name}={value!r}"
             )
 
 

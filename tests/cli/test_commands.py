@@ -192,7 +192,7 @@ def test_a_file_in_the_place_of_a_folder_is_told(tmp_path, capsys):
     ):
         message = fails(capsys, *arguments)
         assert f"{file} is a file. Expected a folder" in message
-        assert message.endswith("choose another --output.")
+        assert message.endswith("choose another folder.")
     arguments = ["train", tmp_path / "recipe.py", "--output", "/proc/a/b"]
     assert "/proc/a cannot be made: No such" in fails(capsys, *arguments)
 
@@ -736,6 +736,13 @@ def test_a_report_that_was_not_saved_is_not_measured_again(
     capsys.readouterr()
     assert main(arguments) == 0
     assert "already has 3 of 3 images" in capsys.readouterr().err
+    with monkeypatch.context() as context:
+        context.setattr(evaluation.Report, "save_html", full_disk)
+        assert main([*arguments, "--html"]) == 2
+    assert main([*arguments, "--html"]) == 0
+    assert "already has 3 of 3 images" in capsys.readouterr().err
+    assert (tmp_path / "report.html").exists()
+    assert (tmp_path / "report.images.jsonl").exists()
 
 
 @one_backend

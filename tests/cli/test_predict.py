@@ -146,6 +146,7 @@ def test_exit_codes_and_what_is_said(run, capsys):
     code, said = code_of("a.png", "bad.png", options=["--json"])
     rows = json.loads(said.out)
     assert [row["status"] for row in rows] == ["present", "failed"]
+    assert "label" in rows[0] and "label" not in rows[1]
     assert "bad.png cannot be read" in rows[1]["error"] and code == 1
     code, said = code_of("z*.png")
     assert code == 2 and "matches no image" in said.err

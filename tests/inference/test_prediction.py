@@ -218,6 +218,18 @@ def test_a_full_disk_ends_it_with_whole_files(
     assert set(statuses(outcomes)) <= {"done", "present"}
 
 
+def test_a_full_disk_is_named_where_numpy_writes(
+    predictor, photos, tmp_path, monkeypatch
+):
+    # What NumPy says of one.
+    def full(*_):
+        raise OSError("98304 requested and 16320 written")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OSError, match="written: No space left on device"):
+        predict_files(predictor, [photos], tmp_path / "o", ["probabilities"])
+
+
 def test_inputs_are_never_replaced(predictor, photos):
     # Results among the images are not images.
     for _ in range(2):
@@ -380,12 +392,14 @@ def test_folders_that_are_not_read_are_named(
 def test_an_image_that_is_called_as_a_result_is_named(predictor, photos):
     (photos / "b_label.png").write_bytes((photos / "a.png").read_bytes())
     (photos / "my_overlay.png").write_bytes((photos / "a.png").read_bytes())
+    (photos / "street_labels").mkdir()
+    (photos / "a_labels").mkdir()
     notes = []
     found = find_inputs([photos], photos, notes.append)
     assert [item.name for item in found] == ["a", "b", "deep/a"]
     assert notes == [
-        f"left out my_overlay.png in {photos}, which is named as results are. "
-        "Rename it if it is an image, or choose another --output."
+        f"left out street_labels, my_overlay.png in {photos}, which is named "
+        "as results are. Rename it if it is meant, or choose another --output."
     ]
 
 
@@ -394,3 +408,7 @@ def test_a_pipe_is_not_waited_for(predictor, tmp_path):
     (outcome,) = predict_files(predictor, [tmp_path], tmp_path / "out")
     assert outcome.status == "failed"
     assert "pipe.tif cannot be read: it is not a file" in outcome.error
+    with pytest.raises(ValueError, match="it is not a file"):
+        predict_large(predictor, tmp_path / "pipe.tif", tmp_path / "large.npy")
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        predict_large(predictor, tmp_path / "no.tif", tmp_path / "large.npy")

@@ -114,6 +114,25 @@ def test_memory_is_asked_for_where_a_size_is_larger(model, monkeypatch):
     assert asked == [(1, 33, 49), (1, 49, 33)]
 
 
+def test_weights_that_are_no_numbers_are_named(model):
+    bias = model.get_layer("fusion_classifier").bias
+    before = np.array(bias)
+    image = photo(20, 30)
+    try:
+        for wrong in (np.nan, np.inf, -np.inf):
+            bias.assign(np.where(np.arange(len(before)) == 1, wrong, before))
+            for predict in (
+                Predictor(model),
+                Predictor(model).probabilities,
+                Predictor(model, window=16).label_and_confidence,
+            ):
+                with pytest.raises(ValueError, match="computes NaN or infin"):
+                    predict(image)
+    finally:
+        bias.assign(before)
+    assert Predictor(model)(image).shape == (20, 30)
+
+
 def test_more_than_eight_bits_are_refused(model, tmp_path):
     path = tmp_path / "deep.png"
     Image.fromarray(np.full((8, 8), 40000, "uint16")).save(path)

@@ -278,7 +278,9 @@ def test_bfloat16_reaches_every_layer(tiny):
             {"backbone": RESNET, "num_stages": 3, "output_stride": 32},
             "Three stages of keras.applications.ResNet50 end at a stride of 16",
         ),
-        ({"num_stages": 2}, "`num_stages` must be at least 3 and below 5"),
+        ({"num_stages": 2}, "`num_stages` must be one of 3, 4. Received"),
+        ({"depth": 7}, "`depth` must be one of 18, 34, 50, 101, 152. Received"),
+        ({"output_stride": 4}, "`output_stride` must be one of 8, 16, 32"),
         ({"num_stages": 3}, "Our own ResNet always has four stages"),
         (
             {"backbone": "resnet18", "num_stages": 3},
