@@ -603,7 +603,7 @@ def test_folders_are_predicted_and_reports_are_json(
             (tmp_path / "empty", "empty is a folder. Expected a file"),
         ):
             message = fails(capsys, "evaluate", run, "--output", place)
-            assert problem in message and "another --output" in message
+            assert problem in message and "hoose another" in message
     with monkeypatch.context() as context:
         context.setattr(evaluation.Report, "save", full_disk)
         assert main(["evaluate", str(run), "--json"]) == 2
