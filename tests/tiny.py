@@ -4,16 +4,23 @@ TensorFlow and JAX take ten times longer to trace a ResNet of 18 layers.
 """
 
 import keras
+import pytest
 
 from keras_danet import DANet
+from keras_danet.trainer import build
 
 
-def backbone(filters):
+def backbone(filters, dtype=None):
     """Two convolutions: features at an eighth of the image."""
-    images = keras.Input((None, None, 3), name="images")
-    stage3 = keras.layers.Conv2D(filters, 4, 4, "same", name="stage3")(images)
+    images = keras.Input((None, None, 3), name="images", dtype="float32")
+    stage3 = keras.layers.Conv2D(
+        filters, 4, 4, "same", name="stage3", dtype=dtype
+    )(images)
     stage4 = keras.layers.Conv2D(
-        filters, 2, 2, "same", activation="relu", name="stage4"
+        *(filters, 2, 2, "same"),
+        activation="relu",
+        name="stage4",
+        dtype=dtype,
     )(stage3)
     return keras.Model(
         images, {"stage3": stage3, "stage4": stage4}, name="backbone"
@@ -32,3 +39,17 @@ def danet(num_classes=3, attention=(), filters=32, **arguments):
     for kind, gamma in zip(model.attention, (0.7, -0.6), strict=False):
         model.get_layer(f"{kind}_attention").gamma.assign(gamma)
     return model
+
+
+def quick_builds():
+    """Recipes of our own ResNet give this backbone meanwhile; a fixture."""
+    real = build.build_backbone
+
+    def build_backbone(network, dtype):
+        if not network.is_own or network.backbone_weights:
+            return real(network, dtype)
+        return backbone(4 * network.filters)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "build_backbone", build_backbone)
+        yield

@@ -172,6 +172,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@one_backend
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("of_video", [False, True])
 def test_stopped_at_any_moment_it_leaves_whole_files(run, number, of_video):

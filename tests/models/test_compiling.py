@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 import references
+import tiny
 
 from keras_danet import SGD
 from keras_danet import DANet
-from keras_danet import DilatedResNet
 from keras_danet import PolySchedule
 from keras_danet import freeze
 from keras_danet import losses
@@ -18,7 +18,7 @@ JIT = {"jit_compile": False} if BACKEND == "tensorflow" else {}
 
 def small(dtype="float32"):
     keras.utils.set_random_seed(0)
-    backbone = DilatedResNet(18, filters=8, dtype=dtype)
+    backbone = tiny.backbone(64, dtype)
     model = DANet(3, backbone, dropout=0, dtype=dtype)
     model.get_layer("position_attention").gamma.assign(0.7)
     model.get_layer("channel_attention").gamma.assign(-0.6)
@@ -220,7 +220,7 @@ def test_bfloat16_trains_as_float32_does():
     ],
 )
 def test_keras_crossentropy_by_name_takes_logits(loss):
-    model = DANet(3, DilatedResNet(18, filters=8), attention=(), dropout=0)
+    model = tiny.danet(3)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (1, 32, 48, 3)).astype("uint8")
     labels = rng.integers(0, 3, (1, 32, 48)).astype("uint8")
@@ -244,6 +244,6 @@ def test_keras_crossentropy_by_name_takes_logits(loss):
     ],
 )
 def test_losses_of_probabilities_are_refused(loss):
-    model = DANet(3, DilatedResNet(18, filters=8), attention=())
+    model = tiny.danet(3)
     with pytest.raises(ValueError, match="from_logits=True"):
         model.compile(loss=loss)

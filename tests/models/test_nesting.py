@@ -5,13 +5,15 @@ import copy
 import keras
 import numpy as np
 import pytest
+from tiny import backbone
 
 import keras_danet
 
 
 def tiny(**options):
-    backbone = keras_danet.DilatedResNet(18, filters=8)
-    return keras_danet.DANet(5, backbone=backbone, dropout=0.0, **options)
+    small = keras_danet.DilatedResNet(18, filters=8)
+    options = {"backbone": small, "dropout": 0.0, **options}
+    return keras_danet.DANet(5, **options)
 
 
 IMAGES = np.random.default_rng(0).uniform(0, 255, (2, 24, 32, 3))
@@ -39,7 +41,7 @@ def functional(inner):
     "outer", [functional, lambda inner: keras.Sequential([inner]), Wrapped]
 )
 def test_nested_it_trains_and_predicts_its_fused_logits(outer):
-    inner = tiny()
+    inner = tiny(backbone=backbone(64))
     model = outer(inner)
     before = model(IMAGES, training=False)
     np.testing.assert_array_equal(
@@ -78,7 +80,7 @@ def test_the_dict_is_for_who_calls_the_model_itself():
 
 
 def test_a_nested_one_is_saved_and_loaded(tmp_path):
-    model = functional(tiny())
+    model = functional(tiny(backbone=backbone(64)))
     model.save(tmp_path / "outer.keras")
     loaded = keras.saving.load_model(tmp_path / "outer.keras")
     np.testing.assert_array_equal(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import references
 from conftest import one_backend
+from tiny import quick_builds
 
 from keras_danet import DANet
 from keras_danet import DilatedResNet
@@ -57,6 +58,10 @@ def focal(labels, logits):
     return references.focal_loss(labels, logits, 2.0, WEIGHTS)
 
 
+quick = pytest.fixture(quick_builds)
+
+
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     "settings, expected",
     [

@@ -11,11 +11,10 @@ import types
 import keras
 import numpy as np
 import pytest
+import tiny
 from conftest import one_backend
 from PIL import Image
 
-from keras_danet import DANet
-from keras_danet import DilatedResNet
 from keras_danet.data.scenes import write_scenes
 from keras_danet.distribution.engines import Placement
 from keras_danet.optimizers import SGD
@@ -276,6 +275,9 @@ def test_peak_memory_is_of_the_right_order():
     assert 2**24 < before <= after < 2**40 and block.nbytes == 2**26
 
 
+quick = pytest.fixture(autouse=True, scope="module")(tiny.quick_builds)
+
+
 @pytest.fixture
 def config(tmp_path):
     write_scenes(tmp_path / "data", {"train": 4, "val": 2}, size=(32, 48))
@@ -435,7 +437,7 @@ def test_a_missing_package_is_named(config, tmp_path, monkeypatch, name):
 
 def test_pictures_are_of_the_averages_that_are_measured(tmp_path):
     pytest.importorskip("tensorboardX")
-    model = DANet(3, DilatedResNet(18, filters=4))
+    model = tiny.danet(attention=("position", "channel"))
     model.compile(SGD(0.1, use_ema=True, ema_momentum=0.5), jit_compile=False)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2, 32, 32, 3)).astype("uint8")

@@ -19,6 +19,7 @@ import pytest
 from conftest import one_backend
 from conftest import slow_but_on_torch
 from PIL import Image
+from tiny import quick_builds
 
 from keras_danet import DANet
 from keras_danet import DilatedResNet
@@ -50,6 +51,9 @@ from keras_danet.weights import keras_files
 needs_tensorflow = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow") is None, reason="tf.data's"
 )
+
+
+quick = pytest.fixture(autouse=True, scope="module")(quick_builds)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +96,7 @@ def test_validation_that_cannot_fit_is_refused_first(
     history = loop.train(config, run, verbose=0)
     assert asked == [
         ((4, 32, 48), {"training": True, "num_devices": 1}),
-        ((1, 24, 32), {}),
+        ((1, 24, 32), {"remedy": None}),
     ]
     path = run / "config.json"
     content = json.loads(path.read_text())

@@ -7,9 +7,8 @@ import signal
 import keras
 import numpy as np
 import pytest
+import tiny
 
-from keras_danet import DANet
-from keras_danet import DilatedResNet
 from keras_danet.trainer.callbacks import checkpoints as keeping
 from keras_danet.trainer.callbacks.checkpoints import Checkpoints
 from keras_danet.trainer.callbacks.checkpoints import training_state
@@ -28,7 +27,7 @@ def numbers(state):
 
 def small_model(**options):
     keras.utils.set_random_seed(0)
-    model = DANet(3, DilatedResNet(18, filters=8), dropout=0.5)
+    model = tiny.danet(attention=("position", "channel"), dropout=0.5)
     model.compile(**options)
     model.build_optimizer()
     return model
@@ -92,7 +91,7 @@ def test_what_fit_looks_for_in_labels_is_in_no_checkpoint(tmp_path):
 def test_another_models_checkpoint_is_refused(tmp_path):
     model = small_model()
     save_checkpoint(tmp_path / "a.ckpt", training_state(model), {})
-    other = DANet(4, DilatedResNet(18, filters=8))
+    other = tiny.danet(4, ("position", "channel"))
     other.compile()
     other.build_optimizer()
     before = numbers(training_state(other))
