@@ -15,7 +15,7 @@ import filelock
 _LOGGER = logging.getLogger("keras_danet")
 # What the name of a file that is being written begins with.
 PARTIAL = ".partial-"
-# More than any JSON of ours has; a report of 255 classes has two megabytes.
+# More than any JSON of ours has.
 MAX_JSON_BYTES = 2**26
 
 

@@ -223,9 +223,11 @@ def _tabulate(grid, failed, arguments):
     from keras_danet.ablation import table
 
     ablation = table.read_ablation(grid)
+    ablation.save()
     if arguments.pictures:
         pictures.draw_pictures(ablation, arguments.data)
-    ablation.save()
+        # The page shows them.
+        ablation.save()
     say_last(ablation.text())
     missing = [name for name in ablation.missing if name not in failed]
     for title, verb in failed.items():
