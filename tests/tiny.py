@@ -1,6 +1,6 @@
 """As little of a DANet as compiles fast, where the backbone is not the point.
 
-TensorFlow and JAX take ten times longer to trace a ResNet of 18 layers.
+TensorFlow and JAX take much longer to trace a ResNet of 18 layers.
 """
 
 import keras
@@ -12,7 +12,7 @@ from keras_danet.trainer import build
 
 def backbone(filters, dtype=None):
     """Two convolutions: features at an eighth of the image."""
-    images = keras.Input((None, None, 3), name="images", dtype="float32")
+    images = keras.Input((None, None, 3), name="images")
     stage3 = keras.layers.Conv2D(
         filters, 4, 4, "same", name="stage3", dtype=dtype
     )(images)

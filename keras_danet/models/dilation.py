@@ -233,8 +233,8 @@ def dilate(
             `include_top=False`.
         output_stride: 8, 16 or 32. Defaults to `8`.
         num_stages: 4; or 3, which leaves out what comes after the last
-            features of stride 16: of a ResNet-50, the stage that holds two
-            thirds of its weights. Defaults to `4`.
+            features of stride 16: of a ResNet-50, the stage that holds most
+            of its weights. Defaults to `4`.
 
     Returns:
         A functional model whose output is a dict of `stage1` to `stage4`,
