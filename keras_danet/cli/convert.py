@@ -65,6 +65,11 @@ def add(verbs):
         "can be repeated",
     )
     verb.add_argument(
+        "--kernel-dtype",
+        choices=("float16",),
+        help="round the kernels of a preset to half the bytes",
+    )
+    verb.add_argument(
         "--json", action="store_true", help="print what was found as JSON"
     )
     verb.set_defaults(run_verb=run)
@@ -86,12 +91,17 @@ def run(arguments):
             "--output must be a new file that ends in .keras, or a new folder. "
             f"Received: {output}{' (it exists)' if output.exists() else ''}"
         )
+    if output.suffix and arguments.kernel_dtype:
+        raise ValueError(
+            "--kernel-dtype is for the folder of a preset. Received: "
+            f"--output {output}. Leave out the ending, or --kernel-dtype."
+        )
     check_folder(output.parent)
     if _is_model(arguments.checkpoint):
         model, _ = runs.open_model(arguments.checkpoint)
         if arguments.num_classes:
             model = DANet.from_model(model, arguments.num_classes)
-        return _write(model, output, arguments.dataset, {}, arguments.json)
+        return _write(model, output, {}, arguments)
     tensors, meta = answering(files.read_weights, arguments.checkpoint)
     tensors = torch_networks.normalize(tensors)
     found = torch_networks.describe(tensors)
@@ -126,7 +136,7 @@ def run(arguments):
         "num_taken": len(tensors) - len(ignored),
         "ignored": sorted(ignored),
     }
-    return _write(model, output, arguments.dataset, said, arguments.json)
+    return _write(model, output, said, arguments)
 
 
 def _is_model(source):
@@ -141,22 +151,23 @@ def _is_model(source):
     )
 
 
-def _write(model, output, dataset, said, as_json):
+def _write(model, output, said, arguments):
     from keras_danet.data.datasets import get_dataset
     from keras_danet.files import save_model
     from keras_danet.waiting import answering
 
-    if dataset:
-        model.class_names = get_dataset(dataset).class_names
-        model.palette = get_dataset(dataset).palette
+    if arguments.dataset:
+        dataset = get_dataset(arguments.dataset)
+        model.class_names = dataset.class_names
+        model.palette = dataset.palette
     make_folder(output.parent)
     if output.suffix:
         save_model(model, output)
     else:
-        model.save_to_preset(output)
+        model.save_to_preset(output, arguments.kernel_dtype)
     figures = answering(fingerprint, model)
     report = {"written": str(output), **said, "fingerprint": figures}
-    if as_json:
+    if arguments.json:
         print(json.dumps(report, indent=1))
     else:
         print(f"logits of a ramp of 65x97 pixels: {figures}")

@@ -1,13 +1,12 @@
 """Backbones by name, and the checks for any other backbone."""
 
 from keras_danet.arguments import did_you_mean
+from keras_danet.models.dilation import LAST_STAGES
 from keras_danet.models.resnet import DilatedResNet
 from keras_danet.weights.torch_networks import STAGE_BLOCKS
 
 # Untrained; `DilatedResNet.presets` are backbones with weights.
 NAMED_BACKBONES = {f"resnet{depth}": depth for depth in STAGE_BLOCKS}
-# A network that is cut off ends with its third stage.
-LAST_STAGES = {"stage3", "stage4"}
 
 
 def with_pretrained(arguments):
@@ -37,11 +36,6 @@ def with_pretrained(arguments):
         "backbone": f"resnet{row['depth']}",
         "stem_filters": row["stem_filters"],
     }
-
-
-def last_stage(stages):
-    """The name of the last stage in a backbone's dict of outputs."""
-    return max(stages.keys() & LAST_STAGES)
 
 
 def make_backbone(backbone, **options):

@@ -17,11 +17,11 @@ from keras_danet.layers import Normalization
 from keras_danet.layers import PositionAttention
 from keras_danet.layers.numerics import dtype_policy_scope
 from keras_danet.layers.numerics import wide_dtype
-from keras_danet.models.backbones import last_stage
 from keras_danet.models.backbones import make_backbone
 from keras_danet.models.backbones import with_pretrained
 from keras_danet.models.blocks import convolution_bn
 from keras_danet.models.deep_supervision import DeepSupervision
+from keras_danet.models.dilation import last_stage
 from keras_danet.models.freezing import head_pattern
 from keras_danet.models.functional import FunctionalModel
 from keras_danet.models.network_arguments import FACTS

@@ -9,6 +9,8 @@ from keras_danet.models.functional import FunctionalModel
 from keras_danet.models.network_arguments import one_of
 
 STAGE_OF_STRIDE = {4: "stage1", 8: "stage2", 16: "stage3", 32: "stage4"}
+# A network that is cut off ends with its third stage.
+LAST_STAGES = {"stage3", "stage4"}
 
 CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
 POOLING = (layers.MaxPooling2D, layers.AveragePooling2D)
@@ -199,6 +201,11 @@ class _Dilation:
             )
         copy = self.copy(layer, strides=(1, 1))
         return self.put(copy(x), after._replace(rate=place.rate * stride))
+
+
+def last_stage(stages):
+    """The name of the last stage in a backbone's dict of outputs."""
+    return max(stages.keys() & LAST_STAGES)
 
 
 def dilate(

@@ -5,8 +5,8 @@ import os
 import keras
 
 from keras_danet.layers.numerics import dtype_policy_scope
-from keras_danet.models.backbones import last_stage
 from keras_danet.models.dilation import dilate
+from keras_danet.models.dilation import last_stage
 from keras_danet.models.functional import FunctionalModel
 from keras_danet.weights import keras_files
 from keras_danet.weights.keras_applications import APPLICATIONS
@@ -79,6 +79,33 @@ def dilation_of(backbone: keras.Model) -> dict[str, int]:
         "output_stride": side // shapes[last][1],
         "num_stages": int(last.removeprefix("stage")),
     }
+
+
+def describe(backbone: keras.Model) -> dict | None:
+    """What makes a backbone of `keras_backbone` again; None for any other."""
+    name = application_of(backbone)
+    return name and {"class_name": name, "config": dilation_of(backbone)}
+
+
+def is_description(value) -> bool:
+    """Whether it has the form of what `describe` returns."""
+    return isinstance(value, dict) and value.get("class_name") in APPLICATIONS
+
+
+def from_description(description: dict, dtype=None, **overrides) -> keras.Model:
+    """The backbone, without weights, that `describe` described.
+
+    Raises:
+        ValueError: if it is not what `describe` returns.
+    """
+    name, options = description["class_name"], description.get("config")
+    options = {**options, **overrides} if isinstance(options, dict) else {}
+    if set(options) != {"output_stride", "num_stages"}:
+        raise ValueError(
+            f"A backbone {name} is made with `output_stride` and `num_stages`. "
+            f"Received: {sorted(options) or description.get('config')!r}"
+        )
+    return keras_backbone(name, dtype=dtype, **options)
 
 
 def _original(name, weights):

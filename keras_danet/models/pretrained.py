@@ -15,6 +15,8 @@ from keras_danet.models.freezing import frozen_config
 from keras_danet.models.freezing import restore_frozen
 from keras_danet.models.freezing import unfreeze
 from keras_danet.models.functional import refuse_h5
+from keras_danet.models.keras_backbones import from_description
+from keras_danet.models.keras_backbones import is_description
 from keras_danet.weights import files
 from keras_danet.weights import presets
 from keras_danet.weights import sources
@@ -57,13 +59,19 @@ class Pretrained:
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config, frozen = split_frozen(config)
-        if isinstance(config.get("backbone"), dict):
+        backbone = config.get("backbone")
+        # Keras reads the folders of presets, too.
+        if is_description(backbone):
+            config["backbone"] = from_description(backbone, config.get("dtype"))
+        elif isinstance(backbone, dict):
             config["backbone"] = keras.saving.deserialize_keras_object(
-                config["backbone"], custom_objects=custom_objects
+                backbone, custom_objects=custom_objects
             )
         return restore_frozen(cls(**config), frozen)
 
-    def save_to_preset(self, folder: str | os.PathLike) -> None:
+    def save_to_preset(
+        self, folder: str | os.PathLike, kernel_dtype: str | None = None
+    ) -> None:
         """Writes the model as a preset: `config.json`, `model.weights.h5`.
 
         `from_preset` reads it on every backend, from the folder or, once
@@ -73,12 +81,16 @@ class Pretrained:
         Args:
             folder: path of the folder to make. An older preset there is
                 replaced, anything else is left alone.
+            kernel_dtype: `"float16"` rounds kernels to half the bytes; biases
+                and batch norms stay as they are. The model that is loaded
+                has its own dtype all the same. Defaults to `None`.
 
         Raises:
             FileExistsError: if `folder` holds something else.
-            ValueError: if a backbone is not a `DilatedResNet`.
+            ValueError: if a backbone is neither a `DilatedResNet` nor one
+                that a recipe names, or a kernel is too large for float16.
         """
-        presets.save(self, folder)
+        presets.save(self, folder, kernel_dtype=kernel_dtype)
 
     @classmethod
     def _refuse_made_for(cls, overrides, source):

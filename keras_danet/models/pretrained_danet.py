@@ -11,7 +11,11 @@ import numpy as np
 
 from keras_danet.layers.convolution import blank_kernels
 from keras_danet.models.backbones import NAMED_BACKBONES
+from keras_danet.models.freezing import backbone_of
 from keras_danet.models.freezing import merged_weights
+from keras_danet.models.keras_backbones import describe
+from keras_danet.models.keras_backbones import from_description
+from keras_danet.models.keras_backbones import is_description
 from keras_danet.models.pretrained import Pretrained
 from keras_danet.models.pretrained import warn_of_new_classifiers
 from keras_danet.models.resnet import DilatedResNet
@@ -217,6 +221,10 @@ class PretrainedDANet(Pretrained):
             values, naming, "stem_conv3/kernel" in values
         )
 
+    def named_backbone(self) -> dict | None:
+        """What a preset keeps of a backbone that a recipe names."""
+        return describe(backbone_of(self))
+
     @classmethod
     def _in_file(cls, path):
         model = keras_files.load_keras_model(path)
@@ -244,7 +252,6 @@ class PretrainedDANet(Pretrained):
         backbone = config.get("backbone")
         if isinstance(backbone, str) and backbone in NAMED_BACKBONES:
             return config
-        inner = presets.checked_arguments(folder, backbone, DilatedResNet)
         # These shape the backbone; `DANet` takes them only for a named one.
         shape = {
             key: overrides.pop(key)
@@ -253,6 +260,10 @@ class PretrainedDANet(Pretrained):
         }
         if "dtype" in overrides:
             shape["dtype"] = overrides["dtype"]
+        if is_description(backbone):
+            shape.setdefault("dtype", config.get("dtype"))
+            return {**config, "backbone": from_description(backbone, **shape)}
+        inner = presets.checked_arguments(folder, backbone, DilatedResNet)
         return {**config, "backbone": DilatedResNet(**{**inner, **shape})}
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import h5py
 import keras
+import numpy as np
 
 from keras_danet.weights.files import MAX_FILE_BYTES
 from keras_danet.weights.files import check_claim
@@ -61,6 +62,45 @@ def check_h5(path):
                     floats += math.prod(item.shape)
         check_claim(path, claimed)
     return floats
+
+
+def halve_kernels(path):
+    """Rewrites a `.weights.h5` file with its kernels rounded to float16.
+
+    Keras reads them into variables of any dtype. Vectors stay as they are:
+    a variance may be too large for float16, and they are few.
+
+    Args:
+        path: path of a file that Keras wrote.
+
+    Raises:
+        ValueError: if a kernel has numbers that float16 has not.
+    """
+    path = Path(path)
+    whole = path.with_name(f"whole-{path.name}")
+    path.rename(whole)
+
+    def copy(name, item):
+        if isinstance(item, h5py.Group):
+            to = target.require_group(name)
+        elif item.dtype != "float32" or item.ndim < 2:
+            to = target.create_dataset(name, data=item[()])
+        else:
+            with np.errstate(over="ignore"):
+                kernel = item[()].astype("float16")
+            if not np.isfinite(kernel).all():
+                raise ValueError(
+                    f"{name!r} has numbers above 65504, the largest float16, "
+                    "or none. Keep the kernels as they are: leave out "
+                    "`kernel_dtype`."
+                )
+            to = target.create_dataset(name, data=kernel)
+        to.attrs.update(item.attrs)
+
+    with h5py.File(whole, "r") as source, h5py.File(path, "w") as target:
+        target.attrs.update(source.attrs)
+        source.visititems(copy)
+    whole.unlink()
 
 
 def load_keras_model(path):

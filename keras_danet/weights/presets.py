@@ -13,12 +13,15 @@ import inspect
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 import warnings
 
 import keras
 
+from keras_danet.arguments import choice
 from keras_danet.data.datasets import DATASETS
+from keras_danet.files import save_text
 from keras_danet.weights import downloads
 from keras_danet.weights import files
 from keras_danet.weights import hub
@@ -45,6 +48,8 @@ DTYPES = (
 TEST_SIZES = {"ade20k": (2048, 512), "voc2012": (2048, 512)}
 # Increased whenever checkpoints are converted to folders in another way.
 CONVERSION = 1
+# Beside the package, in a checkout.
+SAVED_MODELS = pathlib.Path(__file__).parents[2] / "saved_models"
 
 
 def _own_class(cls):
@@ -126,6 +131,15 @@ def _looked_through(folder, cls):
 
 def _converted(name, cls, row):
     """The folder of a named preset, converted from its checkpoint once."""
+    is_ours = row["source"].endswith(".weights.h5")
+    if is_ours and (SAVED_MODELS / name).is_dir():
+        return SAVED_MODELS / name
+    if is_ours and not row["source"].startswith("http"):
+        raise FileNotFoundError(
+            f"{name!r} is a model of this project that no release offers for "
+            f"download yet: it lies in saved_models/{name} of a checkout. "
+            "Run there, or give the folder's path to from_preset."
+        )
     home = downloads.cache_folder() / name
     # Another file, or another way to convert it, gets another folder.
     made_of = f"{row['source']} {row['sha256']} {CONVERSION}"
@@ -137,6 +151,9 @@ def _converted(name, cls, row):
             return folder
         path = home / row["source"].rpartition("/")[2]
         downloads.fetch(row["source"], path, row["sha256"])
+        if is_ours:
+            _unpack(path, row, cls, folder)
+            return folder
         told = {
             # To from_checkpoint, None means: as the file says.
             key: () if row["arguments"][key] is None else row["arguments"][key]
@@ -155,6 +172,17 @@ def _converted(name, cls, row):
     return folder
 
 
+def _unpack(path, row, cls, folder):
+    """Makes a preset folder of a weight file and the table's arguments."""
+    content = {"class_name": cls.__name__, "config": row["arguments"]}
+    with tempfile.TemporaryDirectory(dir=folder.parent) as workplace:
+        new = pathlib.Path(workplace, "new")
+        new.mkdir()
+        shutil.copyfile(path, new / WEIGHTS_FILE)
+        save_text(json.dumps(content, indent=2) + "\n", new / CONFIG_FILE)
+        os.rename(new, folder)
+
+
 def _check_row(name, row, model):
     """Compares what was read off the tensors with the table."""
     found = model.get_config()
@@ -166,7 +194,7 @@ def _check_row(name, row, model):
             )
 
 
-def save(model, folder, keep_dtype=True):
+def save(model, folder, keep_dtype=True, kernel_dtype=None):
     """Writes `config.json` and `model.weights.h5`, both or neither.
 
     Args:
@@ -175,11 +203,15 @@ def save(model, folder, keep_dtype=True):
             anything else is left alone.
         keep_dtype: boolean. `False` leaves the policy to the loader. Defaults
             to `True`.
+        kernel_dtype: `"float16"`, or `None`: as the model has them.
 
     Raises:
         FileExistsError: if `folder` holds something other than a preset.
-        ValueError: if the model's backbone is of another class.
+        ValueError: if the model's backbone is of another class, or a kernel
+            is too large for float16.
     """
+    if kernel_dtype is not None:
+        choice("kernel_dtype", kernel_dtype, ("float16",))
     folder = pathlib.Path(os.path.abspath(folder))
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise FileExistsError(f"{folder} exists and is not a folder.")
@@ -202,6 +234,8 @@ def save(model, folder, keep_dtype=True):
         new = pathlib.Path(workplace, "new")
         new.mkdir()
         model.save_weights(new / WEIGHTS_FILE)
+        if kernel_dtype:
+            keras_files.halve_kernels(new / WEIGHTS_FILE)
         (new / CONFIG_FILE).write_text(text, encoding="utf-8")
         keras_files.check_h5(new / WEIGHTS_FILE)
         old = pathlib.Path(workplace, "old")
@@ -220,13 +254,16 @@ def _describe(model, keep_dtype):
     config = _plain(model.get_config(), keep_dtype)
     backbone = config.get("backbone")
     if isinstance(backbone, dict):
-        if backbone["registered_name"] != "keras_danet>DilatedResNet":
+        is_own = backbone["registered_name"] == "keras_danet>DilatedResNet"
+        named = None if is_own else model.named_backbone()
+        if not named and not is_own:
             raise ValueError(
-                "A preset's backbone must be a DilatedResNet; this one is a "
-                f"{backbone['class_name']}. Save the whole model instead: "
-                "model.save('danet.keras')."
+                "A preset's backbone must be a DilatedResNet, or one that a "
+                "recipe names, such as 'keras.applications.ResNet50'; this "
+                f"one is a {backbone['class_name']}. Save the whole model "
+                "instead: model.save('danet.keras')."
             )
-        config["backbone"] = {
+        config["backbone"] = named or {
             **{k: backbone[k] for k in ("module", "class_name")},
             "config": _plain(backbone["config"], keep_dtype),
             "registered_name": backbone["registered_name"],

@@ -340,6 +340,22 @@ def test_a_checkpoint_is_converted(tmp_path, capsys):
 
 
 @one_backend
+def test_a_model_becomes_a_preset_of_half_the_bytes(tmp_path, capsys):
+    model, folder = tmp_path / "ours.keras", tmp_path / "preset"
+    DANet(3, DilatedResNet(18, filters=8)).save(model)
+    arguments = ["convert", str(model), "--kernel-dtype", "float16", "-o"]
+    assert main([*arguments, str(folder)]) == 0
+    assert "logits of a ramp" in capsys.readouterr().out
+    assert (folder / "model.weights.h5").stat().st_size < 0.7 * (
+        model.stat().st_size
+    )
+    assert DANet.from_preset(folder).num_classes == 3
+    other = str(tmp_path / "other.keras")
+    assert "for the folder of a preset" in fails(capsys, *arguments, other)
+    assert not pathlib.Path(other).exists()
+
+
+@one_backend
 def test_a_model_on_the_hub_may_have_a_dot_in_its_name(
     tmp_path, capsys, monkeypatch
 ):

@@ -20,6 +20,7 @@ from conftest import one_backend
 from keras_danet import DANet
 from keras_danet import DilatedResNet
 from keras_danet import dilate
+from keras_danet.models.keras_backbones import keras_backbone
 from keras_danet.weights import downloads
 from keras_danet.weights import presets
 from keras_danet.weights import torch_names
@@ -309,6 +310,55 @@ def test_no_network_says_what_to_do(download_site, monkeypatch):
     assert DANet.from_preset("small").num_classes == 4
 
 
+@pytest.fixture
+def ours(monkeypatch, tmp_path):
+    """A model of the project's own, in a checkout and in the table."""
+    backbone = keras_backbone(
+        "keras.applications.MobileNetV3Small", None, 16, num_stages=3
+    )
+    model = randomized(DANet(11, backbone, pixel_mean=0, pixel_std=1))
+    monkeypatch.setattr(presets, "SAVED_MODELS", tmp_path / "saved_models")
+    folder = tmp_path / "saved_models" / "small"
+    model.save_to_preset(folder, kernel_dtype="float16")
+    config = json.loads((folder / "config.json").read_text())["config"]
+    # The table has no dtype: the policy is the user's.
+    del config["dtype"]
+    content = (folder / "model.weights.h5").read_bytes()
+    row = {
+        "source": "small.weights.h5",
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "dataset": "camvid",
+        "arguments": config,
+    }
+    monkeypatch.setattr(DANet, "presets", {"small": row})
+    return folder, row
+
+
+def test_a_model_of_ours_lies_in_the_checkout(ours):
+    model = DANet.from_preset("small")
+    assert_same_weights(model, DANet.from_preset(ours[0]))
+    assert model.class_names[0] == "sky"
+    untrained = DANet.from_preset("small", load_weights=False)
+    assert untrained.output["fusion"].shape[-1] == 11
+
+
+@one_backend
+def test_a_model_of_ours_is_fetched_from_a_release(ours, download_site):
+    folder, row = ours
+    published = DANet.from_preset("small")
+    content = (folder / "model.weights.h5").read_bytes()
+    shutil.rmtree(folder)
+    with pytest.raises(FileNotFoundError, match="saved_models/small of a"):
+        DANet.from_preset("small")
+    download_site.files["/v1/small.weights.h5"] = content
+    row["source"] = f"{download_site.address}/v1/small.weights.h5"
+    assert_same_weights(DANet.from_preset("small"), published)
+    download_site.shutdown()
+    with pytest.warns(UserWarning, match="11 classes but num_classes=3"):
+        again = DANet.from_preset("small", num_classes=3)
+    assert_same_weights(again, published, but=torch_names.CLASSIFIERS)
+
+
 @one_backend
 def test_an_unknown_name(tmp_path):
     with pytest.raises(ValueError, match="mean 'danet_resnet50_voc2012'"):
@@ -454,6 +504,60 @@ def test_other_backbones_are_saved_whole(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_a_backbone_of_keras_is_kept_by_its_name(tmp_path):
+    name, folder = "keras.applications.MobileNetV3Small", tmp_path / "preset"
+    backbone = keras_backbone(name, output_stride=16, num_stages=3)
+    model = randomized(DANet(3, backbone, pixel_mean=0, pixel_std=1))
+    model.save_to_preset(folder)
+    config = json.loads((folder / "config.json").read_text())["config"]
+    assert config["backbone"] == {
+        "class_name": name,
+        "config": {"output_stride": 16, "num_stages": 3},
+    }
+    again = DANet.from_preset(folder)
+    assert_same_weights(again, model)
+    np.testing.assert_array_equal(logits(again), logits(model))
+    assert_same_weights(keras.saving.load_model(folder), model)
+    finer = DANet.from_preset(folder, output_stride=8, dtype="mixed_bfloat16")
+    assert_same_weights(finer, model)
+    small = keras.Model(finer.input, finer.features["stage3"])
+    assert small(np.zeros((1, 64, 32, 3))).shape == (1, 8, 4, 288)
+    assert (
+        finer.get_layer("MobileNetV3Small").get_layer("conv").compute_dtype
+        == "bfloat16"
+    )
+
+
+def test_kernels_can_be_kept_in_half(tmp_path):
+    model = small_danet()
+    for kind, options in ("whole", {}), ("half", {"kernel_dtype": "float16"}):
+        model.save_to_preset(tmp_path / kind, **options)
+    whole, half = (
+        (tmp_path / kind / "model.weights.h5").stat().st_size
+        for kind in ("whole", "half")
+    )
+    assert half < 0.65 * whole
+    again = DANet.from_preset(tmp_path / "half")
+    for mine, theirs in zip(again.weights, model.weights, strict=True):
+        expected = np.asarray(theirs)
+        assert mine.dtype == "float32"
+        if expected.ndim > 1:
+            expected = expected.astype("float16").astype("float32")
+        np.testing.assert_array_equal(np.asarray(mine), expected)
+
+
+@one_backend
+def test_a_kernel_that_half_cannot_hold(tmp_path):
+    model = small_danet()
+    kernel = model.get_layer("fusion_classifier").kernel
+    kernel.assign(np.full(kernel.shape, 1e5))
+    with pytest.raises(ValueError, match="above 65504"):
+        model.save_to_preset(tmp_path / "preset", kernel_dtype="float16")
+    with pytest.raises(ValueError, match="`kernel_dtype` must be"):
+        model.save_to_preset(tmp_path / "preset", kernel_dtype="int8")
+    assert os.listdir(tmp_path) == []
+
+
 @one_backend
 def test_a_folder_on_the_hub(download_site, monkeypatch, tmp_path):
     model = small_danet()
@@ -552,6 +656,19 @@ def test_links_are_refused(folder, file, tmp_path):
                 }
             },
             "sets filters=1000000",
+        ),
+        (
+            {
+                "backbone": {
+                    "class_name": "keras.applications.ResNet50",
+                    "config": {"weights": "imagenet"},
+                }
+            },
+            r"is made with `output_stride` and .*Received: \['weights'\]",
+        ),
+        (
+            {"backbone": {"class_name": "keras.applications.ResNet50"}},
+            "is made with `output_stride` and .*Received: None",
         ),
         ({"stem_filters": [10**6] * 3}, r"sets stem_filters=\[1000000"),
         ({"dtype": {"module": "os"}}, "sets dtype="),
