@@ -84,7 +84,9 @@ def dilation_of(backbone: keras.Model) -> dict[str, int]:
 def describe(backbone: keras.Model) -> dict | None:
     """What makes a backbone of `keras_backbone` again; None for any other."""
     name = application_of(backbone)
-    return name and {"class_name": name, "config": dilation_of(backbone)}
+    if name is None:
+        return None
+    return {"class_name": name, "config": dilation_of(backbone)}
 
 
 def is_description(value) -> bool:
