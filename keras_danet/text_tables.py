@@ -62,3 +62,27 @@ def table_lines(rows, num_texts=1):
             cells.append(cell + space if index < num_texts else space + cell)
         lines.append("  ".join(cells).rstrip())
     return lines
+
+
+def markdown_table(rows, num_texts=1):
+    r"""A table for Markdown, as `table_lines` makes one for terminals.
+
+    Example:
+
+    >>> print(markdown_table([("class", "IoU"), ("sign_symbol", "7 %")]))
+    | class | IoU |
+    |---|---:|
+    | sign\_symbol | 7 % |
+    """
+    heading, *lines = [
+        f"| {' | '.join(map(markdown_text, row))} |" for row in rows
+    ]
+    sides = ["---"] * num_texts + ["---:"] * (len(rows[0]) - num_texts)
+    return "\n".join([heading, f"|{'|'.join(sides)}|", *lines])
+
+
+def markdown_text(text):
+    """Text that Markdown shows as it is."""
+    for mark in "\\|*_[<`":
+        text = text.replace(mark, f"\\{mark}")
+    return harmless(text)

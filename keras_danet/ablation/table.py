@@ -24,6 +24,8 @@ from keras_danet.models.memory import count_multiplications
 from keras_danet.runs import open_model
 from keras_danet.runs import read_run_config
 from keras_danet.runs import read_run_file
+from keras_danet.text_tables import markdown_table
+from keras_danet.text_tables import markdown_text
 from keras_danet.text_tables import table_lines
 from keras_danet.trainer.build import build_model
 from keras_danet.trainer.callbacks.figures import read_history
@@ -197,20 +199,21 @@ class Ablation:
 
     def markdown(self) -> str:
         """Both tables and the curves, as a page."""
+        missing = "; ".join(self.missing)
         return (
             "\n\n".join(
                 [
                     f"# Ablation over {', '.join(self.grid.vary)}",
-                    f"{_cell(self.heading)}.",
-                    _markdown_table(self.table(), len(self.grid.vary)),
+                    f"{markdown_text(self.heading)}.",
+                    markdown_table(self.table(), len(self.grid.vary)),
                     "![Validation mean IoU over steps: mean over seeds, and "
                     "from the lowest to the highest](ablation.png)",
-                    _markdown_table(self.class_table(), 1),
+                    markdown_table(self.class_table(), 1),
                     METHOD,
                     *self._shown(),
                     *(
-                        [f"Not measured: {_cell('; '.join(self.missing))}."]
-                        if self.missing
+                        [markdown_text(f"Not measured: {missing}.")]
+                        if missing
                         else []
                     ),
                 ]
@@ -221,7 +224,7 @@ class Ablation:
     def _shown(self):
         """The pictures that were drawn, and how they were chosen."""
         shown = [
-            f"![{_cell(row.variant.label)}]"
+            f"![{markdown_text(row.variant.label)}]"
             f"({path.relative_to(self.grid.folder).as_posix()})"
             for row in self.rows
             for path in picture_paths(self.grid.folder, row.variant)
@@ -413,16 +416,3 @@ def _gain_cells(more, is_base=False):
         "" if np.isnan(ends).any() else "[{:+.2f}, {:+.2f}]".format(*ends)
     )
     return f"{100 * more.mean:+.2f}", interval
-
-
-def _markdown_table(rows, num_texts):
-    heading, *lines = [f"| {' | '.join(map(_cell, row))} |" for row in rows]
-    sides = ["---"] * num_texts + ["---:"] * (len(rows[0]) - num_texts)
-    return "\n".join([heading, f"|{'|'.join(sides)}|", *lines])
-
-
-def _cell(text):
-    """Text that Markdown shows as it is."""
-    for mark in "\\|*_[<`":
-        text = text.replace(mark, f"\\{mark}")
-    return text

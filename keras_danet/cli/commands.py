@@ -10,6 +10,7 @@ import traceback
 
 from keras_danet.backends import is_importing
 from keras_danet.cli import ablate
+from keras_danet.cli import card
 from keras_danet.cli import check_data
 from keras_danet.cli import class_weights
 from keras_danet.cli import compare
@@ -56,6 +57,7 @@ examples:
   keras-danet predict saved_models/run street.png --output pictures
   keras-danet export saved_models/run --format tflite --size 360x480
   keras-danet convert danet.pth -o danet.keras --multi-grid 4 8 16
+  keras-danet card saved_models/run --output README.md
 
 exit codes:
   0  done    1  a check found a problem, or a part failed    2  failed
@@ -228,6 +230,7 @@ def _parser():
         init,
         train,
         ablate,
+        card,
         evaluate,
         compare,
         predict,
