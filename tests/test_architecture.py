@@ -185,7 +185,8 @@ def test_only_the_package_is_packaged(tmp_path):
         for path in (ROOT / "training").rglob("*.py")
     }
     info = f"keras_danet-{keras_danet.__version__}.dist-info/"
-    assert modules | recipes | {"keras_danet/py.typed"} == {
+    others = {"keras_danet/py.typed", "keras_danet/street.jpg"}
+    assert modules | recipes | others == {
         name for name in files if not name.startswith(info)
     }
     about = zipfile.ZipFile(wheel).read(f"{info}METADATA").decode()
