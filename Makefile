@@ -50,23 +50,27 @@ setup: $(VENV)/dev.stamp
 
 demo: export KERAS_BACKEND = tensorflow
 demo: $(VENV)/demo.stamp
-	@echo "== 1/5 drawing scenes and training DANet-ResNet18 on them"
+	@echo "== 1/6 drawing scenes and training DANet-ResNet18 on them"
 	@$(BIN)/keras-danet train training/scenes_danet_resnet18.py \
 		--output $(RUN) --overwrite
-	@echo "== 2/5 evaluating on scenes it never saw"
+	@echo "== 2/6 evaluating on scenes it never saw"
 	@$(BIN)/keras-danet evaluate $(RUN)
-	@echo "== 3/5 drawing overlays and attention maps"
+	@echo "== 3/6 drawing overlays and attention maps"
 	@$(BIN)/keras-danet predict $(RUN) $(RUN)/scenes/val/*000[0-3].png \
 		--output $(RUN)/pictures --sheet --attention
-	@echo "== 4/5 exporting to SavedModel and checking it"
+	@echo "== 4/6 exporting to SavedModel and checking it"
 	@$(BIN)/keras-danet export $(RUN) --format saved_model
-	@echo "== 5/5 exporting to TFLite and checking it"
+	@echo "== 5/6 exporting to TFLite and checking it"
 	@$(BIN)/keras-danet export $(RUN) --format tflite
+	@echo "== 6/6 a model trained on real streets, on one that it never saw"
+	@$(BIN)/keras-danet predict danet_resnet50_camvid keras_danet/street.jpg \
+		--output $(RUN)/street --sheet --attention
 	@echo
 	@echo "Everything lies in $(RUN):"
 	@echo "  model.keras    the best epoch's model      report.json  its IoU"
 	@echo "  history.csv    the figures of every epoch  config.json  how"
 	@echo "  pictures/      labels, overlays, sheets    scenes/      the data"
+	@echo "  street/        what a model of real streets sees"
 	@echo "  exports/       saved_model/, model.tflite and their checks"
 	@echo "Try next:"
 	@echo "  $(BIN)/keras-danet predict $(RUN) YOUR_PHOTO.jpg --output pictures"

@@ -95,7 +95,32 @@ def _v1c(depth, size_mb, digits):
     }
 
 
-DANET = dict(_mmsegmentation(*row) for row in MMSEGMENTATION)
+# Our own. Their files are to be those of a release, and lie in the checkout's
+# saved_models/ until there is one: then `source` becomes its address.
+OURS = {
+    "danet_resnet50_camvid": {
+        "description": "CamVid, position attention over three stages of "
+        "Keras's ResNet-50, 1,365 steps of 224x224 crops",
+        "dataset": "camvid",
+        "mean_iou": 57.42,
+        "license": "that of CamVid: CC BY-NC 4.0",
+        "size_mb": 24,
+        "source": "danet_resnet50_camvid.weights.h5",
+        "sha256": "5378b852af0569fdcca90b0152cd3439"
+        "5ff55df7930d189f2147f8b966967e1e",
+        "arguments": {
+            "num_classes": 11,
+            "backbone": {
+                "class_name": "keras.applications.ResNet50",
+                "config": {"output_stride": 16, "num_stages": 3},
+            },
+            "attention": ["position"],
+            "pixel_mean": [123.68, 116.779, 103.939],
+            "pixel_std": 1.0,
+        },
+    }
+}
+DANET = {**dict(_mmsegmentation(*row) for row in MMSEGMENTATION), **OURS}
 BACKBONES = {
     "resnet18_imagenet": _torchvision(
         18,

@@ -26,6 +26,7 @@ from keras_danet.weights import presets
 from keras_danet.weights import torch_names
 from keras_danet.weights.preset_tables import BACKBONES
 from keras_danet.weights.preset_tables import DANET
+from keras_danet.weights.preset_tables import OURS
 
 KEYS = ROOT / "tests" / "parity" / "checkpoint_keys"
 IMAGE = np.random.default_rng(0).uniform(0, 255, (1, 33, 47, 3))
@@ -64,19 +65,43 @@ def assert_same_weights(model, other, but=()):
 # The table.
 
 
+MMSEG = {name: row for name, row in DANET.items() if name not in OURS}
+
+
 @one_backend
 def test_there_are_the_sixteen_of_mmsegmentation():
-    assert len(DANet.presets) == 16
-    sources = [row["source"] for row in DANet.presets.values()]
-    assert len(set(sources)) == 16
-    counts = collections.Counter(r["dataset"] for r in DANet.presets.values())
+    assert DANet.presets == {**MMSEG, **OURS}
+    assert len(MMSEG) == 16
+    assert len({row["source"] for row in MMSEG.values()}) == 16
+    counts = collections.Counter(row["dataset"] for row in MMSEG.values())
     assert counts == {"cityscapes": 8, "ade20k": 4, "voc2012": 4}
 
 
 @one_backend
-@pytest.mark.parametrize("name", [*DANET, *BACKBONES])
+@pytest.mark.parametrize("name", OURS)
+def test_our_own_are_what_the_table_says(name):
+    row, folder = OURS[name], ROOT / "saved_models" / name
+    content = (folder / "model.weights.h5").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == row["sha256"]
+    assert len(content) < 1e6 * row["size_mb"] <= 25e6
+    report = json.loads((folder / "report.json").read_text())
+    assert row["mean_iou"] == round(100 * report["mean_iou"], 2)
+    assert (
+        f"| mean IoU | {row['mean_iou']:.2f}% |"
+        in (folder / "README.md").read_text()
+    )
+    model = DANet.from_preset(name)
+    assert model.class_names == tuple(report["class_names"])
+    # The folder, which has its configuration, is the same model.
+    assert_same_weights(model, DANet.from_preset(folder))
+    untrained = DANet.from_preset(name, load_weights=False)
+    assert untrained.count_params() == model.count_params()
+
+
+@one_backend
+@pytest.mark.parametrize("name", [*MMSEG, *BACKBONES])
 def test_rows_are_well_formed(name):
-    row = {**DANET, **BACKBONES}[name]
+    row = {**MMSEG, **BACKBONES}[name]
     assert re.fullmatch(r"[a-z0-9_]+", name)
     assert re.fullmatch(r"https://[\w./-]+\.(pth|safetensors)", row["source"])
     assert row["license"] in ("Apache-2.0", "BSD-3-Clause", "not stated")
@@ -92,7 +117,7 @@ def test_rows_are_well_formed(name):
         # A file that is known whole is asked for at its commit.
         assert re.search(r"/resolve/[0-9a-f]{40}/", row["source"])
         assert re.fullmatch("[0-9a-f]{64}", digits)
-    if name in DANET:
+    if name in MMSEG:
         assert 40 < row["mean_iou"] < 90
         # The short name is the best of its depth and data set.
         short = "_".join(name.split("_")[:3])
@@ -123,7 +148,7 @@ def test_a_preset_s_network_is_that_of_its_file(name):
     "arguments",
     # In one order, or processes that share the tests collect different ones.
     sorted(
-        {json.dumps(row["arguments"], sort_keys=True) for row in DANET.values()}
+        {json.dumps(row["arguments"], sort_keys=True) for row in MMSEG.values()}
     ),
 )
 def test_every_configuration_is_one_of_the_constructor(arguments):
