@@ -71,7 +71,7 @@ demo: $(VENV)/demo.stamp
 	@echo "  history.csv    the figures of every epoch  config.json  how"
 	@echo "  pictures/      labels, overlays, sheets    scenes/      the data"
 	@echo "  street/        what a model of real streets sees"
-	@echo "  exports/       saved_model/, model.tflite and their checks"
+	@echo "  exports/       danet/1, tflite_..., each with its export.json"
 	@echo "Try next:"
 	@echo "  $(BIN)/keras-danet predict $(RUN) YOUR_PHOTO.jpg --output pictures"
 	@echo "  $(BIN)/keras-danet train training/camvid_danet_resnet18.py --data CamVid"

@@ -1,9 +1,10 @@
-"""Runtimes of our exports: each function returns a call to be timed.
+"""Our exports in their runtimes: a function that returns a call to be timed.
 
-    KERAS_BACKEND=torch python exports.py model.onnx DEPTH HEIGHT WIDTH
+    KERAS_BACKEND=tensorflow python exports.py FOLDER FORMAT QUANTIZATION \
+        DEPTH HEIGHT WIDTH
 
-writes the ONNX file that they read. They start that as a process of its own,
-so that theirs holds the runtime alone.
+writes the file that it reads. It starts that as a process of its own, so that
+the contestant's holds the runtime alone.
 """
 
 import pathlib
@@ -13,63 +14,62 @@ import tempfile
 
 import numpy as np
 
+from keras_danet.export.contract import Contract
+from keras_danet.export.runtimes import FILES
+from keras_danet.export.runtimes import open_file
 
-def export(path, depth, height, width):
-    import keras
-    from ours import inference_model
+NUM_CALIBRATION = 4
 
-    signature = keras.InputSpec(
-        shape=(1, height, width, 3), dtype="float32", name="images"
+
+def contract_of(format, quantization, height, width):
+    # From image to logits, as the peers.
+    names = tuple(f"class {index}" for index in range(19))
+    return Contract(
+        *(format, quantization, "logits", names, ((0, 0, 0),) * 19),
+        size=(height, width),
+        input_dtype="float32",
     )
-    inference_model(depth, optimized=True).export(
-        path, format="onnx", input_signature=[signature], verbose=False
-    )
 
 
-def exported(load, depth, height, width):
-    """What `load` makes of the path of an export, which is then removed."""
+def images_of(height, width, count=1):
+    shape = (count, 1, height, width, 3)
+    return np.random.default_rng(0).uniform(0, 255, shape).astype("float32")
+
+
+def write(folder, format, quantization, depth, height, width):
+    from ours import SETTINGS
+
+    from keras_danet import DANet
+    from keras_danet.export.graphs import write_graph
+    from keras_danet.export.writing import convert
+
+    model = DANet(backbone=f"resnet{depth}", **SETTINGS)
+    contract = contract_of(format, quantization, height, width)
+    folder = pathlib.Path(folder)
+    plain = folder / "plain"
+    # Of a SavedModel, too, the function with the one output is timed.
+    write_graph(model, plain, contract, "whole")
+    if format == "saved_model":
+        plain.rename(folder / "export")
+        return
+    (folder / "export").mkdir()
+    calibration = list(images_of(height, width, NUM_CALIBRATION))
+    convert(plain, folder / "export", contract, calibration)
+
+
+def forward(depth, height, width, format, quantization="none"):
+    """A network in the runtime of a format, from an image to its logits."""
     with tempfile.TemporaryDirectory() as folder:
-        path = str(pathlib.Path(folder) / "model.onnx")
-        command = [sys.executable, __file__, path, depth, height, width]
-        subprocess.run(list(map(str, command)), check=True)
-        return load(path)
-
-
-def image(height, width):
-    images = np.random.default_rng(0).uniform(0, 255, (1, height, width, 3))
-    return images.astype("float32")
-
-
-def onnx_runtime(depth, height, width):
-    import onnxruntime
-
-    session = exported(
-        lambda path: onnxruntime.InferenceSession(
-            path, providers=["CPUExecutionProvider"]
-        ),
-        depth,
-        height,
-        width,
-    )
-    images = {session.get_inputs()[0].name: image(height, width)}
-    return lambda: session.run(None, images)
-
-
-def openvino(depth, height, width, precision):
-    """`precision` is `"f32"` or `"bf16"`; untold, it takes what is fastest."""
-    import openvino
-
-    model = exported(
-        lambda path: openvino.Core().compile_model(
-            path, "CPU", {"INFERENCE_PRECISION_HINT": precision}
-        ),
-        depth,
-        height,
-        width,
-    )
-    images = image(height, width)
-    return lambda: model(images)
+        command = [sys.executable, __file__, folder, format, quantization]
+        command += map(str, (depth, height, width))
+        subprocess.run(command, check=True)
+        contract = contract_of(format, quantization, height, width)
+        path = pathlib.Path(folder, "export", FILES[format])
+        # OpenVINO computes in float32 unless it is told otherwise.
+        run = open_file(contract, path)
+    [image] = images_of(height, width)
+    return lambda: run(image)
 
 
 if __name__ == "__main__":
-    export(sys.argv[1], *map(int, sys.argv[2:]))
+    write(*sys.argv[1:4], *map(int, sys.argv[4:]))

@@ -116,10 +116,14 @@ def winograd(**network):
     )
 
 
-def export(runtime, build, **arguments):
-    """An export of ours, which the torch backend writes."""
+def export(runtime, format, **arguments):
+    """An export of ours, which TensorFlow writes."""
     return peer(
-        f"keras_danet, {runtime}", f"exports:{build}", "torch", **arguments
+        f"keras_danet, {runtime}",
+        "exports:forward",
+        "tensorflow",
+        format=format,
+        **arguments,
     )
 
 
@@ -216,8 +220,12 @@ def float32_row(key, title, network):
             *others,
             *ours("forward", **network),
             *winograd(**network),
-            export("ONNX Runtime", "onnx_runtime", **network),
-            export("OpenVINO", "openvino", precision="f32", **network),
+            export("SavedModel", "saved_model", **network),
+            export("ONNX Runtime", "onnx", **network),
+            export("OpenVINO", "openvino", **network),
+            export(
+                "OpenVINO, int8", "openvino", quantization="int8", **network
+            ),
         ],
         {"eager": [EAGER], "MMSegmentation's best": names([eager, *others])},
     )
@@ -248,7 +256,6 @@ def bfloat16_row(key, title, network):
             autocast,
             *others,
             *ours("forward", suffix=", optimized", optimized=True, **half),
-            export("OpenVINO", "openvino", precision="bf16", **network),
         ],
         {
             "eager float32": [eager.name],
@@ -257,6 +264,30 @@ def bfloat16_row(key, title, network):
         },
         "Where the CPU has no bfloat16 instructions (see its flags above) "
         "this says little.",
+    )
+
+
+def phone_row(smoke):
+    """What a phone would run, on this CPU."""
+    side = 65 if smoke else 513
+    network = {"depth": 18, **size(side, side)}
+    float32 = export("TFLite", "tflite", **network)
+    return Row(
+        "exports-r18-513x513",
+        f"TFLite files of DANet-ResNet18, one image of {side}x{side}",
+        [
+            float32,
+            *(
+                export(
+                    f"TFLite, {quantization}",
+                    "tflite",
+                    quantization=quantization,
+                    **network,
+                )
+                for quantization in ("float16", "dynamic", "int8", "int16x8")
+            ),
+        ],
+        {"TFLite float32": [float32.name]},
     )
 
 
@@ -330,7 +361,11 @@ def forward_rows(smoke):
                 {"depth": 18 if smoke else depth, **whole},
             )
         )
-    return [*rows, scale_row(height, width, 18 if smoke else 50)]
+    return [
+        *rows,
+        scale_row(height, width, 18 if smoke else 50),
+        phone_row(smoke),
+    ]
 
 
 def training_rows(smoke):

@@ -31,7 +31,7 @@ ROWS = (
     {"runs"},
     {"inference"},
     {"export"},
-    {"trainer"},
+    {"trainer", "serving"},
     {"ablation"},
     {"", "cli"},
     {"__main__"},
@@ -40,8 +40,17 @@ TENSORFLOW = {
     "data/augment.py",
     "data/tensorflow_images.py",
     "data/tensorflow_batches.py",
+    "export/image_bytes.py",
+    "export/tensorflow_graphs.py",
 }
-TENSORFLOW_LAZILY = {"export.py", "distribution/tensorflow_strategies.py"}
+TENSORFLOW_LAZILY = {
+    "distribution/tensorflow_strategies.py",
+    "export/onnx_files.py",
+    "export/runtimes.py",
+    "export/tflite.py",
+    "serving/client.py",
+    "serving/served_model.py",
+}
 
 
 def modules():
@@ -119,6 +128,8 @@ def test_optional_packages_are_imported_lazily():
     for path, _ in modules():
         optional = {"jax", "torch", "matplotlib", "ai_edge_litert"}
         optional |= {"huggingface_hub", "safetensors", "av"}
+        optional |= {"tf2onnx", "onnxruntime", "openvino", "nncf"}
+        optional |= {"grpc", "httpx", "tensorflow_serving"}
         found = {i.split(".")[0] for i in imports(path, True)} & optional
         assert not found, f"{path.name} imports {found} at once"
 

@@ -22,9 +22,11 @@ from PIL import Image
 import keras_danet
 from keras_danet import DANet
 from keras_danet import DilatedResNet
+from keras_danet import serving
 from keras_danet.cli import commands
 from keras_danet.data.folder import read_classes
 from keras_danet.recipe import find_recipe
+from keras_danet.serving.files import FILES
 
 BACKEND = keras.backend.backend()
 DOCUMENTS = [
@@ -110,6 +112,25 @@ class SmallResNet:
         return DilatedResNet(18, filters=8)
 
 
+class SmallClient:
+    """Stands for `keras_danet.serving.Client`: there is no server."""
+
+    def __init__(self, address):
+        assert address.startswith("http")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def __call__(self, image):
+        return np.zeros((2, 3), "uint8")
+
+    def map(self, images, in_flight):
+        return map(self, images)
+
+
 class Batches(keras.utils.PyDataset):
     def __len__(self):
         return 1
@@ -125,6 +146,7 @@ def names(tmp_path, monkeypatch):
     Image.new("RGB", (48, 40)).save("street.png")
     monkeypatch.setattr(keras_danet, "DANet", SmallDANet)
     monkeypatch.setattr(keras_danet, "DilatedResNet", SmallResNet)
+    monkeypatch.setattr(serving, "Client", SmallClient)
     fetched = keras.applications.ConvNeXtTiny
     monkeypatch.setattr(
         keras.applications,
@@ -137,6 +159,7 @@ def names(tmp_path, monkeypatch):
         "train_dataset": Batches(),
         "val_dataset": Batches(),
         "images": np.zeros((1, 32, 32, 3), "uint8"),
+        "photos": ["street.png"],
         "model": small(num_classes=19),
     }
 
@@ -277,7 +300,15 @@ def is_python(words):
     return [] if (ROOT / words[0]).is_file() else [f"there is no {words[0]}"]
 
 
+def is_sh(words):
+    # What `keras-danet serve-files --output serving` writes.
+    folder, _, name = words[0].partition("/")
+    known = folder == "serving" and name in FILES
+    return [] if known else [f"there is no {words[0]}"]
+
+
 RULES = {
+    "sh": is_sh,
     "keras-danet": is_keras_danet,
     "pip": is_pip,
     "make": is_make,

@@ -10,6 +10,7 @@ import traceback
 
 from keras_danet.backends import is_importing
 from keras_danet.cli import ablate
+from keras_danet.cli import bench
 from keras_danet.cli import card
 from keras_danet.cli import check_data
 from keras_danet.cli import class_weights
@@ -20,7 +21,10 @@ from keras_danet.cli import export
 from keras_danet.cli import init
 from keras_danet.cli import predict
 from keras_danet.cli import recipes
+from keras_danet.cli import serve
+from keras_danet.cli import serve_files
 from keras_danet.cli import train
+from keras_danet.cli import verify
 from keras_danet.cli.output import flush_output
 from keras_danet.cli.output import give_up_output
 from keras_danet.cli.streams import prepared_streams
@@ -55,7 +59,8 @@ examples:
   keras-danet evaluate saved_models/run --split val
   keras-danet compare saved_models/run saved_models/other
   keras-danet predict saved_models/run street.png --output pictures
-  keras-danet export saved_models/run --format tflite --size 360x480
+  keras-danet export saved_models/run --format tflite --quantize int8
+  keras-danet serve saved_models/run/exports/danet
   keras-danet convert danet.pth -o danet.keras --multi-grid 4 8 16
   keras-danet card saved_models/run --output README.md
 
@@ -236,6 +241,10 @@ def _parser():
         predict,
         export,
         convert,
+        verify,
+        bench,
+        serve,
+        serve_files,
     ):
         verb.add(verbs)
     for verb in verbs.choices.values():

@@ -1,40 +1,89 @@
 """`keras-danet export`: a file for other runtimes, and its check."""
 
 import argparse
+import json
 import pathlib
 
 from keras_danet.cli.arguments import add_model
 from keras_danet.cli.streams import held_standard_error
+from keras_danet.export.contract import FORMATS
+from keras_danet.export.contract import OUTPUTS
 from keras_danet.files import check_folder
 
-# What the runtime prints when it starts.
-RUNTIME_NOISE = "INFO: Created TensorFlow Lite XNNPACK delegate"
+NUM_IMAGES = 8
+NUM_CALIBRATION = 32
+
+KINDS = """\
+formats, and what they can be quantised to:
+  saved_model  for TensorFlow Serving: OUTPUT/NAME/VERSION, with signatures for
+               pixels, probabilities, image files to label PNGs and to overlays
+  tflite       float16, dynamic, int8, int16x8; builtin operators only
+  onnx         opset 18
+  openvino     float16, int8
+  pt2          a program of torch.export
+
+Each is compared with the model when it is written. If too many pixels get
+another class, or too much mean IoU is lost, nothing is kept, an older export
+stays, and the exit code is 1."""
 
 
 def add(verbs):
     verb = verbs.add_parser(
         "export",
-        help="write a SavedModel or TFLite file and check it",
-        description="Exports the fused logits of a model to RUN/exports, "
-        "compares the export with the model on images, and writes the "
-        "comparison beside it. Exit code 1 if they differ.",
+        help="write a model for other runtimes and check it",
+        description="Writes a model for use without Keras, compares it with "
+        "the model on images, and keeps it only if the two agree.",
+        epilog=KINDS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model(verb)
+    verb.add_argument("--format", required=True, choices=FORMATS)
     verb.add_argument(
-        "--format",
-        required=True,
-        choices=("saved_model", "tflite"),
-        help="saved_model takes any image size, tflite only one",
+        "--quantize",
+        default="none",
+        choices=sorted({q for kinds in FORMATS.values() for q in kinds}),
+        help="precision of the weights, or of all numbers (default: none)",
+    )
+    add_export_size(
+        verb,
+        "the one image size of the file; 'any' for every size (default: any; "
+        "of TFLite that of the first validation image)",
     )
     verb.add_argument(
-        "--size",
-        type=_size,
-        metavar="HxW",
-        help="image size of a tflite file (default: that of the first "
-        "validation image as the run is evaluated)",
+        "--outputs",
+        default="labels",
+        choices=OUTPUTS,
+        help="uint8 class indices, or float logits (default: labels; a "
+        "SavedModel has both)",
     )
     verb.add_argument(
-        "--json", action="store_true", help="print the comparison as JSON"
+        "--input-dtype",
+        default="uint8",
+        choices=("uint8", "float32"),
+        help="dtype of the pixels, 0-255 in both (default: uint8)",
+    )
+    verb.add_argument(
+        "--name",
+        default="danet",
+        help="what a server calls a SavedModel (default: danet)",
+    )
+    verb.add_argument(
+        "--version",
+        type=int,
+        metavar="N",
+        help="version of a SavedModel, a new one (default: the next)",
+    )
+    add_samples(verb)
+    verb.add_argument(
+        "--calibration",
+        type=int,
+        default=NUM_CALIBRATION,
+        metavar="N",
+        help="how many training images int8 is calibrated with (default: "
+        f"{NUM_CALIBRATION})",
+    )
+    verb.add_argument(
+        "--json", action="store_true", help="print the report as JSON"
     )
     verb.add_argument(
         "--output",
@@ -44,9 +93,32 @@ def add(verbs):
     verb.set_defaults(run_verb=run)
 
 
+def add_export_size(verb, text):
+    verb.add_argument("--size", type=_size, metavar="HxW", help=text)
+
+
+def add_samples(verb):
+    """The images that an export is compared on."""
+    verb.add_argument(
+        "--data",
+        nargs=2,
+        metavar=("NAME", "ROOT"),
+        help="data set and its folder, for images to compare on (default: "
+        "those of the run)",
+    )
+    verb.add_argument(
+        "--images",
+        type=int,
+        default=NUM_IMAGES,
+        metavar="N",
+        help="how many validation images are compared on (default: "
+        f"{NUM_IMAGES})",
+    )
+
+
 def run(arguments):
-    from keras_danet import export
     from keras_danet import runs
+    from keras_danet.export.exporting import export_model
 
     if arguments.output:
         check_folder(arguments.output)
@@ -56,24 +128,69 @@ def run(arguments):
             f"{arguments.model} is not a run folder, so there is no default "
             "place for the export. Give --output DIR."
         )
-    images = runs.sample_images(config, arguments.model) if config else ()
-    with held_standard_error(RUNTIME_NOISE):
-        check = export.export_model(
+    samples = samples_of(arguments, model, config)
+    size = arguments.size
+    if size is None and arguments.format == "tflite" and samples:
+        size = samples[0].image.shape[:2]
+    calibration = ()
+    if arguments.quantize in ("int8", "int16x8"):
+        calibration = [
+            sample.image
+            for sample in samples_of(
+                arguments, model, config, "train", arguments.calibration
+            )
+        ]
+    # Converters have much to say, of use only if they fail.
+    with held_standard_error():
+        report = export_model(
             model,
             arguments.output or pathlib.Path(arguments.model) / "exports",
             arguments.format,
-            images=images,
-            size=arguments.size,
+            quantization=arguments.quantize,
+            size=None if size == "any" else size,
+            outputs=arguments.outputs,
+            input_dtype=arguments.input_dtype,
+            name=arguments.name,
+            version=arguments.version,
+            samples=samples,
+            calibration=calibration,
             test_sides=config.test_sides if config else None,
         )
     if arguments.json:
-        print(pathlib.Path(f"{check.path}.check.json").read_text(), end="")
+        print(json.dumps(report.as_dict(), indent=1))
     else:
-        print(check.summary())
-    return 0 if check.passed else 1
+        print(report.summary())
+    return 0 if report.passed else 1
+
+
+def samples_of(arguments, model, config, split=None, count=None):
+    """Images of a run's data set, or of the one that is given, if any."""
+    from keras_danet import runs
+    from keras_danet.export.samples import read_samples
+
+    sides = getattr(model, "test_size", None) or (None, None)
+    if arguments.data:
+        dataset, root = runs.find_data_for(model, *arguments.data)
+    elif config is None:
+        return []
+    else:
+        sides = config.test_sides
+        try:
+            dataset, root = runs.find_data(config, arguments.model)
+        except (OSError, ValueError):
+            # The data may be elsewhere by now.
+            return []
+    if split is None:
+        split = config.val_split if config else "val"
+    elif config:
+        split = config.train_split
+    count = arguments.images if count is None else count
+    return read_samples(dataset, root, split, sides, count)
 
 
 def _size(text):
+    if text == "any":
+        return text
     try:
         height, width = map(int, text.lower().split("x"))
     except ValueError:

@@ -353,11 +353,12 @@ def _blocks(x, number, length, last_of_padding=None):
     _, positions, depth = ops.shape(x)
     missing = number * length - positions
     if not isinstance(missing, int) or missing:
-        padding = ops.zeros_like(x[:, :1])
-        if last_of_padding is not None:
-            padding = padding[..., :-1]
-            padding = _with_feature(padding, last_of_padding)
-        x = ops.concatenate([x, ops.repeat(padding, missing, axis=1)], axis=1)
+        rows = [[0, 0], [0, missing], [0, 0]]
+        if last_of_padding is None:
+            x = ops.pad(x, rows)
+        else:
+            last = ops.pad(x[..., -1:], rows, constant_values=last_of_padding)
+            x = ops.concatenate([ops.pad(x[..., :-1], rows), last], axis=-1)
     x = ops.reshape(x, (-1, number, length, depth))
     return ops.transpose(x, (1, 0, 2, 3))
 

@@ -102,10 +102,8 @@ class FunctionalModel(keras.Model):
             f"{self.name!r} is made of convolutions, and Keras only quantises "
             "dense layers and embeddings: nothing would change. For half "
             "the memory make it with dtype='mixed_bfloat16' (or "
-            "'bfloat16'). For int8 write a SavedModel, inside `with "
-            "keras_danet.layers.unrolled_blocks():`, with `model."
-            "inference_model.export(folder)`, and convert that with "
-            "tf.lite.TFLiteConverter and its `optimizations`."
+            "'bfloat16'). For int8 use keras_danet.export.export_model(model, "
+            "folder, 'tflite', 'int8', size, calibration=images)."
         )
 
     def _run_through_graph(

@@ -122,8 +122,16 @@ def test_the_whole_way_in_subprocesses(workshop):
         # Nothing of TensorFlow's.
         assert done.stderr == ""
         assert "agrees with the model" in done.stdout
-    check = json.loads((run / "exports/model.tflite.check.json").read_text())
-    assert check["sizes"][0] == [48, 64]
+    written = run / "exports/tflite_48x64/export.json"
+    assert json.loads(written.read_text())["verification"]["passed"]
+    done = run_cli("verify", run / "exports/tflite_48x64", run)
+    assert done.returncode == 0, done.stderr
+    assert "agrees with the model" in done.stdout
+    done = run_cli(
+        "bench", run / "exports/danet/1", run / "exports/tflite_48x64"
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.strip().splitlines()) == 3
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(workshop):
@@ -646,8 +654,8 @@ def test_an_export_tells_its_check_as_json(workshop, tmp_path, capfd):
     assert main(["export", str(run), "--format", "tflite", "--json"]) == 0
     captured = capfd.readouterr()
     report = json.loads(captured.out)
-    assert report["passed"]
-    assert report["path"] == str(run / "exports" / "model.tflite")
+    assert report["verification"]["passed"]
+    assert report["folder"] == str(run / "exports" / "tflite_48x64")
     assert "XNNPACK" not in captured.err
 
 

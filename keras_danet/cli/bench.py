@@ -1,0 +1,93 @@
+"""`keras-danet bench`: latency and memory of exports side by side."""
+
+import dataclasses
+import json
+
+from keras_danet.cli.export import add_export_size
+
+DEFAULT_SIZE = (512, 512)
+
+
+def add(verbs):
+    verb = verbs.add_parser(
+        "bench",
+        help="compare latency and memory of exports",
+        description="Runs each export in a process of its own, one after the "
+        "other, and shows the median time of an image, the time from opening "
+        "to the first result, and the most memory that it took.",
+    )
+    verb.add_argument(
+        "exports",
+        nargs="+",
+        metavar="EXPORT",
+        help="folders that `export` wrote; times are also shown relative to "
+        "the first",
+    )
+    add_export_size(
+        verb,
+        "image size for exports of any size (default: that of the first "
+        "export that has one, else 512x512)",
+    )
+    verb.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads of each (default: the runtime's choice)",
+    )
+    verb.add_argument(
+        "--repeats",
+        type=int,
+        default=20,
+        metavar="N",
+        help="results that the median is over (default: 20)",
+    )
+    verb.add_argument(
+        "--json", action="store_true", help="print the figures as JSON"
+    )
+    verb.set_defaults(run_verb=run)
+
+
+def run(arguments):
+    from keras_danet.export.contract import Contract
+    from keras_danet.export.measuring import measure
+    from keras_danet.export.runtimes import read_export
+    from keras_danet.text_tables import table_lines
+
+    contracts = [
+        Contract.from_dict(read_export(folder)["contract"])
+        for folder in arguments.exports
+    ]
+    sizes = [contract.size for contract in contracts if contract.size]
+    given = None if arguments.size == "any" else arguments.size
+    size = given or (sizes[0] if sizes else DEFAULT_SIZE)
+    costs = [
+        measure(
+            folder,
+            contract.size or size,
+            arguments.threads,
+            arguments.repeats,
+        )
+        for folder, contract in zip(arguments.exports, contracts, strict=True)
+    ]
+    if arguments.json:
+        found = zip(arguments.exports, costs, strict=True)
+        print(
+            json.dumps(
+                {str(f): dataclasses.asdict(c) for f, c in found}, indent=1
+            )
+        )
+        return 0
+    rows = [("export", "size", "ms", "ratio", "first s", "peak MiB")]
+    for folder, cost in zip(arguments.exports, costs, strict=True):
+        rows.append(
+            (
+                str(folder),
+                "{}x{}".format(*cost.size),
+                f"{1e3 * cost.seconds:.1f}",
+                f"{cost.seconds / costs[0].seconds:.2f}",
+                f"{cost.first_seconds:.2f}",
+                f"{cost.peak_bytes / 2**20:.0f}",
+            )
+        )
+    print("\n".join(table_lines(rows)))
+    return 0

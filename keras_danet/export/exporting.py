@@ -1,0 +1,340 @@
+"""`export_model`: one network, many formats, each checked when written."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable
+from collections.abc import Sequence
+
+from keras_danet import arguments
+from keras_danet.export import measuring
+from keras_danet.export import writing
+from keras_danet.export.contract import CALIBRATED
+from keras_danet.export.contract import FILE
+from keras_danet.export.contract import FORMATS
+from keras_danet.export.contract import OUTPUTS
+from keras_danet.export.contract import Contract
+from keras_danet.export.runtimes import Export
+from keras_danet.export.verification import Reference
+from keras_danet.export.verification import Sample
+from keras_danet.export.verification import Verification
+from keras_danet.export.verification import noise
+from keras_danet.files import make_folder
+from keras_danet.files import save_text
+from keras_danet.models import DANet
+from keras_danet.runs import classes_of
+from keras_danet.runs import versions
+
+# What a run's images are compared at, if there are none: any size will do.
+NOISE_SIZES = ((64, 48), (97, 65))
+MIN_CALIBRATION = 4
+# Of a parameter, in the files on the way to an export and in it.
+WRITTEN_BYTES = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportReport:
+    """What was written, and how it compares with its model.
+
+    Args:
+        folder: string, the export; `export.json` in it has this report.
+        contract: `Contract`.
+        verification: `Verification`.
+        num_bytes: integer, of its files together.
+        operators: tuple of strings, for a TFLite file.
+        float_layers: integer, how many layers full int8 left in float.
+        cost: `measuring.Cost`, or `None` if it was not measured.
+    """
+
+    folder: str
+    contract: Contract
+    verification: Verification
+    num_bytes: int
+    operators: tuple[str, ...] = ()
+    float_layers: int = 0
+    cost: measuring.Cost | None = None
+
+    @property
+    def passed(self) -> bool:
+        return self.verification.passed
+
+    def as_dict(self) -> dict:
+        return {
+            "folder": self.folder,
+            "contract": self.contract.as_dict(),
+            "verification": self.verification.as_dict(),
+            "num_bytes": self.num_bytes,
+            "operators": list(self.operators),
+            "float_layers": self.float_layers,
+            "cost": self.cost and dataclasses.asdict(self.cost),
+            "versions": versions(),
+        }
+
+    def summary(self) -> str:
+        verdict = "agrees with" if self.passed else "DIFFERS FROM"
+        lines = [
+            f"{self.folder} {verdict} the model: {self.verification.summary()}",
+            f"{self.num_bytes / 1e6:.1f} MB",
+        ]
+        if self.float_layers:
+            lines[-1] += f", {self.float_layers} layers in float"
+        if self.cost:
+            height, width = self.cost.size
+            lines[-1] += (
+                f"; {1e3 * self.cost.seconds:.0f} ms for {height}x{width} "
+                f"(the first {self.cost.first_seconds:.1f} s), at most "
+                f"{self.cost.peak_bytes / 2**20:.0f} MiB"
+            )
+        return "\n".join(lines)
+
+
+def export_model(
+    model: DANet,
+    output: str | os.PathLike[str],
+    format: str = "saved_model",
+    quantization: str = "none",
+    size: Sequence[int] | None = None,
+    outputs: str = "labels",
+    name: str = "danet",
+    version: int | None = None,
+    samples: Iterable[Sample] = (),
+    calibration: Sequence = (),
+    test_sides: Sequence | None = None,
+    input_dtype: str = "uint8",
+    measure: bool = True,
+) -> ExportReport:
+    """Writes `model` for use without Keras, and checks what was written.
+
+    A folder is written beside its place, compared with the model on images,
+    and takes the place of an older export only if the two agree.
+
+    Args:
+        model: `DANet`, on any backend.
+        output: path of the folder for exports. A SavedModel becomes
+            `OUTPUT/NAME/VERSION`, any other format `OUTPUT/FORMAT`, with the
+            quantization and size in its name.
+        format: `"saved_model"`, `"tflite"`, `"onnx"`, `"openvino"` or
+            `"pt2"`.
+        quantization: `"none"`; for TFLite `"float16"`, `"dynamic"`, `"int8"`
+            or `"int16x8"`; for OpenVINO `"float16"` or `"int8"`.
+        size: (height, width) of every image, `None` for any; `"tflite"` and
+            `"pt2"` need one. Defaults to `None`.
+        outputs: `"labels"`, uint8 class indices, or `"logits"`. A SavedModel
+            has a signature for either.
+        name: string, what a server calls the model. Defaults to `"danet"`.
+        version: integer, a new one of the SavedModel. Defaults to `None`, one
+            more than the last.
+        samples: `Sample`s to compare on, besides noise.
+        calibration: uint8 images `(height, width, 3)`, four or more, for int8
+            and int16x8.
+        test_sides: (long, short) side that images should have, each `None`
+            for their own. Defaults to `None`, the model's `test_size`.
+        input_dtype: `"uint8"` or `"float32"`.
+        measure: boolean, whether latency and memory are measured.
+
+    Returns:
+        An `ExportReport`; look at `passed`. If it is false, nothing was kept.
+
+    Raises:
+        FileExistsError: if the version exists, or something else lies there.
+        ImportError: if a package that the format needs is not installed.
+        ValueError: for arguments that the format does not have.
+    """
+    contract = _contract(
+        model, format, quantization, size, outputs, test_sides, input_dtype
+    )
+    if quantization in CALIBRATED and len(calibration) < MIN_CALIBRATION:
+        raise ValueError(
+            f"{quantization} needs {MIN_CALIBRATION} or more images to "
+            "calibrate with. Give `calibration` (--data, of whose training "
+            f"images --calibration are taken). Received: {len(calibration)}"
+        )
+    place = _place(pathlib.Path(output), contract, name, version)
+    _check_room(model, place)
+    reference = Reference(model, _fitted(samples, contract.size))
+    calibration = [
+        Sample(image).fitted(size).image[None].astype(input_dtype)
+        for image in calibration
+    ]
+    make_folder(place.parent)
+    with tempfile.TemporaryDirectory(
+        dir=place.parent, prefix=".partial-"
+    ) as partial:
+        folder = pathlib.Path(partial, "export")
+        extras = writing.write(
+            model, folder, contract, calibration, reference, name
+        )
+        report = _report(folder, place, contract, reference, extras, measure)
+        if report.passed:
+            _replace(folder, place)
+            return report
+    parts_at = writing.first_difference(
+        model, contract, calibration, reference.samples[0]
+    )
+    return dataclasses.replace(
+        report,
+        verification=dataclasses.replace(
+            report.verification, parts_at=parts_at
+        ),
+    )
+
+
+def _fitted(samples, size):
+    """Samples of the export's size, and noise, which no photograph shows."""
+    sizes = [size] if size else NOISE_SIZES
+    return [*(sample.fitted(size) for sample in samples), *map(noise, sizes)]
+
+
+def _contract(
+    model, format, quantization, size, outputs, test_sides, input_dtype
+):
+    arguments.choice("format", format, FORMATS)
+    arguments.choice("quantization", quantization, FORMATS[format])
+    arguments.choice("outputs", outputs, OUTPUTS)
+    arguments.choice("input_dtype", input_dtype, ("uint8", "float32"))
+    if size is None and format in ("tflite", "pt2"):
+        raise ValueError(
+            f"A file of the format {format} is for one image size. Give "
+            "`size` (--size HEIGHTxWIDTH)."
+        )
+    names, palette = classes_of(model)
+    if test_sides is None:
+        test_sides = getattr(model, "test_size", None) or (None, None)
+    return Contract(
+        format,
+        quantization,
+        outputs,
+        tuple(names),
+        tuple(map(tuple, palette)),
+        size and (int(size[0]), int(size[1])),
+        tuple(test_sides),
+        input_dtype,
+    )
+
+
+def _place(output, contract, name, version):
+    """The folder that the export will have."""
+    if contract.format != "saved_model":
+        parts = [contract.format]
+        if contract.quantization != "none":
+            parts.append(contract.quantization)
+        if contract.size:
+            parts.append("{}x{}".format(*contract.size))
+        place = output / "_".join(parts)
+        _check_own(place)
+        return place
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        raise ValueError(
+            "`name` (--name) must consist of letters, digits, '_', '-' and "
+            f"'.'. Received: {name!r}"
+        )
+    if version is not None:
+        arguments.number("version", version, "must be 1 or more", least=1)
+    base = output / name
+    found = [int(p.name) for p in base.glob("*") if p.name.isdecimal()]
+    if version is None:
+        version = max(found, default=0) + 1
+    if version in found:
+        raise FileExistsError(
+            f"{base / str(version)} exists, and a server may have loaded it. "
+            f"Give a version above {max(found)}, or none."
+        )
+    return base / str(version)
+
+
+def _check_room(model, place):
+    """TensorFlow has no word of its own for a full disk."""
+    needed = WRITTEN_BYTES * model.count_params()
+    existing = next(p for p in place.parents if p.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise OSError(
+            f"{existing} has {free / 1e6:.0f} MB left, and this export needs "
+            f"about {needed / 1e6:.0f} MB while it is written. Make room, or "
+            "choose another --output."
+        )
+
+
+def _check_own(place):
+    if place.exists() and not (place / FILE).is_file():
+        raise FileExistsError(
+            f"{place} exists and is not an export (it has no {FILE}), so it "
+            "is not replaced. Move it away, or choose another --output."
+        )
+
+
+def _report(folder, place, contract, reference, extras, measure):
+    report = ExportReport(
+        str(place), contract, None, _bytes_of(folder), **extras
+    )
+    # What reads it needs the contract.
+    save_text(
+        json.dumps({"contract": contract.as_dict()}) + "\n", folder / FILE
+    )
+    export = Export(folder)
+    verification = reference.compare(export, contract.quantization)
+    if contract.format == "saved_model":
+        # Both ways in; the worse one counts.
+        from_files = reference.compare(export.from_files, "none")
+        if from_files.agreement < verification.agreement:
+            verification = from_files
+    report = dataclasses.replace(report, verification=verification)
+    if measure and verification.passed:
+        size = contract.size or reference.samples[0].image.shape[:2]
+        report = dataclasses.replace(
+            report, cost=measuring.measure(folder, size)
+        )
+    save_text(json.dumps(report.as_dict(), indent=1) + "\n", folder / FILE)
+    return report
+
+
+def _bytes_of(folder):
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
+def _replace(folder, place):
+    """Moves a folder to its place; an older one lasts until then."""
+    old = folder.with_name("old")
+    if place.exists():
+        os.rename(place, old)
+    try:
+        os.rename(folder, place)
+    except OSError:
+        if old.exists():
+            os.rename(old, place)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def verify_export(
+    folder: str | os.PathLike[str],
+    model: DANet,
+    samples: Iterable[Sample] = (),
+) -> Verification:
+    """Compares an export with a model again.
+
+    Args:
+        folder: path of what `export_model` wrote.
+        model: `DANet`, on any backend.
+        samples: `Sample`s to compare on, besides noise.
+
+    Returns:
+        A `Verification`; look at `passed`.
+
+    Raises:
+        FileNotFoundError: if the folder is not an export's.
+        ValueError: if it is damaged, or has other classes than the model.
+    """
+    export = Export(folder)
+    contract = export.contract
+    if len(contract.class_names) != model.num_classes:
+        raise ValueError(
+            f"{folder} has {len(contract.class_names)} classes, and the model "
+            f"{model.num_classes}. Expected the model that it was made from."
+        )
+    reference = Reference(model, _fitted(samples, contract.size))
+    return reference.compare(export, contract.quantization)

@@ -1,0 +1,192 @@
+"""Runs an export with the library that will run it, without Keras."""
+
+import pathlib
+
+import numpy as np
+
+from keras_danet.export.contract import FILE
+from keras_danet.export.contract import Contract
+from keras_danet.files import read_json
+
+FILES = {
+    "saved_model": "saved_model.pb",
+    "tflite": "model.tflite",
+    "onnx": "model.onnx",
+    "openvino": "model.xml",
+    "pt2": "model.pt2",
+}
+
+
+class Export:
+    """An export that runs.
+
+    Args:
+        folder: path of the folder that `export_model` wrote.
+        threads: integer, how many threads it may use. Defaults to `None`,
+            the runtime's choice.
+
+    Call arguments:
+        images: array `(batch, height, width, 3)` in the contract's dtype.
+
+    Attributes:
+        contract: `Contract`.
+
+    Returns:
+        uint8 labels `(batch, height, width)`, or float32 logits with the
+        classes as their last axis.
+
+    Raises:
+        FileNotFoundError: if the folder is not an export's.
+        ValueError: if it is damaged.
+    """
+
+    def __init__(self, folder, threads=None):
+        self.folder = pathlib.Path(folder)
+        self.report = read_export(folder)
+        self.contract = Contract.from_dict(self.report["contract"])
+        path = self.folder / FILES[self.contract.format]
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{folder} has no {path.name}: the export is not whole. "
+                "Export it again."
+            )
+        self._run = open_file(self.contract, path, threads)
+
+    def __call__(self, images):
+        images = np.ascontiguousarray(images, self.contract.input_dtype)
+        return self._run(images)
+
+    def from_files(self, images):
+        """What a SavedModel gives for images that it gets as PNG files."""
+        import tensorflow as tf
+
+        files = [tf.io.encode_png(image) for image in images]
+        encoded = self._run.signatures["encoded"]
+        [answers] = encoded(image_bytes=tf.stack(files)).values()
+        labels = [tf.io.decode_png(answer) for answer in answers]
+        return tf.stack(labels).numpy()[..., 0]
+
+
+def open_file(contract, path, threads=None):
+    """A function of a batch of images to what the file gives for them.
+
+    Raises:
+        ImportError: if its library is not installed.
+        ValueError: if the library does not read it.
+    """
+    try:
+        return _OPENERS[contract.format](path, threads)
+    except ImportError:
+        raise
+    # Each library has errors of its own.
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be opened: {error}. Expected the file that "
+            "`keras-danet export` wrote. Export it again."
+        ) from error
+
+
+def read_export(folder):
+    """What the `export.json` of an export holds."""
+    path = pathlib.Path(folder, FILE)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} is not an export: it has no {FILE}. Expected the "
+            "folder that `keras-danet export` wrote."
+        )
+    try:
+        content = read_json(path)
+        if not isinstance(content["contract"], dict):
+            raise ValueError("its contract is not an object")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error!r}). Export the model again."
+        ) from error
+    return content
+
+
+def _open_saved_model(path, threads):
+    import tensorflow as tf
+
+    if threads:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+    loaded = tf.saved_model.load(str(path.parent))
+    function = loaded.signatures["serving_default"]
+
+    def run(images):
+        [result] = function(images=tf.constant(images)).values()
+        return result.numpy()
+
+    # The functions do not keep what their variables belong to.
+    run.signatures, run.loaded = loaded.signatures, loaded
+    return run
+
+
+def _open_tflite(path, threads):
+    # tf.lite's own interpreter is deprecated in favour of this one.
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(path), num_threads=threads)
+    [source] = interpreter.get_input_details()
+    [target] = interpreter.get_output_details()
+    shape = [None]
+
+    def one(image):
+        if shape[0] != image.shape:
+            if tuple(source["shape"]) != image.shape:
+                interpreter.resize_tensor_input(source["index"], image.shape)
+            interpreter.allocate_tensors()
+            shape[0] = image.shape
+        interpreter.set_tensor(source["index"], image)
+        interpreter.invoke()
+        return interpreter.get_tensor(target["index"])
+
+    # The file is for one image at a time.
+    return lambda images: np.concatenate([one(i[None]) for i in images])
+
+
+def _open_onnx(path, threads):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    if threads:
+        options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(
+        str(path), options, providers=["CPUExecutionProvider"]
+    )
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: images})[0]
+
+
+def _open_openvino(path, threads):
+    import openvino
+
+    # In bfloat16, its default where there is one, it would not agree.
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    if threads:
+        options["INFERENCE_NUM_THREADS"] = threads
+    model = openvino.Core().compile_model(str(path), "CPU", options)
+    return lambda images: model(images)[0].copy()
+
+
+def _open_pt2(path, threads):
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    program = torch.export.load(str(path)).module()
+
+    def run(images):
+        with torch.inference_mode():
+            return program(torch.from_numpy(images)).numpy()
+
+    return run
+
+
+_OPENERS = {
+    "saved_model": _open_saved_model,
+    "tflite": _open_tflite,
+    "onnx": _open_onnx,
+    "openvino": _open_openvino,
+    "pt2": _open_pt2,
+}

@@ -1,0 +1,213 @@
+"""A network as TensorFlow functions, and SavedModels of them."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from keras_danet.data.tensorflow_images import resample
+from keras_danet.export.image_bytes import decode_upright
+
+CONTRACT_FILE = "contract.json"
+# Of the class's colour in `colored`.
+OVERLAY = 0.5
+
+
+def write_plain(network, folder, contract):
+    """A SavedModel with one function, for the converters of other formats.
+
+    Args:
+        network: functional model of images to logits, on TensorFlow.
+        folder: path to write to.
+        contract: `Contract`.
+    """
+    size = contract.size or (None, None)
+    batch = None if contract.size is None else 1
+    images = tf.TensorSpec((batch, *size, 3), contract.input_dtype, "images")
+
+    @tf.function(input_signature=[images])
+    def run(images):
+        logits = network(tf.cast(images, tf.float32), training=False)
+        if contract.outputs == "logits":
+            return {"logits": tf.cast(logits, tf.float32)}
+        return {"labels": _largest(logits)}
+
+    _save(network, folder, {"serving_default": run})
+
+
+def write_served(network, folder, contract):
+    """A SavedModel for TensorFlow Serving, with all its signatures.
+
+    Args: as `write_plain`.
+    """
+    size = contract.size or (None, None)
+    images = tf.TensorSpec((None, *size, 3), contract.input_dtype, "images")
+    files = tf.TensorSpec((None,), tf.string, "image_bytes")
+    segment = _segment_function(network, contract)
+
+    @tf.function(input_signature=[images])
+    def labels(images):
+        logits = network(tf.cast(images, tf.float32), training=False)
+        return {"labels": _largest(logits)}
+
+    @tf.function(input_signature=[images])
+    def probabilities(images):
+        logits = network(tf.cast(images, tf.float32), training=False)
+        logits = tf.cast(logits, tf.float32)
+        return {"probabilities": tf.nn.softmax(logits)}
+
+    @tf.function(input_signature=[files])
+    def encoded(image_bytes):
+        def answer(contents):
+            _, label = segment(contents)
+            return tf.io.encode_png(label[..., tf.newaxis])
+
+        return {"label_png_bytes": _each(answer, image_bytes)}
+
+    @tf.function(input_signature=[files])
+    def colored(image_bytes):
+        def answer(contents):
+            image, label = segment(contents)
+            return tf.io.encode_png(_overlay(image, label, contract.palette))
+
+        return {"overlay_png_bytes": _each(answer, image_bytes)}
+
+    with tempfile.TemporaryDirectory() as place:
+        asset = Path(place, CONTRACT_FILE)
+        asset.write_text(
+            json.dumps(contract.as_dict(), indent=1) + "\n", encoding="utf-8"
+        )
+        _save(
+            network,
+            folder,
+            {
+                "serving_default": labels,
+                "probabilities": probabilities,
+                "encoded": encoded,
+                "colored": colored,
+            },
+            tf.saved_model.Asset(str(asset)),
+        )
+
+
+def _save(network, folder, functions, asset=None):
+    module = tf.Module()
+    # What the functions refer to must hang on what is saved.
+    module.variables_of_network = [v.value for v in network.variables]
+    if asset is not None:
+        module.contract = asset
+    signatures = {
+        name: function.get_concrete_function()
+        for name, function in functions.items()
+    }
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def _largest(logits):
+    # int32: int64 would need operators that phones lack.
+    return tf.cast(tf.argmax(logits, -1, tf.int32), tf.uint8)
+
+
+def _each(answer, image_bytes):
+    """Answers for the files of a batch, which may differ in size."""
+    return tf.map_fn(
+        answer,
+        image_bytes,
+        # The network uses all cores for one image.
+        parallel_iterations=1,
+        fn_output_signature=tf.TensorSpec((), tf.string),
+    )
+
+
+def _segment_function(network, contract):
+    """A function of a file's bytes to its image and label map."""
+    long_side, short_side = contract.test_sides
+
+    def segment(contents):
+        image = decode_upright(contents, contract.max_pixels)
+        size = tf.shape(image, tf.int64)[:2]
+        target = tf.constant(contract.size or (0, 0), tf.int64)
+        if contract.size is None:
+            target = _scaled(size, long_side, short_side)
+        pixels = tf.cond(
+            tf.reduce_all(target == size),
+            lambda: tf.cast(image, tf.float32),
+            lambda: resample(
+                image, tf.zeros(2, tf.int64), target, size, target
+            ),
+        )
+        if contract.size:
+            pixels = tf.ensure_shape(pixels, (*contract.size, 3))
+        logits = network(pixels[tf.newaxis], training=False)
+        logits = tf.cond(
+            tf.reduce_all(target == size),
+            lambda: logits,
+            lambda: tf.image.resize(logits, tf.cast(size, tf.int32)),
+        )
+        return image, _largest(logits)[0]
+
+    return segment
+
+
+def _scaled(size, long_side, short_side):
+    """`data.resampling.scaled_size` of a size that is not known yet."""
+    extremes = (
+        (long_side, tf.reduce_max(size)),
+        (short_side, tf.reduce_min(size)),
+    )
+    limits = [
+        side / tf.cast(extreme, tf.float64)
+        for side, extreme in extremes
+        if side is not None
+    ]
+    if not limits:
+        return size
+    factor = tf.reduce_min(tf.stack(limits))
+    scaled = tf.floor(tf.cast(size, tf.float64) * factor + 0.5)
+    return tf.maximum(tf.cast(scaled, tf.int64), 1)
+
+
+def _overlay(image, label, palette):
+    # Labels beyond the palette cannot be: the network has as many classes.
+    colors = tf.gather(
+        tf.constant(palette, tf.float32), tf.cast(label, "int32")
+    )
+    mixed = (1 - OVERLAY) * tf.cast(image, tf.float32) + OVERLAY * colors
+    return tf.cast(tf.round(mixed), tf.uint8)
+
+
+def warm_up_requests(folder, name, images):
+    """Writes what TensorFlow Serving runs before the first request.
+
+    Args:
+        folder: path of the SavedModel.
+        name: string, the model's.
+        images: list of uint8 arrays (height, width, 3).
+
+    Raises:
+        ImportError: without `tensorflow-serving-api`.
+    """
+    from tensorflow_serving.apis import predict_pb2
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    extra = Path(folder, "assets.extra")
+    extra.mkdir(exist_ok=True)
+    path = extra / "tf_serving_warmup_requests"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for image in images:
+            contents = tf.io.encode_jpeg(image).numpy()
+            for signature, key, value in (
+                ("serving_default", "images", np.asarray(image)[None]),
+                ("encoded", "image_bytes", [contents]),
+            ):
+                request = predict_pb2.PredictRequest()
+                request.model_spec.name = name
+                request.model_spec.signature_name = signature
+                tensor = tf.make_tensor_proto(value)
+                request.inputs[key].CopyFrom(tensor)
+                log = prediction_log_pb2.PredictionLog(
+                    predict_log=prediction_log_pb2.PredictLog(request=request)
+                )
+                writer.write(log.SerializeToString())

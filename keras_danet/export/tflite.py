@@ -1,0 +1,110 @@
+"""TFLite files, in the precisions that phones compute in."""
+
+import csv
+import io
+import warnings
+
+import numpy as np
+
+# int8 that loses too much: as many more layers stay float at a time.
+_STEPS = (0.05, 0.1, 0.2, 0.35, 0.5)
+
+
+def write_tflite(plain, path, quantization, calibration, is_good):
+    """Converts a SavedModel of one function.
+
+    Full int8 that loses too much keeps its most sensitive layers in float:
+    those whose outputs differ most from the float network's on the
+    calibration images, more and more of them until it is good enough.
+
+    Args:
+        plain: path of what `write_plain` wrote.
+        path: path of the file to write.
+        quantization: string, one of the format's.
+        calibration: list of arrays `(1, height, width, 3)` as the function
+            takes them.
+        is_good: function of a file's bytes: whether it agrees well enough
+            with the model.
+
+    Returns:
+        List of the names of layers that stayed float.
+    """
+    converter = _converter(plain, quantization, calibration)
+    content = converter.convert()
+    kept = []
+    if quantization == "int8" and not is_good(content):
+        content, kept = _with_float_layers(plain, calibration, content, is_good)
+    path.write_bytes(content)
+    return kept
+
+
+def _converter(plain, quantization, calibration):
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(plain))
+    builtin, whole = tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.Optimize.DEFAULT
+    if quantization != "none":
+        converter.optimizations = [whole]
+    if quantization == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    # No SELECT_TF_OPS: an operator that phones lack must be an error.
+    converter.target_spec.supported_ops = {
+        "int16x8": [
+            tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
+            builtin,
+        ],
+    }.get(quantization, [builtin])
+    if quantization in ("int8", "int16x8"):
+        converter.representative_dataset = lambda: (
+            [image] for image in calibration
+        )
+    return converter
+
+
+def _with_float_layers(plain, calibration, content, is_good):
+    """(content, names) with the fewest float layers that are good enough."""
+    import tensorflow as tf
+
+    debug = tf.lite.experimental
+    options = debug.QuantizationDebugOptions(
+        layer_debug_metrics={"error": lambda diff: float(np.abs(diff).mean())},
+    )
+
+    def images():
+        return ([image] for image in calibration)
+
+    with warnings.catch_warnings():
+        # It runs on tf.lite's own interpreter, which is deprecated.
+        warnings.filterwarnings("ignore", ".*tf.lite.Interpreter", UserWarning)
+        debugger = debug.QuantizationDebugger(
+            converter=_converter(plain, "int8", calibration),
+            debug_dataset=images,
+            debug_options=options,
+        )
+        debugger.run()
+    text = io.StringIO()
+    debugger.layer_statistics_dump(text)
+    rows = csv.DictReader(io.StringIO(text.getvalue()))
+    # The error in units of the layer's own quantisation step.
+    errors = {
+        row["tensor_name"]: float(row["error"]) / max(float(row["scale"]), 1e-9)
+        for row in rows
+    }
+    worst = sorted(errors, key=errors.get, reverse=True)
+    for share in _STEPS:
+        kept = worst[: max(1, round(share * len(worst)))]
+        options.denylisted_nodes = kept
+        debugger.options = options
+        content = debugger.get_nondebug_quantized_model()
+        if is_good(content):
+            break
+    return content, kept
+
+
+def operators_of(path):
+    """The names of the operators in a TFLite file."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(path))
+    details = interpreter._get_ops_details()
+    return sorted({operator["op_name"] for operator in details} - {"DELEGATE"})

@@ -1,0 +1,225 @@
+"""Compares an export with the model that it was made from."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from keras_danet import metrics
+from keras_danet.data.datasets import IGNORE_LABEL
+
+# The share of pixels that must have the same class, by quantization: float32
+# graphs round otherwise, float16 has 11 bits, int8 has 256 steps.
+LEAST_AGREEMENT = {
+    "none": 0.9999,
+    "float16": 0.999,
+    "dynamic": 0.99,
+    "int8": 0.99,
+    "int16x8": 0.99,
+}
+# Of mean IoU, where there are labels.
+MOST_LOSS = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """An image to compare on.
+
+    Args:
+        image: uint8 array `(height, width, 3)`, as the network sees it.
+        label: uint8 array `(height, width)` of its classes, 255 for pixels
+            without one; `None`, unknown.
+    """
+
+    image: np.ndarray
+    label: np.ndarray | None = None
+
+    def fitted(self, size):
+        """The top left at `size`; black, and no class, beyond the image."""
+        if size is None or tuple(size) == self.image.shape[:2]:
+            return self
+        label = self.label
+        return Sample(
+            _cut_or_pad(self.image, size, 0),
+            None if label is None else _cut_or_pad(label, size, IGNORE_LABEL),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """How far an export is from its model.
+
+    Args:
+        num_images, num_pixels: integers, what was compared.
+        agreement: float, the share of the pixels with the same class.
+        largest_lead: float. Where the classes differ, how far the model's was
+            ahead of its second one, in units of its logits' deviation: the
+            furthest. 0 if they never differ.
+        mean_iou: float, the export's on the images with labels; NaN without.
+        model_mean_iou: float, the model's on the same.
+        least_agreement, most_loss: floats, what was required.
+        parts_at: string, the first layer whose features differ by more than
+            a rounding, where that was looked for.
+    """
+
+    num_images: int
+    num_pixels: int
+    agreement: float
+    largest_lead: float
+    mean_iou: float
+    model_mean_iou: float
+    least_agreement: float
+    most_loss: float = MOST_LOSS
+    parts_at: str | None = None
+
+    @property
+    def lost_iou(self) -> float:
+        return self.model_mean_iou - self.mean_iou
+
+    @property
+    def passed(self) -> bool:
+        # NaN, without labels, is no loss.
+        return self.agreement >= self.least_agreement and not (
+            self.lost_iou > self.most_loss
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every figure, ready for JSON; NaN is `None`."""
+        figures = {
+            **dataclasses.asdict(self),
+            "lost_iou": self.lost_iou,
+            "passed": self.passed,
+        }
+        return {
+            name: None
+            if isinstance(value, float) and math.isnan(value)
+            else value
+            for name, value in figures.items()
+        }
+
+    def summary(self) -> str:
+        """The figures as a sentence."""
+        text = (
+            f"same class at {self.agreement:.4%} of {self.num_pixels} pixels "
+            f"of {self.num_images} images (needed {self.least_agreement:.2%})"
+        )
+        if self.agreement < 1:
+            text += (
+                ", where the model's was ahead by at most "
+                f"{self.largest_lead:.1e} of the logits' deviation"
+            )
+        if not math.isnan(self.mean_iou):
+            text += (
+                f"; mean IoU {self.mean_iou:.2%}, the model's "
+                f"{self.model_mean_iou:.2%} (at most "
+                f"{100 * self.most_loss:g} points less)"
+            )
+        if self.parts_at:
+            text += f"; they part at {self.parts_at}"
+        return text
+
+
+class Reference:
+    """What a model says of samples, to compare exports with.
+
+    Args:
+        model: `DANet`.
+        samples: list of `Sample`.
+    """
+
+    def __init__(self, model, samples):
+        self.samples = samples
+        self.num_classes = model.num_classes
+        self.labels, self.leads = [], []
+        for sample in samples:
+            batch = sample.image[np.newaxis].astype("float32")
+            logits = np.asarray(model.predict_on_batch(batch))[0]
+            self.labels.append(logits.argmax(-1).astype("uint8"))
+            second, first = np.partition(logits, -2)[..., -2:].T
+            self.leads.append(((first - second) / logits.std()).T)
+
+    def compare(self, run, quantization, least_agreement=None):
+        """Compares an export.
+
+        Args:
+            run: function of a batch of uint8 images to labels or logits.
+            quantization: string, key of `LEAST_AGREEMENT`.
+            least_agreement: float, another requirement. Defaults to `None`.
+
+        Returns:
+            `Verification`.
+
+        Raises:
+            ValueError: if it gives another shape, or something that is no
+                class.
+        """
+        same, pixels, largest = 0, 0, 0.0
+        shape = self.num_classes, self.num_classes
+        mine, theirs = np.zeros(shape, "int64"), np.zeros(shape, "int64")
+        has_labels = False
+        for sample, expected, leads in zip(
+            self.samples, self.labels, self.leads, strict=True
+        ):
+            received = _labels_of(run(sample.image[np.newaxis]), expected.shape)
+            if received.max(initial=0) >= self.num_classes:
+                raise ValueError(
+                    f"The export gives the class {received.max()}, and there "
+                    f"are {self.num_classes}."
+                )
+            differs = received != expected
+            same += int((~differs).sum())
+            pixels += expected.size
+            largest = max(largest, float(leads[differs].max(initial=0)))
+            if sample.label is not None:
+                has_labels = True
+                for matrix, label in ((theirs, received), (mine, expected)):
+                    matrix += confusion(sample.label, label, self.num_classes)
+        iou = metrics.mean_iou if has_labels else lambda matrix: math.nan
+        least = LEAST_AGREEMENT[quantization]
+        return Verification(
+            num_images=len(self.samples),
+            num_pixels=pixels,
+            agreement=same / pixels,
+            largest_lead=largest,
+            mean_iou=float(iou(theirs)),
+            model_mean_iou=float(iou(mine)),
+            least_agreement=least
+            if least_agreement is None
+            else least_agreement,
+        )
+
+
+def confusion(truth, predicted, num_classes):
+    """Pixel counts, rows are the true classes; 255 is left out."""
+    known = truth != IGNORE_LABEL
+    pairs = truth[known].astype("int64") * num_classes + predicted[known]
+    counts = np.bincount(pairs, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
+
+
+def _labels_of(output, shape):
+    output = np.asarray(output)
+    if output.ndim == 4:
+        # A NaN is no class: argmax would take the first.
+        if not np.isfinite(output).all():
+            raise ValueError("The export gives logits that are not finite.")
+        output = output.argmax(-1)
+    if output.shape != (1, *shape):
+        raise ValueError(
+            f"The export gives shape {output.shape}. Expected {(1, *shape)}."
+        )
+    return output[0].astype("uint8")
+
+
+def _cut_or_pad(array, size, value):
+    fitted = np.full((*size, *array.shape[2:]), value, array.dtype)
+    part = array[: size[0], : size[1]]
+    fitted[: part.shape[0], : part.shape[1]] = part
+    return fitted
+
+
+def noise(size, seed=0):
+    """A sample of every pixel at random: what no photograph shows."""
+    rng = np.random.default_rng(seed)
+    return Sample(rng.integers(0, 256, (*size, 3), dtype="uint8"))

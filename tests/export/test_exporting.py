@@ -1,0 +1,273 @@
+"""Every format computes what the model does, and says so truthfully."""
+
+import json
+import os
+
+import greys
+import keras
+import numpy as np
+import pytest
+from conftest import one_backend
+from greys import CLASSES
+from greys import SIZE
+from greys import picture
+
+from keras_danet.export import Export
+from keras_danet.export import export_model
+from keras_danet.export import exporting
+from keras_danet.export import verify_export
+from keras_danet.export import writing
+from keras_danet.export.contract import FORMATS
+
+BACKEND = keras.backend.backend()
+needs_tensorflow = pytest.mark.skipif(
+    BACKEND != "tensorflow",
+    reason="written by TensorFlow, of any backend's weights",
+)
+slow_on_jax = pytest.mark.slow if BACKEND == "jax" else lambda test: test
+# What needs neither a long conversion nor a process of TensorFlow's.
+HERE = "pt2" if BACKEND == "torch" else "saved_model"
+FIXED = [
+    (format, quantization)
+    for format, kinds in FORMATS.items()
+    for quantization in kinds
+    if format not in ("saved_model", "pt2")
+]
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return greys.trained_model()
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return greys.samples()
+
+
+@pytest.fixture(scope="module")
+def calibration():
+    return greys.calibration()
+
+
+def export(model, folder, *arguments, **options):
+    return export_model(
+        model, folder, *arguments, **{"measure": False, **options}
+    )
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("format, quantization", FIXED)
+def test_files_for_one_size(
+    trained, samples, calibration, tmp_path, format, quantization
+):
+    report = export(
+        trained,
+        tmp_path,
+        format,
+        quantization,
+        SIZE,
+        samples=samples,
+        calibration=calibration,
+    )
+    assert report.passed, report.summary()
+    found = Export(report.folder)
+    assert found.contract.class_names == CLASSES
+    # Of an image that it was not compared on.
+    image, label = picture(7)
+    received = found(image[None])
+    assert received.shape == (1, *SIZE) and received.dtype == "uint8"
+    expected = trained.predict_on_batch(image[None].astype("float32"))
+    assert (received == expected.argmax(-1)).mean() >= 0.99
+    assert (received[0] == label).mean() > 0.9
+    if format == "tflite":
+        names = set(report.operators)
+        assert {"CONV_2D", "BATCH_MATMUL", "SOFTMAX"} <= names
+        assert not any(
+            n.startswith(("Flex", "CUSTOM", "Custom")) for n in names
+        )
+        # Dilated convolutions, not a detour over batches.
+        assert "SPACE_TO_BATCH_ND" not in names
+        text = (tmp_path / report.folder / "labels.txt").read_text()
+        assert text.split() == list(CLASSES)
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_files_for_any_size_hold_no_map_of_all_pairs(
+    trained, samples, tmp_path, monkeypatch, format
+):
+    # Several tiles at these sizes, and one of another length.
+    monkeypatch.setattr("keras_danet.layers.tiled_attention.BLOCK_SIZE", 16)
+    report = export(trained, tmp_path, format, samples=samples)
+    assert report.passed, report.summary()
+    found = Export(report.folder)
+    for size in ((33, 49), (72, 40), (8, 8)):
+        image, _ = picture(3, size)
+        expected = trained.predict_on_batch(image[None].astype("float32"))
+        same = found(image[None]) == expected.argmax(-1)
+        assert same.mean() >= 0.999
+    if format == "onnx":
+        import onnx
+
+        graph = onnx.load(found.folder / "model.onnx").graph
+        assert "Loop" in {node.op_type for node in graph.node}
+
+
+@needs_tensorflow
+def test_logits_are_the_models(trained, tmp_path):
+    report = export(trained, tmp_path, "tflite", "none", SIZE, "logits")
+    image, _ = picture(5)
+    received = Export(report.folder)(image[None])
+    expected = trained.predict_on_batch(image[None].astype("float32"))
+    np.testing.assert_allclose(received, expected, atol=1e-4 * expected.std())
+
+
+def test_it_is_written_from_every_backend(trained, samples, tmp_path):
+    report = export(
+        trained, tmp_path, HERE, size=SIZE, samples=samples, measure=True
+    )
+    assert report.passed, report.summary()
+    assert report.verification.mean_iou == pytest.approx(
+        report.verification.model_mean_iou, abs=1e-3
+    )
+    assert report.verification.mean_iou > 0.9
+    assert report.cost.seconds > 0 and report.cost.peak_bytes > 2**20
+    written = json.loads((tmp_path / report.folder / "export.json").read_text())
+    assert written["verification"]["passed"]
+    assert written["contract"]["class_names"] == list(CLASSES)
+    assert written["cost"]["repeats"] == 20
+    # Nothing else is left there.
+    top = tmp_path / ("danet" if HERE == "saved_model" else "pt2_40x64")
+    assert list(tmp_path.iterdir()) == [top]
+    again = verify_export(report.folder, trained, samples)
+    assert again.agreement == report.verification.agreement
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="a process of TensorFlow's")
+@pytest.mark.slow
+def test_torch_weights_become_tensorflows_graph(trained, samples, tmp_path):
+    report = export(trained, tmp_path, "onnx", samples=samples)
+    assert report.passed, report.summary()
+    assert Export(report.folder)(picture(3)[0][None]).shape == (1, *SIZE)
+
+
+def other(model):
+    """The same network with other weights in one branch."""
+    copy = type(model).from_model(model)
+    layer = copy.get_layer("channel_out")
+    layer.kernel.assign(-2 * layer.kernel)
+    return copy
+
+
+# On JAX each part is written in a process of TensorFlow's.
+@slow_on_jax
+def test_a_wrong_export_is_not_kept(trained, samples, tmp_path, monkeypatch):
+    kept = export(trained, tmp_path, HERE, size=SIZE, samples=samples)
+    write = writing.write_graph
+    wrong = other(trained)
+    monkeypatch.setattr(
+        writing,
+        "write_graph",
+        lambda model, *rest: write(wrong, *rest),
+    )
+    report = export(trained, tmp_path, HERE, size=SIZE, samples=samples)
+    assert not report.passed
+    assert "DIFFERS FROM" in report.summary()
+    # Both branches are alike before it.
+    assert report.verification.parts_at == "fusion_logits"
+    assert verify_export(kept.folder, trained, samples).passed
+    assert not verify_export(kept.folder, wrong, samples).passed
+
+
+def test_a_failed_export_leaves_what_was_there(trained, tmp_path, monkeypatch):
+    kept = export(trained, tmp_path, HERE, size=SIZE)
+    before = sorted(p.name for p in tmp_path.rglob("*"))
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(exporting.writing, "write", fail)
+    with pytest.raises(OSError, match="disk full"):
+        export(trained, tmp_path, HERE, size=SIZE)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == before
+    assert verify_export(kept.folder, trained).passed
+
+
+@one_backend
+def test_what_cannot_be_written_is_refused(trained, calibration, tmp_path):
+    for match, arguments in (
+        ("`format` must be one of", ("caffe",)),
+        ("`quantization` must be one of", ("onnx", "int8")),
+        ("for one image size", ("tflite", "float16")),
+        ("for one image size", ("pt2",)),
+        ("needs 4 or more images", ("tflite", "int8", SIZE)),
+        ("`outputs` must be one of", ("tflite", "none", SIZE, "pixels")),
+    ):
+        with pytest.raises(ValueError, match=match):
+            export(trained, tmp_path, *arguments)
+    for name in ("../escape", "a/b", "", ".hidden"):
+        with pytest.raises(ValueError, match="must consist of letters"):
+            export(trained, tmp_path, name=name)
+    with pytest.raises(ValueError, match="must be 1 or more"):
+        export(trained, tmp_path, version=0)
+    (tmp_path / "pt2_40x64").mkdir()
+    (tmp_path / "pt2_40x64" / "thesis.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="not an export"):
+        export(trained, tmp_path, "pt2", size=SIZE)
+    assert (tmp_path / "pt2_40x64" / "thesis.txt").read_text() == "mine"
+    (tmp_path / "danet" / "3").mkdir(parents=True)
+    with pytest.raises(FileExistsError, match="Give a version above 3"):
+        export(trained, tmp_path, version=3)
+
+
+@one_backend
+def test_a_full_disk_is_told_before_it_is_filled(
+    trained, tmp_path, monkeypatch
+):
+    usage = exporting.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(
+        exporting.shutil,
+        "disk_usage",
+        lambda path: usage._replace(free=1_000_000),
+    )
+    with pytest.raises(OSError, match="has 1 MB left, and this export needs"):
+        export(trained, tmp_path / "new", "pt2", size=SIZE)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="torch is where it is written")
+def test_pt2_is_written_on_torch(trained, tmp_path):
+    with pytest.raises(ValueError, match="set KERAS_BACKEND=torch"):
+        export(trained, tmp_path, "pt2", size=SIZE)
+    assert list(tmp_path.iterdir()) == []
+
+
+@one_backend
+def test_damaged_exports_are_told(trained, tmp_path):
+    report = export(trained, tmp_path, "pt2", size=SIZE)
+    folder = tmp_path / "pt2_40x64"
+    assert str(folder) == report.folder
+    with pytest.raises(FileNotFoundError, match="is not an export"):
+        Export(tmp_path)
+    content = (folder / "model.pt2").read_bytes()
+    (folder / "model.pt2").write_bytes(content[:1000])
+    with pytest.raises(ValueError, match="cannot be opened"):
+        Export(folder)
+    os.unlink(folder / "model.pt2")
+    with pytest.raises(FileNotFoundError, match="not whole"):
+        Export(folder)
+    good = (folder / "export.json").read_text()
+    for damaged in ("{", "[]", '{"contract": 3}', '{"contract": {}}'):
+        (folder / "export.json").write_text(damaged)
+        with pytest.raises(ValueError, match="damaged|does not describe"):
+            Export(folder)
+    changed = json.loads(good)
+    changed["contract"]["size"] = [10**9, 10**9]
+    (folder / "export.json").write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match="does not describe"):
+        Export(folder)
+    changed["contract"]["format"] = "pickle"
+    (folder / "export.json").write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match="does not describe"):
+        Export(folder)

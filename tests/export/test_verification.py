@@ -1,0 +1,85 @@
+"""The comparison counts what it says, by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from conftest import one_backend
+
+from keras_danet.export import Sample
+from keras_danet.export.verification import Reference
+
+pytestmark = one_backend
+
+
+class Model:
+    """Two classes; the first is ahead by 2, but in the last column by 0.5."""
+
+    num_classes = 2
+
+    def predict_on_batch(self, batch):
+        logits = np.zeros((*batch.shape[:3], 2), "float32")
+        logits[..., 0] = 2
+        logits[:, :, -1, 0] = 0.5
+        return logits
+
+
+def sample(label=None):
+    return Sample(np.zeros((4, 5, 3), "uint8"), label)
+
+
+def test_agreement_and_largest_lead():
+    reference = Reference(Model(), [sample(), sample()])
+    answers = iter([np.zeros((1, 4, 5)), np.zeros((1, 4, 5))])
+    assert reference.compare(lambda batch: next(answers), "none").agreement == 1
+
+    wrong = np.zeros((1, 4, 5), "uint8")
+    wrong[0, 0, -1] = 1
+    found = reference.compare(lambda batch: wrong, "none")
+    assert found.agreement == 38 / 40 and found.num_pixels == 40
+    logits = Model().predict_on_batch(np.zeros((1, 4, 5, 3)))
+    assert found.largest_lead == pytest.approx(0.5 / logits.std())
+    assert not found.passed and math.isnan(found.mean_iou)
+    assert reference.compare(lambda b: wrong, "none", 0.9).passed
+
+
+def test_lost_mean_iou():
+    label = np.zeros((4, 5), "uint8")
+    label[0] = 1
+    label[1] = 255
+    reference = Reference(Model(), [sample(label)])
+    # The model: 10 of 15 zeros right, no one found: (10/15 + 0) / 2.
+    better = np.zeros((1, 4, 5), "uint8")
+    better[0, 0] = 1
+    found = reference.compare(lambda batch: better, "int8", 0.5)
+    assert found.model_mean_iou == pytest.approx(1 / 3)
+    assert found.mean_iou == 1 and found.passed
+    worse = np.zeros((1, 4, 5), "uint8")
+    worse[0, 3] = 1
+    found = reference.compare(lambda batch: worse, "int8", 0.5)
+    assert found.mean_iou == pytest.approx((5 / 15 + 0) / 2)
+    assert found.lost_iou == pytest.approx(1 / 6) and not found.passed
+    assert found.as_dict()["passed"] is False
+
+
+def test_nonsense_is_refused():
+    reference = Reference(Model(), [sample()])
+    for answer, match in (
+        (np.zeros((1, 5, 4)), "gives shape"),
+        (np.full((1, 4, 5), 2), "gives the class 2"),
+        (np.full((1, 4, 5, 2), np.nan), "not finite"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            reference.compare(lambda batch, a=answer: a, "none")
+
+
+def test_a_sample_is_cut_or_filled():
+    rng = np.random.default_rng(0)
+    given = Sample(
+        rng.integers(1, 256, (4, 6, 3), dtype="uint8"),
+        np.ones((4, 6), "uint8"),
+    )
+    fitted = given.fitted((5, 3))
+    np.testing.assert_array_equal(fitted.image[:4], given.image[:, :3])
+    assert not fitted.image[4].any() and (fitted.label[4] == 255).all()
+    assert given.fitted((4, 6)) is given

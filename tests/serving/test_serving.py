@@ -1,0 +1,484 @@
+"""Client and servers, against the protocol and against one another."""
+
+import base64
+import concurrent.futures
+import contextlib
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import greys
+import httpx
+import keras
+import numpy as np
+import pytest
+from greys import picture
+from PIL import Image
+
+from keras_danet.cli import main
+from keras_danet.export import export_model
+from keras_danet.serving import Client
+from keras_danet.serving import client as client_module
+from keras_danet.serving.files import write_files
+from keras_danet.serving.served_model import ServedModel
+from keras_danet.serving.server import make_app
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow",
+    reason="a SavedModel is TensorFlow's",
+)
+SIZE = (33, 49)
+PREDICT = "/v1/models/danet:predict"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return greys.trained_model()
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    output = tmp_path_factory.mktemp("exports")
+    assert export_model(model, output, measure=False).passed
+    return output / "danet"
+
+
+@pytest.fixture(scope="module")
+def served(folder):
+    return ServedModel(folder)
+
+
+def labels_of(model, image):
+    return model.predict_on_batch(image[None].astype("float32")).argmax(-1)[0]
+
+
+def png(image):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+# The server.
+
+
+@contextlib.contextmanager
+def running(served, **limits):
+    """The application behind a real server, in a thread; its address."""
+    import uvicorn
+
+    config = uvicorn.Config(make_app(served, **limits), log_level="error")
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(
+            target=server.run, kwargs={"sockets": [listener]}
+        )
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        try:
+            yield "http://{}:{}".format(*listener.getsockname())
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def address(served):
+    with running(served) as address:
+        yield address
+
+
+def post(address, content, path=PREDICT):
+    answer = httpx.post(f"{address}{path}", json=content, timeout=60)
+    return answer.status_code, answer.json()
+
+
+def test_rows_and_columns_of_pixels(model, address):
+    batch = [picture(seed, SIZE)[0] for seed in (1, 2)]
+    expected = [labels_of(model, image).tolist() for image in batch]
+    pixels = [image.tolist() for image in batch]
+    assert post(address, {"instances": pixels}) == (
+        200,
+        {"predictions": expected},
+    )
+    named = [{"images": image} for image in pixels]
+    assert post(address, {"instances": named})[1]["predictions"] == expected
+    assert post(address, {"inputs": pixels}) == (200, {"outputs": expected})
+    assert post(address, {"inputs": {"images": pixels}})[1] == {
+        "outputs": expected
+    }
+    code, answer = post(
+        address,
+        {"signature_name": "probabilities", "instances": pixels[:1]},
+        "/v1/models/danet/versions/1:predict",
+    )
+    assert code == 200
+    found = np.array(answer["predictions"][0])
+    np.testing.assert_array_equal(found.argmax(-1), expected[0])
+
+
+def test_status_and_metadata(address):
+    status = httpx.get(f"{address}/v1/models/danet").json()
+    assert status["model_version_status"][0]["state"] == "AVAILABLE"
+    found = httpx.get(f"{address}/v1/models/danet/metadata").json()
+    signatures = found["metadata"]["signature_def"]["signature_def"]
+    image_bytes = signatures["encoded"]["inputs"]["image_bytes"]
+    assert image_bytes["dtype"] == "DT_STRING"
+    labels = signatures["serving_default"]["outputs"]["labels"]
+    assert labels["dtype"] == "DT_UINT8"
+    assert [d["size"] for d in labels["tensor_shape"]["dim"]] == ["-1"] * 3
+
+
+def encoded(contents):
+    return {
+        "signature_name": "encoded",
+        "instances": [{"b64": base64.b64encode(contents).decode()}],
+    }
+
+
+BOMB = io.BytesIO()
+Image.new("1", (10_000, 10_000)).save(BOMB, "PNG")
+BAD = [
+    (b"{", 400, "not JSON"),
+    (b"[" * 100_000, 400, "not JSON"),
+    (b"\xff\xfe", 400, "not JSON"),
+    ([], 400, "either 'instances' or 'inputs'"),
+    ({"instances": [], "inputs": []}, 400, "either"),
+    ({"instances": []}, 400, "not empty"),
+    ({"instances": 3}, 400, "not empty"),
+    ({"instances": [[[1, 2]]]}, 400, "must have the shape"),
+    ({"instances": [[[[1, 2, 3]], [[1, 2]]]]}, 400, "nested lists"),
+    ({"instances": [[[[1, 2, 256]]]]}, 400, "integers from 0 to 255"),
+    ({"instances": [[[[1, 2, 0.5]]]]}, 400, "integers from 0 to 255"),
+    ({"instances": [[[["a", 2, 3]]]]}, 400, "nested lists"),
+    ({"inputs": {"pixels": 1}}, 400, "nested lists"),
+    ({"signature_name": "x", "instances": [1]}, 400, "no signature 'x'"),
+    ({"signature_name": 3, "instances": [1]}, 400, "must be a string"),
+    ({"signature_name": "encoded", "instances": ["a"]}, 400, "base64"),
+    (
+        {"signature_name": "encoded", "instances": [{"b64": "?"}]},
+        400,
+        "not valid base64",
+    ),
+    (encoded(b"hello"), 400, "This is not a JPEG or PNG"),
+    (encoded(png(np.zeros((9, 9, 3), "uint8"))[:40]), 400, "PNG"),
+    (encoded(BOMB.getvalue()), 400, "larger than 8388608 pixels"),
+    (b" " * (2**25 + 1), 413, "more than 33554432 bytes"),
+]
+
+
+@pytest.mark.parametrize("content, code, words", BAD)
+def test_bad_requests_are_told_and_harm_nobody(
+    model, address, content, code, words
+):
+    kind = "content" if isinstance(content, bytes) else "json"
+    answer = httpx.post(f"{address}{PREDICT}", **{kind: content}, timeout=60)
+    assert answer.status_code == code
+    assert words in answer.json()["error"]
+    # In words, without places in a graph.
+    assert "{{" not in answer.text and "Traceback" not in answer.text
+    image, _ = picture(3, SIZE)
+    with Client(address) as client:
+        found = client(image)
+    np.testing.assert_array_equal(found, labels_of(model, image))
+
+
+def test_what_is_not_there(address):
+    for path in ("/", "/v1/models/other", "/v1/models/danet/versions/7"):
+        answer = httpx.get(f"{address}{path}")
+        assert answer.status_code == 404 and answer.json()["error"]
+
+
+class Slow:
+    """A model that waits to be let go on."""
+
+    name, version = "danet", 1
+
+    def __init__(self):
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def inputs_of(self, signature):
+        import tensorflow as tf
+
+        return {"images": tf.TensorSpec((None,), tf.float32)}
+
+    def run(self, signature, inputs):
+        self.begun.set()
+        self.go.wait(30)
+        return {"labels": inputs["images"]}
+
+
+def test_more_than_can_wait_are_sent_away():
+    slow = Slow()
+    with (
+        running(slow, max_waiting=1) as address,
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+    ):
+        held = pool.submit(post, address, {"instances": [1]})
+        assert slow.begun.wait(30)
+        answer = httpx.post(f"{address}{PREDICT}", json={"instances": [2]})
+        assert answer.status_code == 503
+        assert answer.headers["Retry-After"] == "1"
+        slow.go.set()
+        assert held.result() == (200, {"predictions": [1.0]})
+        assert post(address, {"instances": [3]})[1] == {"predictions": [3.0]}
+
+
+def test_the_command_serves_and_stops_gracefully(model, folder):
+    image, _ = picture(3, SIZE)
+    with subprocess.Popen(
+        [sys.executable, "-m", "keras_danet", "serve", folder, "--port", "0"],
+        env={**os.environ, "KERAS_BACKEND": "tensorflow"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            line = process.stdout.readline()
+            assert line.startswith("http://127.0.0.1:"), process.stderr.read()
+            with Client(line.partition("/v1")[0]) as client:
+                found = client(image)
+            np.testing.assert_array_equal(found, labels_of(model, image))
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 143
+            assert "Traceback" not in process.stderr.read()
+        finally:
+            process.kill()
+
+
+def test_mistakes_of_the_command(folder, tmp_path, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", str(folder), "--port", port]) == 2
+    assert f"Port {port} of 127.0.0.1 cannot be used" in capsys.readouterr().err
+    assert main(["serve", str(folder), "--port", "70000"]) == 2
+    assert "from 0 to 65535" in capsys.readouterr().err
+    assert main(["serve", str(tmp_path)]) == 2
+    assert "has no version of a model" in capsys.readouterr().err
+
+
+# The client.
+
+
+def test_every_kind_of_image(model, address, tmp_path):
+    image, _ = picture(3, SIZE)
+    path = tmp_path / "image.png"
+    path.write_bytes(png(image))
+    expected = labels_of(model, image)
+    with Client(address) as client:
+        for given in (
+            path,
+            str(path),
+            png(image),
+            image,
+            Image.fromarray(image),
+        ):
+            np.testing.assert_array_equal(client(given), expected)
+        assert client.status() == "AVAILABLE"
+        overlay = client.overlay(image)
+        colors = np.array(model.palette)[expected]
+        np.testing.assert_allclose(overlay, (image + colors) / 2, atol=0.51)
+        with pytest.raises(ValueError, match="Received: float64 array"):
+            client(np.zeros((3, 3, 3)))
+
+
+def test_many_images_keep_their_order(model, address):
+    images = [picture(seed, (16 + seed, 24))[0] for seed in range(9)]
+    with Client(address) as client:
+        found = list(client.map(iter(images), in_flight=3))
+        for image, labels in zip(images, found, strict=True):
+            np.testing.assert_array_equal(labels, labels_of(model, image))
+        with pytest.raises(ValueError, match="not a JPEG or PNG"):
+            list(client.map([images[0], b"hello", images[1]]))
+
+
+@contextlib.contextmanager
+def answering_with(*answers):
+    """A server that gives each of these answers once, then the last again."""
+    import http.server
+
+    left = list(answers)
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append(time.monotonic())
+            code, body, pause = left.pop(0) if len(left) > 1 else left[0]
+            time.sleep(pause)
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield "http://{}:{}".format(*server.server_address), asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def ask(address, **options):
+    with Client(address, **options) as client:
+        return client(b"x")
+
+
+def good_answer(labels):
+    text = base64.b64encode(png(labels)).decode()
+    return json.dumps({"predictions": [{"b64": text}]}).encode()
+
+
+def test_an_overloaded_server_is_asked_again(monkeypatch):
+    monkeypatch.setattr(client_module, "FIRST_PAUSE", 0.01)
+    labels = np.arange(12, dtype="uint8").reshape(3, 4)
+    busy = 503, b'{"error": "busy"}', 0
+    good = 200, good_answer(labels), 0
+    with answering_with(busy, busy, good) as (address, asked):
+        np.testing.assert_array_equal(ask(address), labels)
+    assert len(asked) == 3
+    with answering_with(busy) as (address, asked):
+        with pytest.raises(ConnectionError, match=r"503 busy.*asked 2 times"):
+            ask(address, retries=1)
+    refused = 400, b'{"error": "no JPEG"}', 0
+    with answering_with(refused) as (address, asked):
+        with pytest.raises(ValueError, match=r"refuses.*400.*no JPEG"):
+            ask(address)
+    assert len(asked) == 1
+
+
+def test_what_a_server_may_answer_instead(monkeypatch):
+    monkeypatch.setattr(client_module, "MAX_ANSWER_BYTES", 10_000)
+    deep = np.zeros((3, 4, 3), "uint8")
+    for body, words in (
+        (b"<html>", "not that of TensorFlow Serving"),
+        (b'{"predictions": []}', "not that of TensorFlow Serving"),
+        (b'{"predictions": [{"b64": "!"}]}', "not that of TensorFlow Serving"),
+        (b'{"predictions": [{"b64": "aGVsbG8="}]}', "not the PNG"),
+        (good_answer(deep), "its mode is RGB"),
+        (b" " * 20_000, "more than 10000 bytes"),
+    ):
+        with answering_with((200, body, 0)) as (address, _):
+            with pytest.raises(ValueError, match=words):
+                ask(address)
+
+
+def test_time_and_connections_run_out(monkeypatch):
+    monkeypatch.setattr(client_module, "FIRST_PAUSE", 0.01)
+    with answering_with((200, b"", 1.0)) as (address, _):
+        with pytest.raises(TimeoutError, match="took too long"):
+            ask(address, timeout=0.1)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with pytest.raises(ConnectionError, match="does not answer"):
+        ask(f"http://127.0.0.1:{port}", retries=1)
+    for wrong in ("localhost:8501", "ftp://x", "http://"):
+        with pytest.raises(ValueError, match="`address` must"):
+            Client(wrong)
+
+
+# gRPC, in TensorFlow Serving's own words.
+
+
+@pytest.fixture(scope="module")
+def grpc_address(served):
+    import grpc_server
+
+    server, address = grpc_server.start(served)
+    yield address
+    server.stop(0).wait()
+
+
+def test_the_same_answers_over_grpc(model, grpc_address, address):
+    image, _ = picture(3, SIZE)
+    with Client(grpc_address) as client, Client(address) as rest:
+        np.testing.assert_array_equal(client(image), labels_of(model, image))
+        np.testing.assert_array_equal(
+            client.overlay(image), rest.overlay(image)
+        )
+        images = [picture(seed, (16 + seed, 24))[0] for seed in range(6)]
+        for one, two in zip(client.map(images), rest.map(images), strict=True):
+            np.testing.assert_array_equal(one, two)
+        assert client.status() == "AVAILABLE"
+        with pytest.raises(ValueError, match=r"INVALID_ARGUMENT.*not a JPEG"):
+            client(b"hello")
+    with pytest.raises(ValueError, match="NOT_FOUND"):
+        ask(grpc_address, model="other")
+
+
+def test_grpc_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(client_module, "FIRST_PAUSE", 0.01)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with pytest.raises(ConnectionError, match="UNAVAILABLE"):
+        ask(f"grpc://127.0.0.1:{port}", retries=1)
+
+
+# Files for TensorFlow Serving.
+
+
+def test_files_for_servers(folder, tmp_path):
+    output = tmp_path / "serving"
+    paths = write_files(folder, output)
+    assert {p.name for p in paths} == {p.name for p in output.iterdir()}
+    from google.protobuf import text_format
+    from tensorflow_serving.config import model_server_config_pb2
+
+    config = model_server_config_pb2.ModelServerConfig()
+    text_format.Parse((output / "models.config").read_text(), config)
+    [one] = config.model_config_list.config
+    assert (one.name, one.base_path) == ("danet", "/models/danet")
+    import yaml
+
+    parts = list(yaml.safe_load_all((output / "kubernetes.yaml").read_text()))
+    assert [part["kind"] for part in parts] == [
+        "ConfigMap",
+        "Deployment",
+        "Service",
+    ]
+    kept = parts[0]["data"]
+    for name in ("models.config", "batching.config"):
+        assert kept[name] == (output / name).read_text()
+    [container] = parts[1]["spec"]["template"]["spec"]["containers"]
+    assert container["readinessProbe"]["httpGet"]["path"] == "/v1/models/danet"
+    run = (output / "run.sh").read_text()
+    assert f'"${{1:-{folder.resolve()}}}:/models/danet:ro"' in run
+    # Written again they are the same; a changed one is not replaced.
+    assert write_files(folder / "1", output) == paths
+    (output / "run.sh").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"run\.sh exists"):
+        write_files(folder, output)
+
+
+def test_the_example_clients_work(model, folder, address, tmp_path):
+    write_files(folder, tmp_path)
+    image, _ = picture(3, SIZE)
+    (tmp_path / "image.png").write_bytes(png(image))
+    done = subprocess.run(
+        ["sh", "curl.sh", "image.png", address],
+        cwd=tmp_path,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = np.array(Image.open(io.BytesIO(done.stdout)))
+    np.testing.assert_array_equal(found, labels_of(model, image))
+    done = subprocess.run(
+        [sys.executable, "client.py", "image.png", address],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("(33, 49) classes")
