@@ -4,7 +4,6 @@ import json
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 
 from keras_danet.data.tensorflow_images import resample
@@ -178,13 +177,14 @@ def _overlay(image, label, palette):
     return tf.cast(tf.round(mixed), tf.uint8)
 
 
-def warm_up_requests(folder, name, images):
+def warm_up_requests(folder, name, images, dtype):
     """Writes what TensorFlow Serving runs before the first request.
 
     Args:
         folder: path of the SavedModel.
         name: string, the model's.
         images: list of uint8 arrays (height, width, 3).
+        dtype: string, that of the signatures' pixels.
 
     Raises:
         ImportError: without `tensorflow-serving-api`.
@@ -199,7 +199,7 @@ def warm_up_requests(folder, name, images):
         for image in images:
             contents = tf.io.encode_jpeg(image).numpy()
             for signature, key, value in (
-                ("serving_default", "images", np.asarray(image)[None]),
+                ("serving_default", "images", image[None].astype(dtype)),
                 ("encoded", "image_bytes", [contents]),
             ):
                 request = predict_pb2.PredictRequest()

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_danet import metrics
 from keras_danet.data.datasets import IGNORE_LABEL
+from keras_danet.inference.scores import count_image
 
 # The share of pixels that must have the same class, by quantization: float32
 # graphs round otherwise, float16 has 11 bits, int8 has 256 steps.
@@ -174,7 +175,9 @@ class Reference:
             if sample.label is not None:
                 has_labels = True
                 for matrix, label in ((theirs, received), (mine, expected)):
-                    matrix += confusion(sample.label, label, self.num_classes)
+                    matrix += count_image(
+                        sample.label, label, self.num_classes, boundary=False
+                    ).confusion
         iou = metrics.mean_iou if has_labels else lambda matrix: math.nan
         least = LEAST_AGREEMENT[quantization]
         return Verification(
@@ -188,14 +191,6 @@ class Reference:
             if least_agreement is None
             else least_agreement,
         )
-
-
-def confusion(truth, predicted, num_classes):
-    """Pixel counts, rows are the true classes; 255 is left out."""
-    known = truth != IGNORE_LABEL
-    pairs = truth[known].astype("int64") * num_classes + predicted[known]
-    counts = np.bincount(pairs, minlength=num_classes**2)
-    return counts.reshape(num_classes, num_classes)
 
 
 def _labels_of(output, shape):

@@ -45,7 +45,7 @@ def write(model, folder, contract, calibration, reference, name):
 
         write_graph(model, folder, contract)
         images = [sample.image for sample in reference.samples[:NUM_WARM]]
-        warm_up_requests(folder, name, images)
+        warm_up_requests(folder, name, images, contract.input_dtype)
         return {}
     folder.mkdir()
     with tempfile.TemporaryDirectory(dir=folder.parent) as place:
@@ -74,7 +74,10 @@ def convert(plain, folder, contract, calibration, reference=None):
             return True
         path.write_bytes(content)
         run = open_file(contract, path)
-        return reference.compare(run, contract.quantization).passed
+        return reference.compare(
+            lambda images: run(images.astype(contract.input_dtype)),
+            contract.quantization,
+        ).passed
 
     kept = tflite.write_tflite(
         plain, path, contract.quantization, calibration, is_good

@@ -229,6 +229,17 @@ def test_the_warm_up_file_replays(folder, signatures):
     assert replayed == {"serving_default", "encoded"}
 
 
+def test_float_pixels_are_warmed_up_as_such(model, tmp_path):
+    import tensorflow as tf
+
+    report = export_model(model, tmp_path, input_dtype="float32", measure=False)
+    assert report.passed
+    loaded = tf.saved_model.load(report.folder)
+    test_the_warm_up_file_replays(
+        pathlib.Path(report.folder), loaded.signatures
+    )
+
+
 def test_others_read_it_without_keras(model, folder, tmp_path):
     image, _ = picture(8, SIZE)
     np.save(tmp_path / "images.npy", image[None])
@@ -279,7 +290,7 @@ def test_openvino_reads_the_same_folder(model, folder):
 
 
 def test_it_holds_no_map_of_all_pairs(folder):
-    """Attention in tiles: a loop, and no product over all positions."""
+    """Attention in tiles; `encoded` has another loop, over its files."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     content = saved_model_pb2.SavedModel()
@@ -288,7 +299,8 @@ def test_it_holds_no_map_of_all_pairs(folder):
     nodes = [*graph.node]
     for function in graph.library.function:
         nodes += function.node_def
-    assert any(node.op in ("While", "StatelessWhile") for node in nodes)
+    loops = [n for n in nodes if n.op in ("While", "StatelessWhile")]
+    assert any("position_attention" in node.name for node in loops)
 
 
 def test_a_model_that_was_loaded_is_exported(model, tmp_path):
