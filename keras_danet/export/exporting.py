@@ -7,6 +7,7 @@ import pathlib
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterable
 from collections.abc import Sequence
 
@@ -46,8 +47,10 @@ class ExportReport:
         verification: `Verification`.
         num_bytes: integer, of its files together.
         operators: tuple of strings, for a TFLite file.
-        float_layers: integer, how many layers full int8 left in float.
-        cost: `measuring.Cost`, or `None` if it was not measured.
+        float_layers: integer, how many layers full int8 left in float so
+            that it agrees.
+        cost: `measuring.Cost`, or `None` if it was not measured, or the
+            process that measures it failed (with a warning).
     """
 
     folder: str
@@ -89,6 +92,8 @@ class ExportReport:
                 f"(the first {self.cost.first_seconds:.1f} s), at most "
                 f"{self.cost.peak_bytes / 2**20:.0f} MiB"
             )
+        elif self.passed:
+            lines[-1] += "; its time and memory were not measured"
         return "\n".join(lines)
 
 
@@ -285,9 +290,13 @@ def _report(folder, place, contract, reference, extras, measure):
     report = dataclasses.replace(report, verification=verification)
     if measure and verification.passed:
         size = contract.size or reference.samples[0].image.shape[:2]
-        report = dataclasses.replace(
-            report, cost=measuring.measure(folder, size)
-        )
+        try:
+            cost = measuring.measure(folder, size)
+        except ChildProcessError as error:
+            # Too little memory, say: the file is as good without its figures.
+            warnings.warn(str(error), stacklevel=3)
+        else:
+            report = dataclasses.replace(report, cost=cost)
     save_text(json.dumps(report.as_dict(), indent=1) + "\n", folder / FILE)
     return report
 

@@ -39,7 +39,7 @@ def write_graph(model, folder, contract, feature=None):
 
     Raises:
         ImportError: if TensorFlow is not installed.
-        RuntimeError: if its process fails; with its last words.
+        ChildProcessError: if its process fails; with its last words.
         ValueError: for a program of torch on another backend.
     """
     backend = keras.backend.backend()
@@ -98,7 +98,7 @@ def _run_on_tensorflow(place):
             "This format is written with TensorFlow, which cannot be imported "
             f"({words[0]}). Install it: pip install tensorflow."
         )
-    raise RuntimeError(
+    raise ChildProcessError(
         "The process that writes the graph with TensorFlow ended with code "
         f"{done.returncode}: {words[0]}"
     )

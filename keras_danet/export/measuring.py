@@ -46,7 +46,7 @@ def measure(folder, size, threads=None, repeats=REPEATS) -> Cost:
         repeats: integer.
 
     Raises:
-        RuntimeError: if the process fails; with its last words.
+        ChildProcessError: if the process fails; with its last words.
     """
     command = [
         *(sys.executable, "-m", "keras_danet.export.measuring", str(folder)),
@@ -57,7 +57,7 @@ def measure(folder, size, threads=None, repeats=REPEATS) -> Cost:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         words = done.stderr.strip().splitlines()[-1:] or ["no words"]
-        raise RuntimeError(
+        raise ChildProcessError(
             f"{folder} cannot be measured: its process ended with code "
             f"{done.returncode} ({words[0]})."
         )

@@ -1,28 +1,78 @@
 """OpenVINO's IR, converted from a SavedModel of one function."""
 
+# What has weights or multiplies: the layers that int8 is about.
+_LAYERS = ("Convolution", "GroupConvolution", "MatMul")
 
-def write_openvino(plain, path, quantization, calibration):
+
+def write_openvino(plain, path, quantization, calibration, compare=None):
     """Converts a SavedModel.
+
+    int8 that loses too much is quantised again with NNCF's accuracy control:
+    the layers that cost the most agreement go back to float, one after the
+    other, until the rest is good enough.
 
     Args:
         plain: path of what `write_plain` wrote.
         path: path of the .xml file to write; the .bin lies beside it.
         quantization: string, one of the format's.
         calibration: list of arrays as the function takes them.
+        compare: function of a function of images to a `Verification`.
+            Defaults to `None`: whatever int8 loses, it stays.
+
+    Returns:
+        List of the names of layers that went back to float.
     """
     import openvino
 
     model = openvino.convert_model(str(plain))
+    kept = []
     if quantization == "int8":
-        import nncf
-
-        model = nncf.quantize(
-            model,
-            nncf.Dataset(calibration),
-            subset_size=len(calibration),
-            # Activations of attentions have both signs.
-            preset=nncf.QuantizationPreset.MIXED,
-        )
+        model, kept = _quantized(model, calibration, compare)
     openvino.save_model(
         model, str(path), compress_to_fp16=quantization == "float16"
     )
+    return kept
+
+
+def _quantized(model, calibration, compare):
+    import nncf
+    import openvino
+
+    options = {
+        "subset_size": len(calibration),
+        # Activations of attentions have both signs.
+        "preset": nncf.QuantizationPreset.MIXED,
+    }
+    images = nncf.Dataset(calibration)
+    quantized = nncf.quantize(model, images, **options)
+    if compare is None:
+        return quantized, []
+
+    def verified(compiled):
+        return compare(lambda batch: compiled(batch)[0])
+
+    found = verified(openvino.Core().compile_model(quantized, "CPU"))
+    if found.passed:
+        return quantized, []
+    controlled = nncf.quantize_with_accuracy_control(
+        model,
+        images,
+        # What is compared on are the samples that `compare` knows.
+        nncf.Dataset([None]),
+        lambda compiled, _: (verified(compiled).agreement, None),
+        max_drop=1 - found.least_agreement,
+        **options,
+    )
+    before = set(_float_layers(quantized))
+    return controlled, [
+        name for name in _float_layers(controlled) if name not in before
+    ]
+
+
+def _float_layers(model):
+    return [
+        node.friendly_name
+        for node in model.get_ops()
+        if node.get_type_name() in _LAYERS
+        and node.input_value(0).get_node().get_type_name() != "FakeQuantize"
+    ]

@@ -122,7 +122,8 @@ def _open_saved_model(path, threads):
     return run
 
 
-def _open_tflite(path, threads):
+def open_tflite(path, threads=None):
+    """A function of a batch of images to what a TFLite file gives."""
     # tf.lite's own interpreter is deprecated in favour of this one.
     from ai_edge_litert.interpreter import Interpreter
 
@@ -185,7 +186,7 @@ def _open_pt2(path, threads):
 
 _OPENERS = {
     "saved_model": _open_saved_model,
-    "tflite": _open_tflite,
+    "tflite": open_tflite,
     "onnx": _open_onnx,
     "openvino": _open_openvino,
     "pt2": _open_pt2,

@@ -101,7 +101,13 @@ def _save(network, folder, functions, asset=None):
         name: function.get_concrete_function()
         for name, function in functions.items()
     }
-    tf.saved_model.save(module, str(folder), signatures=signatures)
+    try:
+        tf.saved_model.save(module, str(folder), signatures=signatures)
+    except tf.errors.OpError as error:
+        # A disk that fills up meanwhile is TensorFlow's own kind of error.
+        raise OSError(
+            f"TensorFlow could not write {folder}: {error.message}"
+        ) from error
 
 
 def _largest(logits):

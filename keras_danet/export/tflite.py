@@ -6,11 +6,13 @@ import warnings
 
 import numpy as np
 
+from keras_danet.export.runtimes import open_tflite
+
 # int8 that loses too much: as many more layers stay float at a time.
 _STEPS = (0.05, 0.1, 0.2, 0.35, 0.5)
 
 
-def write_tflite(plain, path, quantization, calibration, is_good):
+def write_tflite(plain, path, quantization, calibration, compare=None):
     """Converts a SavedModel of one function.
 
     Full int8 that loses too much keeps its most sensitive layers in float:
@@ -23,19 +25,26 @@ def write_tflite(plain, path, quantization, calibration, is_good):
         quantization: string, one of the format's.
         calibration: list of arrays `(1, height, width, 3)` as the function
             takes them.
-        is_good: function of a file's bytes: whether it agrees well enough
-            with the model.
+        compare: function of a function of images to a `Verification`.
+            Defaults to `None`: whatever int8 loses, it stays.
 
     Returns:
         List of the names of layers that stayed float.
     """
     converter = _converter(plain, quantization, calibration)
-    content = converter.convert()
-    kept = []
-    if quantization == "int8" and not is_good(content):
-        content, kept = _with_float_layers(plain, calibration, content, is_good)
-    path.write_bytes(content)
-    return kept
+    path.write_bytes(converter.convert())
+    if quantization != "int8" or compare is None:
+        return []
+
+    def is_good():
+        return compare(open_tflite(path)).passed
+
+    if is_good():
+        return []
+    with warnings.catch_warnings():
+        # The debugger runs on tf.lite's own interpreter, which is deprecated.
+        warnings.filterwarnings("ignore", ".*tf.lite.Interpreter", UserWarning)
+        return _keep_float(plain, path, calibration, is_good)
 
 
 def _converter(plain, quantization, calibration):
@@ -61,8 +70,8 @@ def _converter(plain, quantization, calibration):
     return converter
 
 
-def _with_float_layers(plain, calibration, content, is_good):
-    """(content, names) with the fewest float layers that are good enough."""
+def _keep_float(plain, path, calibration, is_good):
+    """Writes the file with the fewest float layers that is good enough."""
     import tensorflow as tf
 
     debug = tf.lite.experimental
@@ -73,15 +82,12 @@ def _with_float_layers(plain, calibration, content, is_good):
     def images():
         return ([image] for image in calibration)
 
-    with warnings.catch_warnings():
-        # It runs on tf.lite's own interpreter, which is deprecated.
-        warnings.filterwarnings("ignore", ".*tf.lite.Interpreter", UserWarning)
-        debugger = debug.QuantizationDebugger(
-            converter=_converter(plain, "int8", calibration),
-            debug_dataset=images,
-            debug_options=options,
-        )
-        debugger.run()
+    debugger = debug.QuantizationDebugger(
+        converter=_converter(plain, "int8", calibration),
+        debug_dataset=images,
+        debug_options=options,
+    )
+    debugger.run()
     text = io.StringIO()
     debugger.layer_statistics_dump(text)
     rows = csv.DictReader(io.StringIO(text.getvalue()))
@@ -95,10 +101,10 @@ def _with_float_layers(plain, calibration, content, is_good):
         kept = worst[: max(1, round(share * len(worst)))]
         options.denylisted_nodes = kept
         debugger.options = options
-        content = debugger.get_nondebug_quantized_model()
-        if is_good(content):
+        path.write_bytes(debugger.get_nondebug_quantized_model())
+        if is_good():
             break
-    return content, kept
+    return kept
 
 
 def operators_of(path):

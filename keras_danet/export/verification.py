@@ -113,8 +113,8 @@ class Verification:
         if not math.isnan(self.mean_iou):
             text += (
                 f"; mean IoU {self.mean_iou:.2%}, the model's "
-                f"{self.model_mean_iou:.2%} (at most "
-                f"{100 * self.most_loss:g} points less)"
+                f"{self.model_mean_iou:.2%} (allowed to lose: "
+                f"{self.most_loss:.2%})"
             )
         if self.parts_at:
             text += f"; they part at {self.parts_at}"

@@ -51,7 +51,17 @@ def write(model, folder, contract, calibration, reference, name):
     with tempfile.TemporaryDirectory(dir=folder.parent) as place:
         plain = pathlib.Path(place, "plain")
         write_graph(model, plain, contract)
-        return convert(plain, folder, contract, calibration, reference)
+        found = convert(plain, folder, contract, calibration, reference)
+    if contract.format == "tflite":
+        from keras_danet.export import tflite_metadata
+
+        path = folder / FILES[contract.format]
+        path.write_bytes(
+            tflite_metadata.with_metadata(path.read_bytes(), contract, name)
+        )
+        labels = tflite_metadata.labels_text(contract)
+        (folder / tflite_metadata.LABELS).write_text(labels, encoding="utf-8")
+    return found
 
 
 def convert(plain, folder, contract, calibration, reference=None):
@@ -62,29 +72,21 @@ def convert(plain, folder, contract, calibration, reference=None):
 
         write_onnx(plain, path)
         return {}
-    if contract.format == "openvino":
-        from keras_danet.export.openvino_files import write_openvino
 
-        write_openvino(plain, path, contract.quantization, calibration)
-        return {}
-    from keras_danet.export import tflite
-
-    def is_good(content):
-        if reference is None:
-            return True
-        path.write_bytes(content)
-        run = open_file(contract, path)
+    def compare(run):
         return reference.compare(
             lambda images: run(images.astype(contract.input_dtype)),
             contract.quantization,
-        ).passed
+        )
 
-    kept = tflite.write_tflite(
-        plain, path, contract.quantization, calibration, is_good
-    )
-    (folder / "labels.txt").write_text(
-        "\n".join(contract.class_names) + "\n", encoding="utf-8"
-    )
+    how = contract.quantization, calibration, reference and compare
+    if contract.format == "openvino":
+        from keras_danet.export.openvino_files import write_openvino
+
+        return {"float_layers": len(write_openvino(plain, path, *how))}
+    from keras_danet.export import tflite
+
+    kept = tflite.write_tflite(plain, path, *how)
     return {
         "operators": tuple(tflite.operators_of(path)),
         "float_layers": len(kept),

@@ -2,7 +2,9 @@
 
 import json
 import os
+import zipfile
 
+import flatbuffers
 import greys
 import keras
 import numpy as np
@@ -15,9 +17,11 @@ from greys import picture
 from keras_danet.export import Export
 from keras_danet.export import export_model
 from keras_danet.export import exporting
+from keras_danet.export import measuring
 from keras_danet.export import verify_export
 from keras_danet.export import writing
 from keras_danet.export.contract import FORMATS
+from keras_danet.export.verification import LEAST_AGREEMENT
 
 BACKEND = keras.backend.backend()
 needs_tensorflow = pytest.mark.skipif(
@@ -115,12 +119,128 @@ def test_files_for_any_size_hold_no_map_of_all_pairs(
 
 
 @needs_tensorflow
-def test_logits_are_the_models(trained, tmp_path):
-    report = export(trained, tmp_path, "tflite", "none", SIZE, "logits")
+@pytest.mark.parametrize("format", ["tflite", "openvino"])
+def test_layers_stay_float_where_int8_loses_too_much(
+    calibration, tmp_path, monkeypatch, format
+):
+    # A network that has learned little is unsure.
+    arguments = greys.trained_model(epochs=4), tmp_path, format, "int8", SIZE
+    monkeypatch.setitem(LEAST_AGREEMENT, "int8", 0.2)
+    plain = export(*arguments, calibration=calibration)
+    assert plain.passed and plain.float_layers == 0
+    lost = 1 - plain.verification.agreement
+    assert lost > 0.001
+    monkeypatch.setitem(LEAST_AGREEMENT, "int8", 1 - lost / 2)
+    better = export(*arguments, calibration=calibration)
+    assert better.passed, better.summary()
+    assert 1 - better.verification.agreement <= lost / 2
+    assert better.float_layers > 0
+    assert f"{better.float_layers} layers in float" in better.summary()
+    assert better.num_bytes > plain.num_bytes
+
+
+@needs_tensorflow
+def test_int8_takes_float_pixels(trained, samples, calibration, tmp_path):
+    report = export(
+        trained,
+        tmp_path,
+        "tflite",
+        "int8",
+        SIZE,
+        samples=samples,
+        calibration=calibration,
+        input_dtype="float32",
+    )
+    assert report.passed, report.summary()
+    image, label = picture(7)
+    received = Export(report.folder)(image[None].astype("float32"))
+    assert (received[0] == label).mean() > 0.9
+
+
+@needs_tensorflow
+def test_logits_are_the_models(trained, logits_file):
     image, _ = picture(5)
-    received = Export(report.folder)(image[None])
+    received = Export(logits_file.parent)(image[None])
     expected = trained.predict_on_batch(image[None].astype("float32"))
     np.testing.assert_allclose(received, expected, atol=1e-4 * expected.std())
+
+
+@pytest.fixture(scope="module")
+def logits_file(trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("logits")
+    export(trained, folder, "tflite", "none", SIZE, "logits", name="greys")
+    return folder / "tflite_40x64" / "model.tflite"
+
+
+def field(table, number):
+    """The table or vector in a field of a FlatBuffer's table."""
+    return table.Indirect(table.Pos + table.Offset(4 + 2 * number))
+
+
+def table_at(table, position):
+    return flatbuffers.table.Table(table.Bytes, position)
+
+
+@needs_tensorflow
+def test_a_tflite_file_names_its_classes(logits_file):
+    """Fields are numbered as in tflite-support's metadata_schema.fbs."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    with zipfile.ZipFile(logits_file) as files:
+        assert files.read("labels.txt").decode().split() == list(CLASSES)
+    model = schema.Model.GetRootAs(logits_file.read_bytes())
+    [entry] = [
+        model.Metadata(index)
+        for index in range(model.MetadataLength())
+        if model.Metadata(index).Name() == b"TFLITE_METADATA"
+    ]
+    content = model.Buffers(entry.Buffer()).DataAsNumpy().tobytes()
+    assert content[4:8] == b"M001"
+    root = flatbuffers.table.Table(
+        content, int.from_bytes(content[:4], "little")
+    )
+    assert root.String(root.Pos + root.Offset(4)) == b"greys"
+    graph = table_at(root, root.Indirect(root.Vector(root.Offset(10))))
+    image = table_at(graph, graph.Indirect(graph.Vector(graph.Offset(8))))
+    properties = table_at(image, field(table_at(image, field(image, 3)), 1))
+    size = table_at(properties, field(properties, 1))
+    assert [
+        size.Get(
+            flatbuffers.number_types.Uint32Flags, size.Pos + size.Offset(o)
+        )
+        for o in (4, 6)
+    ] == [SIZE[1], SIZE[0]]
+    logits = table_at(graph, graph.Indirect(graph.Vector(graph.Offset(10))))
+    labels = table_at(logits, logits.Indirect(logits.Vector(logits.Offset(16))))
+    assert labels.String(labels.Pos + labels.Offset(4)) == b"labels.txt"
+    kind = flatbuffers.number_types.Int8Flags
+    assert labels.Get(kind, labels.Pos + labels.Offset(8)) == 2
+
+
+@needs_tensorflow
+def test_mediapipe_segments_with_a_tflite_file(trained, logits_file):
+    mediapipe = pytest.importorskip("mediapipe")
+    from mediapipe.tasks.python import BaseOptions
+    from mediapipe.tasks.python import vision
+
+    options = vision.ImageSegmenterOptions(
+        BaseOptions(model_asset_path=str(logits_file)),
+        output_category_mask=True,
+    )
+    image, _ = picture(7)
+    logits = trained.predict_on_batch(image[None].astype("float32"))[0]
+    with vision.ImageSegmenter.create_from_options(options) as segmenter:
+        assert segmenter.labels == list(CLASSES)
+        found = segmenter.segment(
+            mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=image)
+        )
+        received = found.category_mask.numpy_view()[..., 0]
+        confidence = np.stack(
+            [mask.numpy_view()[..., 0] for mask in found.confidence_masks], -1
+        )
+    np.testing.assert_array_equal(received, logits.argmax(-1))
+    expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    np.testing.assert_allclose(confidence, expected, atol=1e-3)
 
 
 def test_it_is_written_from_every_backend(trained, samples, tmp_path):
@@ -192,6 +312,38 @@ def test_a_failed_export_leaves_what_was_there(trained, tmp_path, monkeypatch):
         export(trained, tmp_path, HERE, size=SIZE)
     assert sorted(p.name for p in tmp_path.rglob("*")) == before
     assert verify_export(kept.folder, trained).passed
+
+
+@one_backend
+def test_an_export_is_kept_if_only_its_measurement_fails(
+    trained, tmp_path, monkeypatch
+):
+    folder = export(trained, tmp_path, "pt2", size=SIZE).folder
+    with pytest.raises(ChildProcessError, match="cannot be measured"):
+        measuring.measure(folder, (0, 0))
+
+    def fail(*_):
+        raise ChildProcessError("ended with code -9")
+
+    monkeypatch.setattr(measuring, "measure", fail)
+    with pytest.warns(UserWarning, match="ended with code -9"):
+        report = export(trained, tmp_path, "pt2", size=SIZE, measure=True)
+    assert report.passed and report.cost is None
+    assert "time and memory were not measured" in report.summary()
+    assert verify_export(folder, trained).passed
+
+
+@needs_tensorflow
+def test_a_disk_that_fills_up_meanwhile(trained, tmp_path, monkeypatch):
+    import tensorflow as tf
+
+    def fail(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left")
+
+    monkeypatch.setattr(tf.saved_model, "save", fail)
+    with pytest.raises(OSError, match="could not write.*No space left"):
+        export(trained, tmp_path, "tflite", size=SIZE)
+    assert list(tmp_path.iterdir()) == []
 
 
 @one_backend
