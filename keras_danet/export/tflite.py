@@ -8,6 +8,10 @@ import numpy as np
 
 from keras_danet.export.runtimes import open_tflite
 
+# Softmax and products of two activations: the attentions, and upsampling. In
+# int8 the softmax has a fixed step of 1/256, under which the weights of
+# thousands of positions vanish; and both are slower than in float.
+_FLOAT_OPERATORS = ["BATCH_MATMUL", "SOFTMAX"]
 # int8 that loses too much: as many more layers stay float at a time.
 _STEPS = (0.05, 0.1, 0.2, 0.35, 0.5)
 
@@ -15,9 +19,10 @@ _STEPS = (0.05, 0.1, 0.2, 0.35, 0.5)
 def write_tflite(plain, path, quantization, calibration, compare=None):
     """Converts a SavedModel of one function.
 
-    Full int8 that loses too much keeps its most sensitive layers in float:
-    those whose outputs differ most from the float network's on the
-    calibration images, more and more of them until it is good enough.
+    int8 is of the convolutions, and of all that is between them. If it loses
+    too much, its most sensitive layers stay in float: those whose outputs
+    differ most from the float network's on the calibration images, more and
+    more of them until it is good enough.
 
     Args:
         plain: path of what `write_plain` wrote.
@@ -31,20 +36,16 @@ def write_tflite(plain, path, quantization, calibration, compare=None):
     Returns:
         List of the names of layers that stayed float.
     """
+    if quantization == "int8":
+        with warnings.catch_warnings():
+            # The debugger runs on tf.lite's own interpreter.
+            warnings.filterwarnings(
+                "ignore", ".*tf.lite.Interpreter is deprecated", UserWarning
+            )
+            return _write_int8(plain, path, calibration, compare)
     converter = _converter(plain, quantization, calibration)
     path.write_bytes(converter.convert())
-    if quantization != "int8" or compare is None:
-        return []
-
-    def is_good():
-        return compare(open_tflite(path)).passed
-
-    if is_good():
-        return []
-    with warnings.catch_warnings():
-        # The debugger runs on tf.lite's own interpreter, which is deprecated.
-        warnings.filterwarnings("ignore", ".*tf.lite.Interpreter", UserWarning)
-        return _keep_float(plain, path, calibration, is_good)
+    return []
 
 
 def _converter(plain, quantization, calibration):
@@ -70,23 +71,29 @@ def _converter(plain, quantization, calibration):
     return converter
 
 
-def _keep_float(plain, path, calibration, is_good):
-    """Writes the file with the fewest float layers that is good enough."""
+def _write_int8(plain, path, calibration, compare):
     import tensorflow as tf
 
     debug = tf.lite.experimental
-    options = debug.QuantizationDebugOptions(
-        layer_debug_metrics={"error": lambda diff: float(np.abs(diff).mean())},
-    )
 
     def images():
         return ([image] for image in calibration)
 
+    def is_good():
+        path.write_bytes(debugger.get_nondebug_quantized_model())
+        return compare is None or compare(open_tflite(path)).passed
+
+    options = debug.QuantizationDebugOptions(
+        layer_debug_metrics={"error": lambda diff: float(np.abs(diff).mean())},
+        denylisted_ops=_FLOAT_OPERATORS,
+    )
     debugger = debug.QuantizationDebugger(
         converter=_converter(plain, "int8", calibration),
         debug_dataset=images,
         debug_options=options,
     )
+    if is_good():
+        return []
     debugger.run()
     text = io.StringIO()
     debugger.layer_statistics_dump(text)
@@ -101,7 +108,6 @@ def _keep_float(plain, path, calibration, is_good):
         kept = worst[: max(1, round(share * len(worst)))]
         options.denylisted_nodes = kept
         debugger.options = options
-        path.write_bytes(debugger.get_nondebug_quantized_model())
         if is_good():
             break
     return kept

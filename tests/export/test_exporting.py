@@ -94,6 +94,28 @@ def test_files_for_one_size(
         assert "SPACE_TO_BATCH_ND" not in names
         text = (tmp_path / report.folder / "labels.txt").read_text()
         assert text.split() == list(CLASSES)
+    if (format, quantization) == ("tflite", "int8"):
+        dtypes = dtypes_by_operator(found.folder / "model.tflite")
+        # Attentions' weights are too small for the step of int8's softmax.
+        assert dtypes["CONV_2D"] == {"int8"}
+        assert dtypes["SOFTMAX"] == dtypes["BATCH_MATMUL"] == {"float32"}
+
+
+def dtypes_by_operator(path):
+    """The dtypes of operators' results."""
+    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert.interpreter import OpResolverType
+
+    interpreter = Interpreter(
+        str(path),
+        experimental_op_resolver_type=OpResolverType.BUILTIN_REF,
+    )
+    tensors = {t["index"]: t for t in interpreter.get_tensor_details()}
+    found = {}
+    for operator in interpreter._get_ops_details():
+        names = {tensors[i]["dtype"].__name__ for i in operator["outputs"]}
+        found.setdefault(operator["op_name"], set()).update(names)
+    return found
 
 
 @needs_tensorflow
