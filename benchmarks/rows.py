@@ -220,12 +220,6 @@ def float32_row(key, title, network):
             *others,
             *ours("forward", **network),
             *winograd(**network),
-            export("SavedModel", "saved_model", **network),
-            export("ONNX Runtime", "onnx", **network),
-            export("OpenVINO", "openvino", **network),
-            export(
-                "OpenVINO, int8", "openvino", quantization="int8", **network
-            ),
         ],
         {"eager": [EAGER], "MMSegmentation's best": names([eager, *others])},
     )
@@ -264,6 +258,43 @@ def bfloat16_row(key, title, network):
         },
         "Where the CPU has no bfloat16 instructions (see its flags above) "
         "this says little.",
+    )
+
+
+def server_row(smoke):
+    """What a server would run."""
+    height, width = (64, 128) if smoke else (512, 1024)
+    network = {"depth": 50, **size(height, width)}
+    [plain, compiled] = ours(
+        "forward", ("TensorFlow", "TensorFlow, XLA"), **network
+    )
+    frozen = peer(
+        "MMSegmentation, channels_last, torch.compile, frozen",
+        "peers:forward",
+        channels_last=True,
+        compiled=True,
+        frozen=True,
+        **network,
+    )
+    return Row(
+        "exports-r50-512x1024",
+        f"Exports of DANet-ResNet50, one image of {height}x{width}",
+        [
+            plain,
+            compiled,
+            frozen,
+            export("SavedModel", "saved_model", **network),
+            export("ONNX Runtime", "onnx", **network),
+            export("OpenVINO", "openvino", **network),
+            export(
+                "OpenVINO, int8", "openvino", quantization="int8", **network
+            ),
+        ],
+        {
+            "TensorFlow": [plain.name],
+            "TensorFlow, XLA": [compiled.name],
+            "MMSegmentation": [frozen.name],
+        },
     )
 
 
@@ -364,6 +395,7 @@ def forward_rows(smoke):
     return [
         *rows,
         scale_row(height, width, 18 if smoke else 50),
+        server_row(smoke),
         phone_row(smoke),
     ]
 
