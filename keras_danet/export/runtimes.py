@@ -80,8 +80,10 @@ def open_file(contract, path, threads=None):
         raise
     # Each library has errors of its own.
     except Exception as error:
+        # OpenVINO's are of many lines.
+        words = " ".join(str(error).split())
         raise ValueError(
-            f"{path} cannot be opened: {error}. Expected the file that "
+            f"{path} cannot be opened: {words}. Expected the file that "
             "`keras-danet export` wrote. Export it again."
         ) from error
 

@@ -162,10 +162,10 @@ class PretrainedDANet(Pretrained):
     ) -> Self:
         """A new model with the weights of a trained one.
 
-        For further training with other classes, or another `dropout`, `dtype`
-        or `auxiliary`. Layers that `source` lacks, and the classifiers if
-        `num_classes` is not `source`'s, are newly initialized, with a warning
-        that names them. Nothing is compiled or frozen.
+        For further training with other classes, or another `dropout`, `dtype`,
+        `auxiliary` or `output_stride`. Layers that `source` lacks, and the
+        classifiers if `num_classes` is not `source`'s, are newly initialized,
+        with a warning that names them. Nothing is compiled or frozen.
 
             model = keras_danet.DANet.from_model("runs/cityscapes", 11)
 
@@ -182,8 +182,9 @@ class PretrainedDANet(Pretrained):
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: for a file that cannot be read, or a model that is not
-                a `DANet`.
+            ValueError: for a file that cannot be read, a model that is not a
+                `DANet`, or another `output_stride` of a backbone that is
+                neither ours nor one of `keras.applications` by its name.
         """
         cls._refuse_made_for(overrides, "source")
         if not isinstance(source, keras.Model):
@@ -196,6 +197,9 @@ class PretrainedDANet(Pretrained):
             )
         if num_classes is not None:
             overrides["num_classes"] = num_classes
+        shape = _pop_shape(overrides)
+        if shape:
+            overrides["backbone"] = _reshaped(source, shape, overrides)
         return cls._made_again(source, overrides)
 
     def to_state_dict(self, naming: str = "official") -> dict[str, np.ndarray]:
@@ -253,11 +257,7 @@ class PretrainedDANet(Pretrained):
         if isinstance(backbone, str) and backbone in NAMED_BACKBONES:
             return config
         # These shape the backbone; `DANet` takes them only for a named one.
-        shape = {
-            key: overrides.pop(key)
-            for key in ("output_stride", "multi_grid")
-            if key in overrides
-        }
+        shape = _pop_shape(overrides)
         if "dtype" in overrides:
             shape["dtype"] = overrides["dtype"]
         if is_description(backbone):
@@ -265,6 +265,31 @@ class PretrainedDANet(Pretrained):
             return {**config, "backbone": from_description(backbone, **shape)}
         inner = presets.checked_arguments(folder, backbone, DilatedResNet)
         return {**config, "backbone": DilatedResNet(**{**inner, **shape})}
+
+
+def _pop_shape(overrides):
+    """The overrides that shape the backbone, and no weights."""
+    return {
+        key: overrides.pop(key)
+        for key in ("output_stride", "multi_grid")
+        if key in overrides
+    }
+
+
+def _reshaped(model, shape, overrides):
+    """The backbone of `model` in another shape, without weights."""
+    backbone = backbone_of(model)
+    if isinstance(backbone, DilatedResNet):
+        return DilatedResNet.from_config({**backbone.get_config(), **shape})
+    named = describe(backbone)
+    if named is None:
+        raise ValueError(
+            f"The backbone {backbone.name!r} keeps the `output_stride` that it "
+            "was made with. Make it again with `dilate`, and a DANet over it. "
+            f"Received: {shape}"
+        )
+    dtype = overrides.get("dtype", model.get_config()["dtype"])
+    return from_description(named, dtype, **shape)
 
 
 def _undecided(found, told, multi_grid, align_corners):

@@ -55,7 +55,8 @@ class ModelConfig:
             `.weights.h5`, `.h5` or `.keras` file. None draws them at random.
         start_from: a DANet to fine-tune, with the classes of this data set:
             a preset, a run folder or a `.keras` file. `attention` and the
-            backbone's keys must be those of that DANet.
+            backbone's keys must be those of that DANet, but for
+            `output_stride`, which decides no weights.
         freeze: what is not trained, a `part` of `keras_danet.freeze`.
     """
 

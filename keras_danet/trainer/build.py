@@ -62,7 +62,12 @@ def build_model(config, num_classes, like=None):
         model = DANet.from_model(
             network.start_from, num_classes=num_classes, **options
         )
-        _check_network(network, "start_from", _network_of(model, network))
+        found = _network_of(model, network)
+        if found["output_stride"] != network.output_stride:
+            # It decides no weights.
+            model = DANet.from_model(model, output_stride=network.output_stride)
+            found = _network_of(model, network)
+        _check_network(network, "start_from", found)
     else:
         model = DANet(
             num_classes=num_classes,

@@ -19,6 +19,7 @@ from keras_danet import runs
 from keras_danet.cli import main
 from keras_danet.data.scenes import write_scenes
 from keras_danet.models.freezing import backbone_of
+from keras_danet.models.keras_backbones import describe
 from keras_danet.models.keras_backbones import keras_backbone
 from keras_danet.models.keras_backbones import pixel_statistics
 from keras_danet.recipe import TrainConfig
@@ -428,3 +429,17 @@ def test_the_table_of_the_documents_is_the_code_s():
         order = "BGR" if row.bgr else "RGB"
         line = f"| {' | '.join(map(str, [*cells, order, strides]))} |"
         assert line in page.splitlines(), line
+
+
+@one_backend
+def test_a_named_backbone_at_another_output_stride(tiny):
+    source = DANet(3, keras_backbone(NAME, output_stride=16, num_stages=3))
+    new = DANet.from_model(source, output_stride=8, dtype="float32")
+    assert describe(backbone_of(new))["config"] == {
+        "output_stride": 8,
+        "num_stages": 3,
+    }
+    for old, received in zip(source.weights, new.weights, strict=True):
+        np.testing.assert_array_equal(
+            *map(keras.ops.convert_to_numpy, (old, received))
+        )

@@ -10,6 +10,7 @@ from tiny import quick_builds
 from keras_danet import DANet
 from keras_danet import DilatedResNet
 from keras_danet import dilate
+from keras_danet.models.freezing import backbone_of
 from keras_danet.recipe import TrainConfig
 from keras_danet.trainer import build
 
@@ -145,7 +146,6 @@ def started(tmp_path_factory):
         ({"attention": ()}, r"attention=\('channel',\) \(received \(\)\)"),
         ({"depth": 50}, r"depth=18 \(received 50\)"),
         ({"filters": 64}, r"filters=4 \(received 64\)"),
-        ({"output_stride": 8}, r"output_stride=16 \(received 8\)"),
         ({"multi_grid": None}, r"multi_grid=\(1, 2\) \(received None\)"),
         ({"stem_filters": None}, r"stem_filters=\(4, 4, 8\)"),
     ],
@@ -159,6 +159,14 @@ def test_a_recipe_says_what_it_starts_from(started, settings, message):
 def test_a_recipe_may_start_from_what_it_says(started):
     model = build.build_model(tiny(**started), 4)
     assert model.attention == ("channel",)
+    # The same weights at another stride.
+    finer = build.build_model(tiny(**{**started, "output_stride": 8}), 4)
+    for old, new in zip(model.weights, finer.weights, strict=True):
+        np.testing.assert_array_equal(
+            *map(keras.ops.convert_to_numpy, (old, new))
+        )
+    found = backbone_of(finer).get_config()
+    assert found["output_stride"] == 8 and found["multi_grid"] == (1, 2)
     # Of a network that no recipe describes nothing is said.
     backbone = dilate(
         keras.applications.MobileNetV2(

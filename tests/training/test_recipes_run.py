@@ -32,7 +32,9 @@ PER_CLASS_OF_AUXILIARY = 256 + 1
 
 
 def without_download(path):
-    return load_recipe(path).replace({"backbone_weights": None})
+    return load_recipe(path).replace(
+        {"backbone_weights": None, "start_from": None}
+    )
 
 
 def narrow(path):

@@ -106,6 +106,25 @@ def test_another_dtype_is_that_of_the_backbone_too():
         assert layer.compute_dtype == "bfloat16"
 
 
+def test_another_output_stride():
+    source = trained()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        new = DANet.from_model(source, output_stride=16, multi_grid=(1, 2))
+    check(new, source)
+    direct = DANet(
+        5, DilatedResNet(18, filters=8, output_stride=16, multi_grid=(1, 2))
+    )
+    direct.set_weights(source.get_weights())
+    image = np.random.default_rng(1).uniform(0, 255, (1, 48, 64, 3))
+    received, expected, other = (
+        model.predict_on_batch(image.astype("float32"))
+        for model in (new, direct, source)
+    )
+    np.testing.assert_allclose(received, expected, rtol=1e-5)
+    assert np.abs(received - other).max() > 0.01 * np.abs(other).max()
+
+
 @one_backend
 def test_any_backbone(tmp_path):
     backbone = keras.applications.MobileNetV2(
@@ -119,6 +138,8 @@ def test_any_backbone(tmp_path):
     for path, value in values(new).items():
         if path.partition("/")[0] not in CLASSIFIERS:
             np.testing.assert_array_equal(value, theirs[path], err_msg=path)
+    with pytest.raises(ValueError, match="keeps the `output_stride`.* 16"):
+        DANet.from_model(source, output_stride=16)
 
 
 @one_backend
