@@ -59,7 +59,11 @@ class Service(
 
 def start(served):
     """(server, its address)."""
-    server = grpc.server(concurrent.futures.ThreadPoolExecutor(4))
+    # TensorFlow Serving sets no limit either.
+    server = grpc.server(
+        concurrent.futures.ThreadPoolExecutor(4),
+        options=[("grpc.max_receive_message_length", -1)],
+    )
     service = Service(served)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
         service, server

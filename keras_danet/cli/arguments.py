@@ -89,6 +89,19 @@ def add_protocol(verb):
     )
 
 
+def positive(text):
+    """An integer of 1 or more, for `type=`."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(
+            f"expected an integer of 1 or more, received {text!r}"
+        )
+    return number
+
+
 def _pair(text):
     sides = _sides(text)
     if not sides:

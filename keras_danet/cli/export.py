@@ -3,10 +3,14 @@
 import argparse
 import json
 import pathlib
+import sys
 
 from keras_danet.cli.arguments import add_model
+from keras_danet.cli.arguments import positive
 from keras_danet.cli.streams import held_standard_error
 from keras_danet.export.contract import FORMATS
+from keras_danet.export.contract import LARGER_FILES
+from keras_danet.export.contract import MAX_PIXELS
 from keras_danet.export.contract import OUTPUTS
 from keras_danet.files import check_folder
 
@@ -63,6 +67,15 @@ def add(verbs):
         help="dtype of the pixels, 0-255 in both (default: uint8)",
     )
     verb.add_argument(
+        "--max-pixels",
+        type=positive,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="pixels of the largest image that a SavedModel computes; files "
+        f"may have {LARGER_FILES} times more if they are resized (default: "
+        f"{MAX_PIXELS})",
+    )
+    verb.add_argument(
         "--name",
         default="danet",
         help="what a server calls a SavedModel (default: danet)",
@@ -76,7 +89,7 @@ def add(verbs):
     add_samples(verb)
     verb.add_argument(
         "--calibration",
-        type=int,
+        type=positive,
         default=NUM_CALIBRATION,
         metavar="N",
         help="how many training images int8 is calibrated with (default: "
@@ -108,11 +121,11 @@ def add_samples(verb):
     )
     verb.add_argument(
         "--images",
-        type=int,
+        type=positive,
         default=NUM_IMAGES,
         metavar="N",
-        help="how many validation images are compared on (default: "
-        f"{NUM_IMAGES})",
+        help="how many validation images are compared on, spread over the "
+        f"split; more give a surer mean IoU (default: {NUM_IMAGES})",
     )
 
 
@@ -150,6 +163,7 @@ def run(arguments):
             size=None if size == "any" else size,
             outputs=arguments.outputs,
             input_dtype=arguments.input_dtype,
+            max_pixels=arguments.max_pixels,
             name=arguments.name,
             version=arguments.version,
             samples=samples,
@@ -168,24 +182,28 @@ def samples_of(arguments, model, config, split=None, count=None):
     from keras_danet import runs
     from keras_danet.export.samples import read_samples
 
-    sides = getattr(model, "test_size", None) or (None, None)
     if arguments.data:
         dataset, root = runs.find_data_for(model, *arguments.data)
     elif config is None:
         return []
     else:
-        sides = config.test_sides
         try:
             dataset, root = runs.find_data(config, arguments.model)
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            if split:
+                raise
             # The data may be elsewhere by now.
+            print(
+                f"keras-danet: compared on noise only: {error}",
+                file=sys.stderr,
+            )
             return []
     if split is None:
         split = config.val_split if config else "val"
     elif config:
         split = config.train_split
     count = arguments.images if count is None else count
-    return read_samples(dataset, root, split, sides, count)
+    return read_samples(dataset, root, split, count)
 
 
 def _size(text):

@@ -1,5 +1,6 @@
 """`keras-danet serve-files`: what TensorFlow Serving is run with."""
 
+from keras_danet.cli.arguments import positive
 from keras_danet.text_tables import harmless
 
 
@@ -23,7 +24,7 @@ def add(verbs):
     )
     verb.add_argument(
         "--threads",
-        type=int,
+        type=positive,
         default=2,
         metavar="N",
         help="batches that the server computes at a time (default: 2)",

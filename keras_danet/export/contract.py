@@ -14,8 +14,10 @@ FORMATS = {
 CALIBRATED = ("int8", "int16x8")
 OUTPUTS = ("labels", "logits")
 FILE = "export.json"
-# 8.4 megapixels, four images of Cityscapes.
+# What a network computes: 8.4 megapixels, four images of Cityscapes.
 MAX_PIXELS = 2**23
+# A photograph may have as many times more, if it is resized to fewer.
+LARGER_FILES = 4
 MAX_SIDE = 2**16
 
 
@@ -38,7 +40,7 @@ class Contract:
             measured, each `None` for their own. A server's `encoded` and
             `colored` resize images so; whoever sends pixels does it.
         input_dtype: `"uint8"` or `"float32"`.
-        max_pixels: integer; a server refuses larger image files.
+        max_pixels: integer; a server refuses to compute larger images.
     """
 
     format: str
@@ -50,6 +52,11 @@ class Contract:
     test_sides: tuple[int | None, int | None] = (None, None)
     input_dtype: str = "uint8"
     max_pixels: int = MAX_PIXELS
+
+    @property
+    def max_file_pixels(self) -> int:
+        """A server refuses image files of more, by their header."""
+        return LARGER_FILES * self.max_pixels
 
     def as_dict(self) -> dict[str, Any]:
         """The contract as a dict that JSON can hold."""

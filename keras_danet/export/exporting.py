@@ -1,5 +1,6 @@
 """`export_model`: one network, many formats, each checked when written."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -7,7 +8,6 @@ import pathlib
 import re
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterable
 from collections.abc import Sequence
 
@@ -17,6 +17,8 @@ from keras_danet.export import writing
 from keras_danet.export.contract import CALIBRATED
 from keras_danet.export.contract import FILE
 from keras_danet.export.contract import FORMATS
+from keras_danet.export.contract import MAX_PIXELS
+from keras_danet.export.contract import MAX_SIDE
 from keras_danet.export.contract import OUTPUTS
 from keras_danet.export.contract import Contract
 from keras_danet.export.runtimes import Export
@@ -49,8 +51,8 @@ class ExportReport:
         operators: tuple of strings, for a TFLite file.
         float_layers: integer, how many layers full int8 left in float so
             that it agrees.
-        cost: `measuring.Cost`, or `None` if it was not measured, or the
-            process that measures it failed (with a warning).
+        cost: `measuring.Cost`, or `None` if it was not measured.
+        not_measured: string, why the process that measures it failed.
     """
 
     folder: str
@@ -60,6 +62,7 @@ class ExportReport:
     operators: tuple[str, ...] = ()
     float_layers: int = 0
     cost: measuring.Cost | None = None
+    not_measured: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -74,13 +77,23 @@ class ExportReport:
             "operators": list(self.operators),
             "float_layers": self.float_layers,
             "cost": self.cost and dataclasses.asdict(self.cost),
+            "not_measured": self.not_measured,
             "versions": versions(),
         }
 
     def summary(self) -> str:
-        verdict = "agrees with" if self.passed else "DIFFERS FROM"
+        if not self.passed:
+            remedy = ""
+            if self.contract.quantization != "none":
+                remedy = " Try another precision, or more calibration images."
+            return (
+                "The export DIFFERS FROM the model and was not kept: "
+                f"{self.verification.summary()}.\n"
+                f"{self.folder} is as it was.{remedy}"
+            )
         lines = [
-            f"{self.folder} {verdict} the model: {self.verification.summary()}",
+            f"{self.folder} agrees with the model: "
+            f"{self.verification.summary()}",
             f"{self.num_bytes / 1e6:.1f} MB",
         ]
         if self.float_layers:
@@ -92,8 +105,8 @@ class ExportReport:
                 f"(the first {self.cost.first_seconds:.1f} s), at most "
                 f"{self.cost.peak_bytes / 2**20:.0f} MiB"
             )
-        elif self.passed:
-            lines[-1] += "; its time and memory were not measured"
+        elif self.not_measured:
+            lines[-1] += f"; {self.not_measured}"
         return "\n".join(lines)
 
 
@@ -110,6 +123,7 @@ def export_model(
     calibration: Sequence = (),
     test_sides: Sequence | None = None,
     input_dtype: str = "uint8",
+    max_pixels: int = MAX_PIXELS,
     measure: bool = True,
 ) -> ExportReport:
     """Writes `model` for use without Keras, and checks what was written.
@@ -139,6 +153,8 @@ def export_model(
         test_sides: (long, short) side that images should have, each `None`
             for their own. Defaults to `None`, the model's `test_size`.
         input_dtype: `"uint8"` or `"float32"`.
+        max_pixels: integer; a SavedModel refuses to compute larger images.
+            Defaults to `2**23`, 8.4 megapixels.
         measure: boolean, whether latency and memory are measured.
 
     Returns:
@@ -149,8 +165,16 @@ def export_model(
         ImportError: if a package that the format needs is not installed.
         ValueError: for arguments that the format does not have.
     """
+    _check_model(model)
     contract = _contract(
-        model, format, quantization, size, outputs, test_sides, input_dtype
+        model,
+        format,
+        quantization,
+        size,
+        outputs,
+        test_sides,
+        input_dtype,
+        max_pixels,
     )
     if quantization in CALIBRATED and len(calibration) < MIN_CALIBRATION:
         raise ValueError(
@@ -160,9 +184,9 @@ def export_model(
         )
     place = _place(pathlib.Path(output), contract, name, version)
     _check_room(model, place)
-    reference = Reference(model, _fitted(samples, contract.size))
+    reference = Reference(model, _fitted(samples, contract))
     calibration = [
-        Sample(image).fitted(size).image[None].astype(input_dtype)
+        Sample(image).fitted(contract).image[None].astype(input_dtype)
         for image in calibration
     ]
     make_folder(place.parent)
@@ -170,12 +194,13 @@ def export_model(
         dir=place.parent, prefix=".partial-"
     ) as partial:
         folder = pathlib.Path(partial, "export")
-        extras = writing.write(
-            model, folder, contract, calibration, reference, name
-        )
+        with _explained(format):
+            extras = writing.write(
+                model, folder, contract, calibration, reference, name
+            )
         report = _report(folder, place, contract, reference, extras, measure)
         if report.passed:
-            _replace(folder, place)
+            _replace(folder, place, contract)
             return report
     parts_at = writing.first_difference(
         model, contract, calibration, reference.samples[0]
@@ -188,14 +213,46 @@ def export_model(
     )
 
 
-def _fitted(samples, size):
-    """Samples of the export's size, and noise, which no photograph shows."""
-    sizes = [size] if size else NOISE_SIZES
-    return [*(sample.fitted(size) for sample in samples), *map(noise, sizes)]
+def _check_model(model):
+    if not isinstance(model, DANet):
+        raise ValueError(
+            f"Expected a DANet. Received a {type(model).__name__}. Other "
+            "models are exported by Keras's `model.export`."
+        )
+
+
+@contextlib.contextmanager
+def _explained(format):
+    """Converters have errors of their own, of many kinds."""
+    try:
+        yield
+    except (ImportError, MemoryError, OSError, ValueError):
+        raise
+    except Exception as error:
+        words = " ".join(str(error).split())[:500]
+        raise ValueError(
+            f"The format {format} could not be written "
+            f"({type(error).__name__}: {words}). Nothing was kept. If the disk "
+            "is full, make room; else try another format or size."
+        ) from error
+
+
+def _fitted(samples, contract):
+    """Samples as the network sees them, and noise, which no photo shows."""
+    sizes = [contract.size] if contract.size else NOISE_SIZES
+    noises = [noise(size) for size in sizes]
+    return [sample.fitted(contract) for sample in (*samples, *noises)]
 
 
 def _contract(
-    model, format, quantization, size, outputs, test_sides, input_dtype
+    model,
+    format,
+    quantization,
+    size,
+    outputs,
+    test_sides,
+    input_dtype,
+    max_pixels,
 ):
     arguments.choice("format", format, FORMATS)
     arguments.choice("quantization", quantization, FORMATS[format])
@@ -206,6 +263,13 @@ def _contract(
             f"A file of the format {format} is for one image size. Give "
             "`size` (--size HEIGHTxWIDTH)."
         )
+    bounds = {"least": 1, "most": MAX_SIDE}
+    if size is not None:
+        must = f"must be (height, width), each in [1, {MAX_SIDE}]"
+        size = arguments.integers("size", size, must, length=2, **bounds)
+    max_pixels = arguments.integer(
+        "max_pixels", max_pixels, "must be 1 or more", least=1
+    )
     names, palette = classes_of(model)
     if test_sides is None:
         test_sides = getattr(model, "test_size", None) or (None, None)
@@ -215,9 +279,10 @@ def _contract(
         outputs,
         tuple(names),
         tuple(map(tuple, palette)),
-        size and (int(size[0]), int(size[1])),
+        size,
         tuple(test_sides),
         input_dtype,
+        max_pixels,
     )
 
 
@@ -232,10 +297,11 @@ def _place(output, contract, name, version):
         place = output / "_".join(parts)
         _check_own(place)
         return place
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+    # A folder of digits is a version.
+    if not re.fullmatch(r"(?!\d+$)[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise ValueError(
             "`name` (--name) must consist of letters, digits, '_', '-' and "
-            f"'.'. Received: {name!r}"
+            f"'.', and not of digits only. Received: {name!r}"
         )
     if version is not None:
         arguments.number("version", version, "must be 1 or more", least=1)
@@ -280,13 +346,7 @@ def _report(folder, place, contract, reference, extras, measure):
     save_text(
         json.dumps({"contract": contract.as_dict()}) + "\n", folder / FILE
     )
-    export = Export(folder)
-    verification = reference.compare(export, contract.quantization)
-    if contract.format == "saved_model":
-        # Both ways in; the worse one counts.
-        from_files = reference.compare(export.from_files, "none")
-        if from_files.agreement < verification.agreement:
-            verification = from_files
+    verification = _compared(reference, Export(folder))
     report = dataclasses.replace(report, verification=verification)
     if measure and verification.passed:
         size = contract.size or reference.samples[0].image.shape[:2]
@@ -294,25 +354,43 @@ def _report(folder, place, contract, reference, extras, measure):
             cost = measuring.measure(folder, size)
         except ChildProcessError as error:
             # Too little memory, say: the file is as good without its figures.
-            warnings.warn(str(error), stacklevel=3)
+            report = dataclasses.replace(report, not_measured=str(error))
         else:
             report = dataclasses.replace(report, cost=cost)
     save_text(json.dumps(report.as_dict(), indent=1) + "\n", folder / FILE)
     return report
 
 
+def _compared(reference, export):
+    contract = export.contract
+    verification = reference.compare(export, contract.quantization)
+    if contract.format != "saved_model":
+        return verification
+    # Both ways in; the worse one counts.
+    from_files = reference.compare(export.from_files, contract.quantization)
+    return min(verification, from_files, key=lambda found: found.margin)
+
+
 def _bytes_of(folder):
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
 
-def _replace(folder, place):
+def _replace(folder, place, contract):
     """Moves a folder to its place; an older one lasts until then."""
     old = folder.with_name("old")
+    # What came there meanwhile is not replaced either.
+    if contract.format == "saved_model" and place.exists():
+        raise FileExistsError(
+            f"{place} was made by another process meanwhile. Export again, "
+            "for the next version."
+        )
+    _check_own(place)
     if place.exists():
         os.rename(place, old)
     try:
         os.rename(folder, place)
-    except OSError:
+    # Also where the process is told to stop in between.
+    except BaseException:
         if old.exists():
             os.rename(old, place)
         raise
@@ -338,12 +416,14 @@ def verify_export(
         FileNotFoundError: if the folder is not an export's.
         ValueError: if it is damaged, or has other classes than the model.
     """
+    _check_model(model)
     export = Export(folder)
-    contract = export.contract
-    if len(contract.class_names) != model.num_classes:
+    theirs, (ours, _) = export.contract.class_names, classes_of(model)
+    if theirs != tuple(ours):
         raise ValueError(
-            f"{folder} has {len(contract.class_names)} classes, and the model "
-            f"{model.num_classes}. Expected the model that it was made from."
+            f"{folder} has the classes {', '.join(theirs)}, and the model "
+            f"{', '.join(ours)}. Expected the model that it was made from."
         )
-    reference = Reference(model, _fitted(samples, contract.size))
-    return reference.compare(export, contract.quantization)
+    return _compared(
+        Reference(model, _fitted(samples, export.contract)), export
+    )

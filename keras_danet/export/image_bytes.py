@@ -1,7 +1,8 @@
 """The bytes of a JPEG or PNG to an upright image, inside a TensorFlow graph.
 
 What a server is sent is untrusted: kind and size are read from the header and
-refused before any memory is taken for pixels.
+refused before any memory is taken for pixels, and so is what decoders unpack or
+go through again and again besides pixels.
 """
 
 import tensorflow as tf
@@ -13,6 +14,11 @@ from keras_danet.data.png import PNG_SIGNATURE
 HEADER_BYTES = 2**16
 # More than any encoder takes for a pixel.
 MAX_BYTES_PER_PIXEL = 8
+# Chunks of a PNG that unpack to up to 8 MB each, and how many may be there:
+# pixels may look like one.
+_PACKED, MAX_PACKED = (b"zTXt", b"iTXt", b"iCCP"), 16
+# Where a scan of a JPEG begins; an encoder makes about ten at most.
+_SCAN, MAX_SCANS = b"\xff\xda", 200
 _ORIENTATION = 0x0112
 _EXIF = b"Exif\0\0"
 
@@ -27,9 +33,11 @@ def decode_upright(contents, max_pixels):
     Returns:
         uint8 tensor (height, width, 3), RGB.
 
+    The EXIF orientation of a JPEG is obeyed; PNGs are taken as they are.
+
     Raises:
         tf.errors.InvalidArgumentError: when it runs, if the bytes are not a
-            JPEG or PNG, or too large.
+            JPEG or PNG of 8 bits, or too large.
     """
     start = tf.io.decode_raw(
         tf.strings.substr(contents, 0, HEADER_BYTES), tf.uint8
@@ -66,7 +74,22 @@ def decode_upright(contents, max_pixels):
         ],
         name="size",
     )
-    with tf.control_dependencies([small]):
+    plain = tf.debugging.Assert(
+        tf.cond(
+            is_png,
+            lambda: (
+                (_number(start, 24, 1) <= 8)
+                & (sum(_count(contents, p) for p in _PACKED) <= MAX_PACKED)
+            ),
+            lambda: _count(contents, _SCAN) <= MAX_SCANS,
+        ),
+        [
+            "The image has 16 bits per channel, too much text, or too many "
+            "scans. Save it as a plain JPEG, or a PNG of 8 bits."
+        ],
+        name="plain",
+    )
+    with tf.control_dependencies([small, plain]):
         image = tf.cond(
             is_png,
             lambda: tf.io.decode_png(contents, channels=3),
@@ -81,6 +104,10 @@ def decode_upright(contents, max_pixels):
 def _begins(start, signature):
     expected = tf.constant(list(signature), tf.uint8)
     return tf.reduce_all(start[: len(signature)] == expected)
+
+
+def _count(contents, part):
+    return tf.size(tf.strings.split(contents, part)) - 1
 
 
 def _jpeg_size(contents):

@@ -66,8 +66,6 @@ def measure(folder, size, threads=None, repeats=REPEATS) -> Cost:
 
 
 def _measure_here(folder, size, threads, repeats):
-    import psutil
-
     from keras_danet.export.runtimes import Export
 
     rng = np.random.default_rng(0)
@@ -81,18 +79,25 @@ def _measure_here(folder, size, threads, repeats):
         started = time.perf_counter()
         export(image)
         times.append(time.perf_counter() - started)
-    memory = psutil.Process().memory_info()
-    peak = getattr(memory, "peak_wset", None) or _peak_bytes()
     median = statistics.median(times) if times else first
-    return Cost(size, first, median, peak, repeats)
+    return Cost(size, first, median, _peak_bytes(), repeats)
 
 
 def _peak_bytes():
+    status = pathlib.Path("/proc/self/status")
+    if status.is_file():
+        # On Linux a child's `ru_maxrss` begins at its parent's.
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    import psutil
+
+    memory = psutil.Process().memory_info()
+    if hasattr(memory, "peak_wset"):
+        return memory.peak_wset
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # macOS counts bytes, Linux kilobytes.
-    return peak if sys.platform == "darwin" else 1024 * peak
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def main():

@@ -37,7 +37,7 @@ class Export:
 
     Raises:
         FileNotFoundError: if the folder is not an export's.
-        ValueError: if it is damaged.
+        ValueError: if it is damaged, or for images that it does not take.
     """
 
     def __init__(self, folder, threads=None):
@@ -53,16 +53,46 @@ class Export:
         self._run = open_file(self.contract, path, threads)
 
     def __call__(self, images):
-        images = np.ascontiguousarray(images, self.contract.input_dtype)
-        return self._run(images)
+        images = self._checked(images)
+        contract = self.contract
+        if contract.format == "saved_model" or contract.size is None:
+            return self._run(images)
+        # A file for one size is for one image at a time.
+        return np.concatenate([self._run(image[None]) for image in images])
+
+    def _checked(self, images):
+        images, dtype = np.asarray(images), self.contract.input_dtype
+        height, width = self.contract.size or ("height", "width")
+        size = self.contract.size or images.shape[1:3]
+        if images.shape[:1] == (0,) or images.shape[1:] != (*size, 3):
+            raise ValueError(
+                f"This export takes images (batch, {height}, {width}, 3). "
+                f"Received: an array {images.shape}"
+            )
+        if dtype == "uint8" and images.dtype != "uint8":
+            raise ValueError(
+                "This export takes uint8 pixels in 0-255. Received: "
+                f"{images.dtype}. Round them, and convert them with "
+                "`.astype('uint8')`."
+            )
+        return np.ascontiguousarray(images, dtype)
 
     def from_files(self, images):
-        """What a SavedModel gives for images that it gets as PNG files."""
+        """What a SavedModel gives for images that it gets as PNG files.
+
+        Raises:
+            ValueError: if it refuses one.
+        """
         import tensorflow as tf
 
         files = [tf.io.encode_png(image) for image in images]
         encoded = self._run.signatures["encoded"]
-        [answers] = encoded(image_bytes=tf.stack(files)).values()
+        try:
+            [answers] = encoded(image_bytes=tf.stack(files)).values()
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(
+                f"{self.folder} refuses an image: {error.message}"
+            ) from error
         labels = [tf.io.decode_png(answer) for answer in answers]
         return tf.stack(labels).numpy()[..., 0]
 
@@ -132,20 +162,14 @@ def open_tflite(path, threads=None):
     interpreter = Interpreter(model_path=str(path), num_threads=threads)
     [source] = interpreter.get_input_details()
     [target] = interpreter.get_output_details()
-    shape = [None]
+    interpreter.allocate_tensors()
 
-    def one(image):
-        if shape[0] != image.shape:
-            if tuple(source["shape"]) != image.shape:
-                interpreter.resize_tensor_input(source["index"], image.shape)
-            interpreter.allocate_tensors()
-            shape[0] = image.shape
-        interpreter.set_tensor(source["index"], image)
+    def run(images):
+        interpreter.set_tensor(source["index"], images)
         interpreter.invoke()
         return interpreter.get_tensor(target["index"])
 
-    # The file is for one image at a time.
-    return lambda images: np.concatenate([one(i[None]) for i in images])
+    return run
 
 
 def _open_onnx(path, threads):
@@ -161,15 +185,16 @@ def _open_onnx(path, threads):
     return lambda images: session.run(None, {name: images})[0]
 
 
-def _open_openvino(path, threads):
+def open_openvino(model, threads=None):
+    """A function of a batch of images to what a file or model of it gives."""
     import openvino
 
     # In bfloat16, its default where there is one, it would not agree.
     options = {"INFERENCE_PRECISION_HINT": "f32"}
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
-    model = openvino.Core().compile_model(str(path), "CPU", options)
-    return lambda images: model(images)[0].copy()
+    compiled = openvino.Core().compile_model(model, "CPU", options)
+    return lambda images: compiled(images)[0].copy()
 
 
 def _open_pt2(path, threads):
@@ -181,7 +206,7 @@ def _open_pt2(path, threads):
 
     def run(images):
         with torch.inference_mode():
-            return program(torch.from_numpy(images)).numpy()
+            return program(torch.from_numpy(images)).cpu().numpy()
 
     return run
 
@@ -190,6 +215,6 @@ _OPENERS = {
     "saved_model": _open_saved_model,
     "tflite": open_tflite,
     "onnx": _open_onnx,
-    "openvino": _open_openvino,
+    "openvino": open_openvino,
     "pt2": _open_pt2,
 }

@@ -10,6 +10,7 @@ from keras_danet.data.tensorflow_images import resample
 from keras_danet.export.image_bytes import decode_upright
 
 CONTRACT_FILE = "contract.json"
+MAX_FILES = 16
 # Of the class's colour in `colored`.
 OVERLAY = 0.5
 
@@ -46,15 +47,18 @@ def write_served(network, folder, contract):
     files = tf.TensorSpec((None,), tf.string, "image_bytes")
     segment = _segment_function(network, contract)
 
+    def logits_of(images):
+        with tf.control_dependencies([_not_too_large(images, contract)]):
+            pixels = tf.cast(images, tf.float32)
+        return network(pixels, training=False)
+
     @tf.function(input_signature=[images])
     def labels(images):
-        logits = network(tf.cast(images, tf.float32), training=False)
-        return {"labels": _largest(logits)}
+        return {"labels": _largest(logits_of(images))}
 
     @tf.function(input_signature=[images])
     def probabilities(images):
-        logits = network(tf.cast(images, tf.float32), training=False)
-        logits = tf.cast(logits, tf.float32)
+        logits = tf.cast(logits_of(images), tf.float32)
         return {"probabilities": tf.nn.softmax(logits)}
 
     @tf.function(input_signature=[files])
@@ -115,8 +119,37 @@ def _largest(logits):
     return tf.cast(tf.argmax(logits, -1, tf.int32), tf.uint8)
 
 
+def _not_too_large(images, contract):
+    """An assertion about the pixels of a batch together.
+
+    Of an image smaller than a feature's eight pixels a whole feature is
+    computed.
+    """
+    shape = tf.shape(images, tf.int64)
+    pixels = shape[0] * tf.reduce_prod(tf.maximum(shape[1:3], 8))
+    return tf.debugging.Assert(
+        pixels <= contract.max_pixels,
+        [
+            f"These images have more than {contract.max_pixels} pixels "
+            "together. Send fewer or smaller ones. Received the shape:",
+            shape,
+        ],
+        name="size",
+    )
+
+
 def _each(answer, image_bytes):
     """Answers for the files of a batch, which may differ in size."""
+    few = tf.debugging.Assert(
+        tf.size(image_bytes) <= MAX_FILES,
+        [
+            f"More than {MAX_FILES} files in a request. Received:",
+            tf.size(image_bytes),
+        ],
+        name="files",
+    )
+    with tf.control_dependencies([few]):
+        image_bytes = tf.identity(image_bytes)
     return tf.map_fn(
         answer,
         image_bytes,
@@ -131,11 +164,24 @@ def _segment_function(network, contract):
     long_side, short_side = contract.test_sides
 
     def segment(contents):
-        image = decode_upright(contents, contract.max_pixels)
+        image = decode_upright(contents, contract.max_file_pixels)
         size = tf.shape(image, tf.int64)[:2]
         target = tf.constant(contract.size or (0, 0), tf.int64)
         if contract.size is None:
             target = _scaled(size, long_side, short_side)
+        small = tf.debugging.Assert(
+            tf.reduce_prod(target) <= contract.max_pixels,
+            [
+                "The network would get an image of more than "
+                f"{contract.max_pixels} pixels. Send a smaller one, or one "
+                "less long. Received (height, width), and what it becomes:",
+                size,
+                target,
+            ],
+            name="target",
+        )
+        with tf.control_dependencies([small]):
+            target = tf.identity(target)
         pixels = tf.cond(
             tf.reduce_all(target == size),
             lambda: tf.cast(image, tf.float32),

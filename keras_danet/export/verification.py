@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from keras_danet import metrics
-from keras_danet.data.datasets import IGNORE_LABEL
+from keras_danet.data.resampling import resize_image
+from keras_danet.data.resampling import scaled_size
 from keras_danet.inference.scores import count_image
 
 # The share of pixels that must have the same class, by quantization: float32
@@ -36,14 +37,24 @@ class Sample:
     image: np.ndarray
     label: np.ndarray | None = None
 
-    def fitted(self, size):
-        """The top left at `size`; black, and no class, beyond the image."""
-        if size is None or tuple(size) == self.image.shape[:2]:
+    def fitted(self, contract):
+        """Resized to what a network gets of it: one size, or test sides.
+
+        A pixel of the label is the one in which its middle lies.
+        """
+        old = self.image.shape[:2]
+        size = contract.size
+        if size is None:
+            size = tuple(map(int, scaled_size(old, *contract.test_sides)))
+        if size == old:
             return self
-        label = self.label
+        rows, columns = (
+            ((np.arange(new) + 0.5) * before / new).astype(int)
+            for new, before in zip(size, old, strict=True)
+        )
         return Sample(
-            _cut_or_pad(self.image, size, 0),
-            None if label is None else _cut_or_pad(label, size, IGNORE_LABEL),
+            np.round(resize_image(self.image, size)).astype("uint8"),
+            None if self.label is None else self.label[rows][:, columns],
         )
 
 
@@ -79,11 +90,16 @@ class Verification:
         return self.model_mean_iou - self.mean_iou
 
     @property
+    def margin(self) -> float:
+        """By how much it is better than required; negative if it is not."""
+        margin = self.agreement - self.least_agreement
+        if math.isnan(self.mean_iou):
+            return margin
+        return min(margin, self.most_loss - self.lost_iou)
+
+    @property
     def passed(self) -> bool:
-        # NaN, without labels, is no loss.
-        return self.agreement >= self.least_agreement and not (
-            self.lost_iou > self.most_loss
-        )
+        return self.margin >= 0
 
     def as_dict(self) -> dict[str, Any]:
         """Every figure, ready for JSON; NaN is `None`."""
@@ -136,6 +152,11 @@ class Reference:
         for sample in samples:
             batch = sample.image[np.newaxis].astype("float32")
             logits = np.asarray(model.predict_on_batch(batch))[0]
+            if not np.isfinite(logits).all():
+                raise ValueError(
+                    "The model computes NaN or infinity, so nothing can be "
+                    "compared with it. Has its training diverged?"
+                )
             self.labels.append(logits.argmax(-1).astype("uint8"))
             second, first = np.partition(logits, -2)[..., -2:].T
             self.leads.append(((first - second) / logits.std()).T)
@@ -205,13 +226,6 @@ def _labels_of(output, shape):
             f"The export gives shape {output.shape}. Expected {(1, *shape)}."
         )
     return output[0].astype("uint8")
-
-
-def _cut_or_pad(array, size, value):
-    fitted = np.full((*size, *array.shape[2:]), value, array.dtype)
-    part = array[: size[0], : size[1]]
-    fitted[: part.shape[0], : part.shape[1]] = part
-    return fitted
 
 
 def noise(size, seed=0):

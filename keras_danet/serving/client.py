@@ -16,15 +16,18 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL import ImageOps
 
 from keras_danet.arguments import choice
+from keras_danet.arguments import integer
+from keras_danet.arguments import number
 
 # The largest answer, a label map as PNG bytes: more than any has.
 MAX_ANSWER_BYTES = 2**28
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
 SIGNATURES = {"encoded": "label_png_bytes", "colored": "overlay_png_bytes"}
 # What may be different a second later.
-_RETRIED_HTTP = (429, 502, 503, 504)
+_RETRIED_HTTP = (429, 502, 503)
 _RETRIED_GRPC = ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
 
 
@@ -41,10 +44,13 @@ class Client:
             `tensorflow-serving-api`).
         model: string, the model's name on the server. Defaults to `"danet"`.
         version: integer. Defaults to `None`, the server's latest.
-        timeout: float, seconds that one request may take. Defaults to `60`.
+        timeout: float, seconds that an answer may take; over REST, connecting
+            and sending may each take as long, too. Defaults to `60`.
         retries: integer, how often a request is sent again if the server
             cannot be reached or is overloaded, each time after twice as long
-            a pause. A request that it refuses is not. Defaults to `3`.
+            a pause, or after the one that the server asks for. Where the
+            connection breaks off meanwhile it is sent again once, and one
+            that is refused is not. Defaults to `3`.
 
     Call arguments:
         image: a path, the bytes of a JPEG or PNG file, an array `(height,
@@ -77,7 +83,8 @@ class Client:
                 f"Received: {address!r}"
             )
         self.address = address
-        self.retries = retries
+        self.retries = integer("retries", retries, "must be 0 or more", least=0)
+        timeout = number("timeout", timeout, "must be above 0", above=0)
         kind = _Grpc if parts.scheme == "grpc" else _Rest
         self._transport = kind(parts, model, version, timeout)
 
@@ -137,18 +144,31 @@ class Client:
             try:
                 return send()
             except _Busy as error:
-                if attempt == self.retries:
+                last = min(self.retries, 1 if error.broke_off else self.retries)
+                if attempt >= last:
                     raise ConnectionError(
                         f"{self.address} does not answer: {error} (asked "
                         f"{attempt + 1} times). Start it, or ask less often."
                     ) from error
                 # Many clients should not come back all at once.
-                time.sleep(pause * random.uniform(0.5, 1))
+                wait = pause * random.uniform(0.5, 1)
+                time.sleep(min(max(wait, error.pause), LONGEST_PAUSE))
                 pause = min(2 * pause, LONGEST_PAUSE)
 
 
 class _Busy(Exception):
-    """What may be different a second later."""
+    """What may be different a second later.
+
+    Args:
+        text: string.
+        pause: float, seconds that the server asks for.
+        broke_off: boolean, whether the server had the request already: it may
+            be what it dies of.
+    """
+
+    def __init__(self, text, pause=0.0, broke_off=False):
+        super().__init__(text)
+        self.pause, self.broke_off = pause, broke_off
 
 
 class _Rest:
@@ -157,7 +177,7 @@ class _Rest:
     def __init__(self, parts, model, version, timeout):
         import httpx
 
-        self._errors = httpx
+        self._errors, self._timeout = httpx, timeout
         which = f"/versions/{version}" if version is not None else ""
         path = f"/v1/models/{urllib.parse.quote(model, safe='')}{which}"
         self._path = parts.path.rstrip("/") + path
@@ -189,7 +209,8 @@ class _Rest:
     def status(self):
         answer = self._send("GET", self._path)
         try:
-            return answer["model_version_status"][0]["state"]
+            found = answer["model_version_status"]
+            return _state_of([version["state"] for version in found])
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(
                 f"The server's answer is not a model's status ({error!r})."
@@ -201,17 +222,22 @@ class _Rest:
     def _send(self, method, path, **given):
         try:
             with self._client.stream(method, path, **given) as answer:
-                body = _read(answer)
-        except self._errors.TimeoutException as error:
-            raise TimeoutError(
-                f"{self._client.base_url} took too long ({error!r}). Give "
-                "more `timeout`, or send smaller images."
-            ) from error
+                body = _read(answer, time.monotonic() + self._timeout)
+        except (self._errors.TimeoutException, TimeoutError) as error:
+            raise self._late(error) from error
         except self._errors.TransportError as error:
-            raise _Busy(str(error) or repr(error)) from error
+            raise _Busy(
+                str(error) or repr(error),
+                broke_off=not isinstance(error, self._errors.ConnectError),
+            ) from error
         content = _as_json(body)
+        if answer.status_code == 504:
+            raise self._late(_error_of(content))
         if answer.status_code in _RETRIED_HTTP:
-            raise _Busy(f"{answer.status_code} {_error_of(content)}")
+            raise _Busy(
+                f"{answer.status_code} {_error_of(content)}",
+                _seconds(answer.headers.get("retry-after")),
+            )
         if answer.status_code != 200:
             raise ValueError(
                 f"The server refuses the request ({answer.status_code}): "
@@ -219,12 +245,30 @@ class _Rest:
             )
         return content
 
+    def _late(self, error):
+        return TimeoutError(
+            f"{self._client.base_url} took too long ({error!r}). Give more "
+            "`timeout`, or send smaller images."
+        )
 
-def _read(answer):
-    """A body, no larger than an answer can be."""
+
+def _seconds(text):
+    """A `Retry-After`; 0 where it is a date, or is missing."""
+    return float(text) if text and text.isdecimal() else 0.0
+
+
+def _state_of(states):
+    """Of a model's versions, one that serves if there is one."""
+    return "AVAILABLE" if "AVAILABLE" in states else states[0]
+
+
+def _read(answer, deadline):
+    """A body, no larger than an answer can be, and in time."""
     body = bytearray()
     for part in answer.iter_bytes():
         body += part
+        if time.monotonic() > deadline:
+            raise TimeoutError("the answer drips")
         if len(body) > MAX_ANSWER_BYTES:
             raise ValueError(
                 f"The server's answer has more than {MAX_ANSWER_BYTES} bytes."
@@ -291,9 +335,11 @@ class _Grpc:
         self._fill(request.model_spec)
         stub = model_service_pb2_grpc.ModelServiceStub(self._channel)
         answer = self._send(stub.GetModelStatus, request)
-        state = answer.model_version_status[0].state
         kinds = get_model_status_pb2.ModelVersionStatus.State
-        return kinds.Name(state)
+        states = [kinds.Name(v.state) for v in answer.model_version_status]
+        if not states:
+            raise ValueError("The server's answer has no version of the model.")
+        return _state_of(states)
 
     def close(self):
         self._channel.close()
@@ -308,7 +354,8 @@ class _Grpc:
             return call(request, timeout=self.timeout)
         except self._grpc.RpcError as error:
             code, details = error.code().name, error.details()
-            if code in _RETRIED_GRPC:
+            # A message that is too large will be so the next time, too.
+            if code in _RETRIED_GRPC and "larger than max" not in details:
                 raise _Busy(f"{code}: {details}") from error
             if code == "DEADLINE_EXCEEDED":
                 raise TimeoutError(
@@ -336,6 +383,8 @@ def _as_bytes(image):
             )
         image = Image.fromarray(array)
     file = io.BytesIO()
+    # Upright, as the server makes a file's image.
+    image = ImageOps.exif_transpose(image)
     image.convert("RGB").save(file, "PNG", compress_level=1)
     return file.getvalue()
 

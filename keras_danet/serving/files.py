@@ -1,11 +1,14 @@
 """The files that TensorFlow Serving is run with, for one export."""
 
 import pathlib
+import re
+import shlex
 import string
 
-from keras_danet.export.runtimes import read_export
+from keras_danet import arguments
 from keras_danet.files import make_folder
 from keras_danet.files import save_text
+from keras_danet.serving.served_model import check_served
 
 # TensorFlow 2.21's, which writes the SavedModels.
 IMAGE = "tensorflow/serving:2.21.0"
@@ -20,8 +23,11 @@ model_config_list {
 }
 """
 
-# Images of different sizes are not batched: a batch has one size. Bytes are.
 BATCHING = """\
+# Only with BATCHING=1 (run.sh). TensorFlow Serving then computes requests of
+# different clients together: their images must have one size, and a bad file
+# fails all requests that it is computed with. For an export of one size that is
+# asked for pixels (serving_default), on an accelerator.
 max_batch_size { value: 8 }
 batch_timeout_micros { value: 2000 }
 max_enqueued_batches { value: 64 }
@@ -31,52 +37,61 @@ num_batch_threads { value: $threads }
 RUN = """\
 #!/bin/sh
 # Serves $name with gRPC at port 8500 and REST at port 8501.
+#   run.sh [FOLDER]   FOLDER holds the versions of the model
 set -e
 here=$$(cd "$$(dirname "$$0")" && pwd)
-exec docker run --rm -p 8500:8500 -p 8501:8501 \\
-    -v "$${1:-$folder}:/models/$name:ro" \\
-    -v "$$here:/config:ro" \\
-    $image \\
-    --model_config_file=/config/models.config \\
-    --enable_batching \\
-    --batching_parameters_file=/config/batching.config \\
-    --rest_api_timeout_in_ms=60000
+folder=$${1:-}
+[ -n "$$folder" ] || folder=$folder
+set -- --port=8500 --rest_api_port=8501 --rest_api_timeout_in_ms=60000 \\
+    --model_config_file=/config/models.config
+if [ "$${BATCHING:-0}" = 1 ]; then
+    set -- "$$@" --enable_batching \\
+        --batching_parameters_file=/config/batching.config
+fi
+# Not the image's own script, which would not pass SIGTERM on.
+exec docker run --rm --init -p 8500:8500 -p 8501:8501 \\
+    --mount "type=bind,source=$$folder,target=/models/$name,readonly" \\
+    --mount "type=bind,source=$$here,target=/config,readonly" \\
+    --entrypoint tensorflow_model_server \\
+    $image "$$@"
 """
 
 KUBERNETES = """\
 # kubectl apply -f kubernetes.yaml
-# The versions of the model lie in a volume: fill the claim $name-models so
+# The versions of the model lie in a volume: fill the claim $label-models so
 # that it holds $name/1/saved_model.pb.
 apiVersion: v1
 kind: ConfigMap
 metadata:
-  name: $name-config
+  name: $label-config
 data:
   models.config: |
 $models_config
-  batching.config: |
-$batching
 ---
 apiVersion: apps/v1
 kind: Deployment
 metadata:
-  name: $name
+  name: $label
 spec:
   replicas: 1
   selector:
-    matchLabels: {app: $name}
+    matchLabels: {app: $label}
   template:
     metadata:
-      labels: {app: $name}
+      labels: {app: $label}
     spec:
       terminationGracePeriodSeconds: 60
+      # So that SIGTERM ends the server, which ignores it as process 1.
+      shareProcessNamespace: true
       containers:
         - name: serving
           image: $image
+          command: [tensorflow_model_server]
           args:
+            - --port=8500
+            - --rest_api_port=8501
+            - --rest_api_timeout_in_ms=60000
             - --model_config_file=/config/models.config
-            - --enable_batching
-            - --batching_parameters_file=/config/batching.config
           ports:
             - {name: grpc, containerPort: 8500}
             - {name: rest, containerPort: 8501}
@@ -87,6 +102,7 @@ spec:
             periodSeconds: 5
           readinessProbe:
             httpGet: {path: /v1/models/$name, port: rest}
+            timeoutSeconds: 10
           livenessProbe:
             tcpSocket: {port: grpc}
           resources:
@@ -97,16 +113,16 @@ spec:
             - {name: config, mountPath: /config, readOnly: true}
       volumes:
         - name: models
-          persistentVolumeClaim: {claimName: $name-models}
+          persistentVolumeClaim: {claimName: $label-models}
         - name: config
-          configMap: {name: $name-config}
+          configMap: {name: $label-config}
 ---
 apiVersion: v1
 kind: Service
 metadata:
-  name: $name
+  name: $label
 spec:
-  selector: {app: $name}
+  selector: {app: $label}
   ports:
     - {name: grpc, port: 8500, targetPort: grpc}
     - {name: rest, port: 8501, targetPort: rest}
@@ -133,11 +149,23 @@ CURL = """\
 #!/bin/sh
 # Asks the server of $name with curl: curl.sh IMAGE > labels.png
 set -e
-printf '{"signature_name": "encoded", "instances": [{"b64": "%s"}]}' \\
-    "$$(base64 < "$$1" | tr -d '\\n')" |
-    curl -sf --data-binary @- \\
-        "$${2:-http://localhost:8501}/v1/models/$name:predict" |
-    sed 's/.*"b64": *"\\([^"]*\\)".*/\\1/' | base64 -d
+place=$$(mktemp -d)
+trap 'rm -r "$$place"' EXIT
+base64 < "$$1" > "$$place/image"
+{
+    printf '{"signature_name": "encoded", "instances": [{"b64": "'
+    tr -d '\\n' < "$$place/image"
+    printf '"}]}'
+} > "$$place/request"
+code=$$(curl -sS -o "$$place/answer" -w '%{http_code}' \\
+    --data-binary "@$$place/request" \\
+    "$${2:-http://localhost:8501}/v1/models/$name:predict")
+if [ "$$code" != 200 ]; then
+    cat "$$place/answer" >&2
+    exit 1
+fi
+tr -d '\\n' < "$$place/answer" |
+    sed -n 's/.*"b64": *"\\([^"]*\\)".*/\\1/p' | base64 -d
 """
 
 FILES = {
@@ -164,6 +192,7 @@ def write_files(export, output, threads=2):
     Raises:
         FileExistsError: if a file of another content is in the way.
         FileNotFoundError: if it is not an export for servers.
+        ValueError: if it is of another format, or `threads` below 1.
     """
     export, output = pathlib.Path(export).resolve(), pathlib.Path(output)
     if export.name.isdecimal():
@@ -174,20 +203,20 @@ def write_files(export, output, threads=2):
             f"{export} has no version of a model. Expected the folder NAME "
             "that `keras-danet export --format saved_model` made."
         )
-    read_export(max(versions, key=lambda path: int(path.name)))
+    check_served(max(versions, key=lambda path: int(path.name)))
+    threads = arguments.integer(
+        "threads", threads, "must be 1 or more", least=1
+    )
     values = {
         "name": export.name,
-        "folder": str(export),
+        "label": _label(export.name),
+        "folder": shlex.quote(str(export)),
         "image": IMAGE,
         "threads": str(threads),
     }
-    for key, text in (
-        ("models_config", MODELS_CONFIG),
-        ("batching", BATCHING),
-    ):
-        filled = string.Template(text).substitute(values)
-        lines = filled.rstrip().splitlines()
-        values[key] = "\n".join(f"    {line}" for line in lines)
+    config = string.Template(MODELS_CONFIG).substitute(values)
+    lines = config.rstrip().splitlines()
+    values["models_config"] = "\n".join(f"    {line}" for line in lines)
     texts = {
         name: string.Template(text).substitute(values)
         for name, text in FILES.items()
@@ -205,3 +234,12 @@ def write_files(export, output, threads=2):
         if name.endswith(".sh"):
             (output / name).chmod(0o755)
     return [output / name for name in texts]
+
+
+def _label(name):
+    """A name as Kubernetes takes it: 63 of a-z, 0-9 and '-', a letter first.
+
+    Room is left for what is put behind it.
+    """
+    label = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")[:50].strip("-")
+    return label if label[:1].isalpha() else f"model-{label}".strip("-")

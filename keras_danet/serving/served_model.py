@@ -33,13 +33,7 @@ class ServedModel:
         folder = pathlib.Path(folder).resolve()
         if not folder.name.isdecimal():
             folder = _newest(folder)
-        report = read_export(folder)
-        kind = report["contract"].get("format")
-        if kind != "saved_model":
-            raise ValueError(
-                f"{folder} is an export of the format {kind}. Expected a "
-                "SavedModel: keras-danet export MODEL --format saved_model."
-            )
+        check_served(folder)
         self.folder = folder
         self.name, self.version = folder.parent.name, int(folder.name)
         try:
@@ -118,6 +112,21 @@ class ServedModel:
                 }
             ]
         }
+
+
+def check_served(folder):
+    """Refuses what is not an export for servers.
+
+    Raises:
+        FileNotFoundError: if it is no export.
+        ValueError: if it is of another format.
+    """
+    kind = read_export(folder)["contract"].get("format")
+    if kind != "saved_model":
+        raise ValueError(
+            f"{folder} is an export of the format {kind}. Expected a "
+            "SavedModel: keras-danet export MODEL --format saved_model."
+        )
 
 
 def _newest(folder):

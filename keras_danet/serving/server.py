@@ -6,14 +6,18 @@ is for production: it batches, loads new versions and is written for load.
 
 import asyncio
 import concurrent.futures
-import functools
+import contextlib
 import json
+import os
 import socket
+import threading
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.datastructures import State
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
 from keras_danet.serving.served_model import DEFAULT_SIGNATURE
@@ -22,8 +26,12 @@ from keras_danet.serving.served_model import parse_inputs
 
 # 2 images of 8.4 megapixels as float JSON are more, and should be refused.
 MAX_BODY_BYTES = 2**25
-# Requests that wait for the network; more are sent away.
-MAX_WAITING = 16
+# Requests that wait for the network; more are sent away. So are those that
+# arrive while as many are being read.
+MAX_WAITING, MAX_READING = 16, 64
+# Seconds that a request may take to arrive.
+READ_SECONDS = 30
+MAX_CONNECTIONS = 1024
 # Seconds that requests under way get when the server is stopped.
 GRACE_SECONDS = 30
 
@@ -35,19 +43,24 @@ class _Refused(Exception):
 
 
 def make_app(
-    model, max_body_bytes: int = MAX_BODY_BYTES, max_waiting: int = MAX_WAITING
+    model,
+    max_body_bytes: int = MAX_BODY_BYTES,
+    max_waiting: int = MAX_WAITING,
+    read_seconds: float = READ_SECONDS,
 ) -> Starlette:
-    """The server's application.
+    """The server's application; `state.waiting` counts what it works on.
 
     Args:
         model: `ServedModel`.
         max_body_bytes: integer; a larger request is refused (413).
         max_waiting: integer, how many requests may wait; others are refused
             (503) and can be sent again.
+        read_seconds: float; a request that takes longer to arrive is refused
+            (408).
     """
     # The network uses all cores for one request.
     pool = concurrent.futures.ThreadPoolExecutor(1)
-    waiting = 0
+    state = State({"waiting": 0, "reading": 0})
 
     def check(request):
         given = request.path_params
@@ -63,19 +76,35 @@ def make_app(
                 404, f"Version {version} is not served, {model.version} is."
             )
 
-    async def predict(request):
-        nonlocal waiting
-        check(request)
-        if waiting >= max_waiting:
+    @contextlib.contextmanager
+    def counted(name, most):
+        if getattr(state, name) >= most:
             raise _Refused(503, "The server is busy. Ask again later.")
-        waiting += 1
+        setattr(state, name, getattr(state, name) + 1)
         try:
-            body = await _read(request, max_body_bytes)
-            run = asyncio.get_running_loop().run_in_executor
-            answer = await run(pool, functools.partial(_answer, model, body))
+            yield
         finally:
-            waiting -= 1
-        return JSONResponse(answer)
+            setattr(state, name, getattr(state, name) - 1)
+
+    async def predict(request):
+        check(request)
+        with counted("reading", MAX_READING):
+            try:
+                async with asyncio.timeout(read_seconds):
+                    body = await _read(request, max_body_bytes)
+            except TimeoutError:
+                raise _Refused(
+                    408, f"The request took more than {read_seconds} s."
+                ) from None
+        with counted("waiting", max_waiting):
+            gone = threading.Event()
+            watch = asyncio.create_task(_watch(request, gone))
+            run = asyncio.get_running_loop().run_in_executor
+            try:
+                answer = await run(pool, _answer, model, body, gone)
+            finally:
+                watch.cancel()
+        return Response(answer, media_type="application/json")
 
     async def status(request):
         check(request)
@@ -101,7 +130,7 @@ def make_app(
             Route(f"{base}/metadata", metadata),
             Route(base, status),
         ]
-    return Starlette(
+    app = Starlette(
         routes=routes,
         exception_handlers={
             _Refused: refused,
@@ -114,8 +143,17 @@ def make_app(
             404: lambda request, error: refused(
                 request, _Refused(404, f"There is no {request.url.path}.")
             ),
+            405: lambda request, error: refused(
+                request, _Refused(405, f"No {request.method} here.")
+            ),
+            # Too little memory, say.
+            500: lambda request, error: refused(
+                request, _Refused(500, f"{type(error).__name__}: {error}")
+            ),
         },
     )
+    app.state = state
+    return app
 
 
 async def _read(request, most):
@@ -132,7 +170,17 @@ async def _read(request, most):
     return body
 
 
-def _answer(model, body):
+async def _watch(request, gone):
+    """Notes that the client has gone: nobody needs the answer."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    gone.set()
+
+
+def _answer(model, body, gone):
+    """The bytes of an answer. It runs beside the loop, which stays free."""
+    if gone.is_set():
+        raise ValueError("The client has gone.")
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
@@ -143,7 +191,8 @@ def _answer(model, body):
     if not isinstance(signature, str):
         raise ValueError("'signature_name' must be a string.")
     inputs, by_rows = parse_inputs(content, model.inputs_of(signature))
-    return format_outputs(model.run(signature, inputs), by_rows)
+    answer = format_outputs(model.run(signature, inputs), by_rows)
+    return json.dumps(answer).encode()
 
 
 def serve(model, host, port, **limits):
@@ -160,17 +209,23 @@ def serve(model, host, port, **limits):
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, port), family=family)
+    app = make_app(model, **limits)
     config = uvicorn.Config(
-        make_app(model, **limits),
+        app,
         log_level="warning",
         timeout_graceful_shutdown=GRACE_SECONDS,
-        # Whoever sends headers for minutes holds a connection, no more.
-        timeout_keep_alive=5,
+        limit_concurrency=MAX_CONNECTIONS,
     )
     host, port = listener.getsockname()[:2]
+    host = f"[{host}]" if ":" in host else host
     print(
         f"http://{host}:{port}/v1/models/{model.name} (version "
         f"{model.version}); stop with Ctrl-C",
         flush=True,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        if app.state.waiting:
+            # A network cannot be interrupted, and Python would wait for it.
+            os._exit(143)

@@ -31,6 +31,8 @@ needs_tensorflow = pytest.mark.skipif(
 slow_on_jax = pytest.mark.slow if BACKEND == "jax" else lambda test: test
 # What needs neither a long conversion nor a process of TensorFlow's.
 HERE = "pt2" if BACKEND == "torch" else "saved_model"
+# What has no versions.
+REPLACED = "pt2" if BACKEND == "torch" else "tflite"
 FIXED = [
     (format, quantization)
     for format, kinds in FORMATS.items()
@@ -305,7 +307,7 @@ def other(model):
 # On JAX each part is written in a process of TensorFlow's.
 @slow_on_jax
 def test_a_wrong_export_is_not_kept(trained, samples, tmp_path, monkeypatch):
-    kept = export(trained, tmp_path, HERE, size=SIZE, samples=samples)
+    kept = export(trained, tmp_path, REPLACED, size=SIZE, samples=samples)
     write = writing.write_graph
     wrong = other(trained)
     monkeypatch.setattr(
@@ -313,9 +315,9 @@ def test_a_wrong_export_is_not_kept(trained, samples, tmp_path, monkeypatch):
         "write_graph",
         lambda model, *rest: write(wrong, *rest),
     )
-    report = export(trained, tmp_path, HERE, size=SIZE, samples=samples)
-    assert not report.passed
-    assert "DIFFERS FROM" in report.summary()
+    report = export(trained, tmp_path, REPLACED, size=SIZE, samples=samples)
+    assert not report.passed and report.folder == kept.folder
+    assert f"{kept.folder} is as it was" in report.summary()
     # Both branches are alike before it.
     assert report.verification.parts_at == "fusion_logits"
     assert verify_export(kept.folder, trained, samples).passed
@@ -323,17 +325,61 @@ def test_a_wrong_export_is_not_kept(trained, samples, tmp_path, monkeypatch):
 
 
 def test_a_failed_export_leaves_what_was_there(trained, tmp_path, monkeypatch):
-    kept = export(trained, tmp_path, HERE, size=SIZE)
-    before = sorted(p.name for p in tmp_path.rglob("*"))
+    export(trained, tmp_path, REPLACED, size=SIZE)
 
-    def fail(*_):
-        raise OSError("disk full")
+    def contents():
+        return {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")}
 
-    monkeypatch.setattr(exporting.writing, "write", fail)
-    with pytest.raises(OSError, match="disk full"):
-        export(trained, tmp_path, HERE, size=SIZE)
-    assert sorted(p.name for p in tmp_path.rglob("*")) == before
-    assert verify_export(kept.folder, trained).passed
+    before = contents()
+    for error, expected, words in (
+        (OSError("disk full"), OSError, "disk full"),
+        (RuntimeError("no\nspace"), ValueError, "RuntimeError: no space"),
+    ):
+
+        def fail(*given, error=error):
+            (given[1] / "half").parent.mkdir()
+            (given[1] / "half").write_text("written")
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(exporting.writing, "write", fail)
+            with pytest.raises(expected, match=words):
+                export(trained, tmp_path, REPLACED, size=SIZE)
+        assert contents() == before
+    # Stopped between moving the old one away and the new one there.
+    rename = os.rename
+
+    def stop(source, target):
+        if os.path.basename(source) == "export":
+            raise SystemExit(143)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", stop)
+    with pytest.raises(SystemExit):
+        export(trained, tmp_path, REPLACED, size=SIZE)
+    assert contents() == before
+
+
+@one_backend
+def test_what_came_meanwhile_is_not_replaced(trained, tmp_path, monkeypatch):
+    replace = exporting._replace
+
+    def late(folder, place, contract):
+        place.mkdir(parents=True)
+        (place / "thesis.txt").write_text("mine")
+        replace(folder, place, contract)
+
+    monkeypatch.setattr(exporting, "_replace", late)
+    with pytest.raises(FileExistsError, match="not an export"):
+        export(trained, tmp_path, "pt2", size=SIZE)
+    [left] = tmp_path.rglob("*.txt")
+    assert left.read_text() == "mine"
+    with pytest.raises(FileExistsError, match="another process"):
+        replace(tmp_path / "export", left.parent, Served())
+
+
+class Served:
+    format = "saved_model"
 
 
 @one_backend
@@ -348,10 +394,9 @@ def test_an_export_is_kept_if_only_its_measurement_fails(
         raise ChildProcessError("ended with code -9")
 
     monkeypatch.setattr(measuring, "measure", fail)
-    with pytest.warns(UserWarning, match="ended with code -9"):
-        report = export(trained, tmp_path, "pt2", size=SIZE, measure=True)
+    report = export(trained, tmp_path, "pt2", size=SIZE, measure=True)
     assert report.passed and report.cost is None
-    assert "time and memory were not measured" in report.summary()
+    assert "ended with code -9" in report.summary()
     assert verify_export(folder, trained).passed
 
 
@@ -377,10 +422,15 @@ def test_what_cannot_be_written_is_refused(trained, calibration, tmp_path):
         ("for one image size", ("pt2",)),
         ("needs 4 or more images", ("tflite", "int8", SIZE)),
         ("`outputs` must be one of", ("tflite", "none", SIZE, "pixels")),
+        ("`size` must be", ("tflite", "none", 513)),
+        ("`size` must be", ("tflite", "none", (0, 0))),
+        ("`size` must be", ("tflite", "none", (2**17, 64))),
     ):
         with pytest.raises(ValueError, match=match):
             export(trained, tmp_path, *arguments)
-    for name in ("../escape", "a/b", "", ".hidden"):
+    with pytest.raises(ValueError, match="Expected a DANet. Received a Seq"):
+        export(keras.Sequential(), tmp_path)
+    for name in ("../escape", "a/b", "", ".hidden", "2024"):
         with pytest.raises(ValueError, match="must consist of letters"):
             export(trained, tmp_path, name=name)
     with pytest.raises(ValueError, match="must be 1 or more"):
@@ -445,3 +495,43 @@ def test_damaged_exports_are_told(trained, tmp_path):
     (folder / "export.json").write_text(json.dumps(changed))
     with pytest.raises(ValueError, match="does not describe"):
         Export(folder)
+
+
+@one_backend
+def test_images_that_an_export_does_not_take(trained, tmp_path):
+    found = Export(export(trained, tmp_path, "pt2", size=SIZE).folder)
+    image, _ = picture(7)
+    for wrong in (
+        image,
+        image[None, :-1],
+        image[None, ..., :1],
+        image[None][:0],
+    ):
+        with pytest.raises(
+            ValueError, match=r"takes images \(batch, 40, 64, 3"
+        ):
+            found(wrong)
+    with pytest.raises(ValueError, match="takes uint8 pixels in 0-255"):
+        found(image[None] / 255)
+    # The file is for one image; a batch is taken all the same.
+    both = found(np.stack([image, image[:, ::-1]]))
+    assert both.shape == (2, *SIZE)
+    np.testing.assert_array_equal(both[:1], found(image[None]))
+
+
+@one_backend
+def test_an_export_of_other_classes_is_refused(trained, tmp_path):
+    report = export(trained, tmp_path, "pt2", size=SIZE)
+    renamed = type(trained).from_model(trained)
+    renamed.class_names = CLASSES[::-1]
+    with pytest.raises(ValueError, match="has the classes dark, middle"):
+        verify_export(report.folder, renamed)
+
+
+@one_backend
+def test_memory_is_not_that_of_the_process_that_measures(trained, tmp_path):
+    folder = export(trained, tmp_path, "pt2", size=SIZE).folder
+    plain = measuring.measure(folder, SIZE, repeats=1).peak_bytes
+    held = np.ones(2**31, "uint8")
+    again = measuring.measure(folder, SIZE, repeats=1).peak_bytes
+    assert held.nbytes == 2**31 and again < 1.2 * plain

@@ -7,6 +7,7 @@ import pytest
 from conftest import one_backend
 
 from keras_danet.export import Sample
+from keras_danet.export.contract import Contract
 from keras_danet.export.verification import Reference
 
 pytestmark = one_backend
@@ -73,13 +74,43 @@ def test_nonsense_is_refused():
             reference.compare(lambda batch, a=answer: a, "none")
 
 
-def test_a_sample_is_cut_or_filled():
-    rng = np.random.default_rng(0)
-    given = Sample(
-        rng.integers(1, 256, (4, 6, 3), dtype="uint8"),
-        np.ones((4, 6), "uint8"),
-    )
-    fitted = given.fitted((5, 3))
-    np.testing.assert_array_equal(fitted.image[:4], given.image[:, :3])
-    assert not fitted.image[4].any() and (fitted.label[4] == 255).all()
-    assert given.fitted((4, 6)) is given
+def contract(**given):
+    return Contract("onnx", "none", "labels", ("a",), ((0, 0, 0),), **given)
+
+
+def test_a_sample_is_resized_to_what_the_network_gets():
+    image = np.zeros((4, 6, 3), "uint8")
+    image[:, 3:] = 100
+    label = np.arange(24, dtype="uint8").reshape(4, 6)
+    given = Sample(image, label)
+    fitted = given.fitted(contract(size=(2, 3)))
+    # Middles lie at rows 1 and 3 and columns 1, 3 and 5.
+    np.testing.assert_array_equal(fitted.label, [[7, 9, 11], [19, 21, 23]])
+    assert fitted.image.shape == (2, 3, 3)
+    assert (fitted.image[:, 0] < 50).all() and (fitted.image[:, 2] > 50).all()
+    assert given.fitted(contract(size=(4, 6))) is given
+    assert given.fitted(contract(test_sides=(None, None))) is given
+    assert given.fitted(contract(test_sides=(12, None))).label.shape == (8, 12)
+
+
+def test_a_model_that_computes_nan_is_no_reference():
+    class Diverged(Model):
+        def predict_on_batch(self, batch):
+            return np.full((*batch.shape[:3], 2), np.nan)
+
+    with pytest.raises(ValueError, match="computes NaN or infinity"):
+        Reference(Diverged(), [sample()])
+
+
+def test_the_margin_is_that_of_the_worse_requirement():
+    label = np.zeros((4, 5), "uint8")
+    reference = Reference(Model(), [sample(label)])
+    wrong = np.zeros((1, 4, 5), "uint8")
+    wrong[0, 0, 0] = 1
+    found = reference.compare(lambda batch: wrong, "int8", 0.9)
+    # 95 % of the pixels; IoU 0.95 and 0, where it was 1.
+    assert found.lost_iou == pytest.approx(1 - 0.95 / 2)
+    assert found.margin == pytest.approx(0.01 - found.lost_iou)
+    reference = Reference(Model(), [sample()])
+    found = reference.compare(lambda batch: wrong, "int8", 0.9)
+    assert found.margin == pytest.approx(0.05) and found.passed

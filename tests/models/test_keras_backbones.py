@@ -389,8 +389,10 @@ def test_a_run_is_resumed_measured_and_fine_tuned(tiny, tmp_path, capsys):
     finer = given.replace({"start_from": str(run), "backbone_weights": None})
     model = build.build_model(finer, 8)
     assert backbone_of(model).name == "Tiny"
+    coarse = build.build_model(finer.replace({"output_stride": 32}), 8)
+    assert describe(backbone_of(coarse))["config"]["output_stride"] == 32
     for settings, message in (
-        ({"output_stride": 32}, r"output_stride=16 \(received 32\)"),
+        ({"num_stages": 3}, r"num_stages=4 \(received 3\)"),
         ({"backbone": None}, r"backbone='keras.applications.Tiny' \(received"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -6,6 +6,8 @@ import contextlib
 import io
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +27,7 @@ from keras_danet.cli import main
 from keras_danet.export import export_model
 from keras_danet.serving import Client
 from keras_danet.serving import client as client_module
+from keras_danet.serving import files
 from keras_danet.serving.files import write_files
 from keras_danet.serving.served_model import ServedModel
 from keras_danet.serving.server import make_app
@@ -168,7 +171,18 @@ BAD = [
     ),
     (encoded(b"hello"), 400, "This is not a JPEG or PNG"),
     (encoded(png(np.zeros((9, 9, 3), "uint8"))[:40]), 400, "PNG"),
-    (encoded(BOMB.getvalue()), 400, "larger than 8388608 pixels"),
+    (encoded(BOMB.getvalue()), 400, "larger than 33554432 pixels"),
+    (
+        {"signature_name": "encoded", "instances": 17 * [{"b64": ""}]},
+        400,
+        "More than 16 files",
+    ),
+    # Of each a whole feature is computed.
+    (
+        {"instances": [[[[0, 0, 0]]]] * (2**17 + 1)},
+        400,
+        "more than 8388608 pixels together",
+    ),
     (b" " * (2**25 + 1), 413, "more than 33554432 bytes"),
 ]
 
@@ -193,6 +207,8 @@ def test_what_is_not_there(address):
     for path in ("/", "/v1/models/other", "/v1/models/danet/versions/7"):
         answer = httpx.get(f"{address}{path}")
         assert answer.status_code == 404 and answer.json()["error"]
+    answer = httpx.post(f"{address}/v1/models/danet", json={})
+    assert answer.status_code == 405 and "No POST" in answer.json()["error"]
 
 
 class Slow:
@@ -202,6 +218,7 @@ class Slow:
 
     def __init__(self):
         self.begun, self.go = threading.Event(), threading.Event()
+        self.asked = []
 
     def inputs_of(self, signature):
         import tensorflow as tf
@@ -210,7 +227,10 @@ class Slow:
 
     def run(self, signature, inputs):
         self.begun.set()
+        self.asked.append(inputs["images"].tolist())
         self.go.wait(30)
+        if inputs["images"][0] < 0:
+            raise MemoryError("all of it")
         return {"labels": inputs["images"]}
 
 
@@ -228,6 +248,83 @@ def test_more_than_can_wait_are_sent_away():
         slow.go.set()
         assert held.result() == (200, {"predictions": [1.0]})
         assert post(address, {"instances": [3]})[1] == {"predictions": [3.0]}
+
+
+def test_nothing_is_computed_for_those_who_have_gone():
+    slow = Slow()
+    with (
+        running(slow) as address,
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+    ):
+        held = pool.submit(post, address, {"instances": [1]})
+        assert slow.begun.wait(30)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(
+                f"{address}{PREDICT}", json={"instances": [2]}, timeout=1
+            )
+        time.sleep(0.5)
+        slow.go.set()
+        assert held.result()[0] == 200
+        assert post(address, {"instances": [3]})[0] == 200
+    assert slow.asked == [[1], [3]]
+
+
+def test_faults_of_the_network_are_errors_in_json():
+    slow = Slow()
+    slow.go.set()
+    with running(slow) as address:
+        code, answer = post(address, {"instances": [-1]})
+        assert code == 500 and "MemoryError: all of it" in answer["error"]
+        assert post(address, {"instances": [2]})[0] == 200
+
+
+def test_slow_senders_take_no_place():
+    slow = Slow()
+    slow.go.set()
+    with running(slow, max_waiting=1, read_seconds=0.5) as address:
+        host, port = address.removeprefix("http://").split(":")
+        senders = [socket.create_connection((host, port)) for _ in range(3)]
+        for sender in senders:
+            sender.sendall(
+                b"POST /v1/models/danet:predict HTTP/1.1\r\nHost: x\r\n"
+                b"Content-Length: 100\r\n\r\n{"
+            )
+        time.sleep(0.1)
+        assert post(address, {"instances": [1]})[0] == 200
+        for sender in senders:
+            assert b" 408 " in sender.recv(100)
+            sender.close()
+
+
+def test_a_busy_server_stops_in_time(tmp_path):
+    """A network cannot be interrupted; Python would wait for it."""
+    script = """
+import sys, threading, time
+sys.path[:0] = sys.argv[1:]
+from keras_danet.serving import server
+from test_serving import Slow
+server.GRACE_SECONDS = 1
+server.serve(Slow(), "127.0.0.1", 0)
+"""
+    tests = os.path.dirname(os.path.abspath(__file__))
+    with subprocess.Popen(
+        [sys.executable, "-c", script, tests, os.path.dirname(tests)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            address = process.stdout.readline().partition("/v1")[0]
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                asked = pool.submit(post, address, {"instances": [1]})
+                time.sleep(2)
+                process.send_signal(signal.SIGTERM)
+                started = time.monotonic()
+                assert process.wait(20) == 143
+                assert time.monotonic() - started < 15
+                with pytest.raises((httpx.HTTPError, ValueError)):
+                    asked.result()
+        finally:
+            process.kill()
 
 
 def test_the_command_serves_and_stops_gracefully(model, folder):
@@ -300,7 +397,11 @@ def test_many_images_keep_their_order(model, address):
 
 @contextlib.contextmanager
 def answering_with(*answers):
-    """A server that gives each of these answers once, then the last again."""
+    """A server that gives each of these answers once, then the last again.
+
+    An answer is a code (`None` hangs up), a body, seconds to wait (below 0
+    between bytes), and headers.
+    """
     import http.server
 
     left = list(answers)
@@ -310,12 +411,22 @@ def answering_with(*answers):
         def do_POST(self):
             self.rfile.read(int(self.headers["Content-Length"]))
             asked.append(time.monotonic())
-            code, body, pause = left.pop(0) if len(left) > 1 else left[0]
-            time.sleep(pause)
+            code, body, pause, *headers = (
+                left.pop(0) if len(left) > 1 else left[0]
+            )
+            if code is None:
+                return
+            if pause > 0:
+                time.sleep(pause)
             self.send_response(code)
+            for name, value in headers:
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             with contextlib.suppress(OSError):
+                for byte in body if pause < 0 else ():
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(-pause)
                 self.wfile.write(body)
 
         def log_message(self, *_):
@@ -352,6 +463,15 @@ def test_an_overloaded_server_is_asked_again(monkeypatch):
     with answering_with(busy) as (address, asked):
         with pytest.raises(ConnectionError, match=r"503 busy.*asked 2 times"):
             ask(address, retries=1)
+    # It says when to come back.
+    later = 503, b"", 0, ("Retry-After", "1")
+    with answering_with(later, good) as (address, asked):
+        ask(address)
+    assert asked[1] - asked[0] >= 1
+    # What it may have died of is sent once more only.
+    with answering_with((None, b"", 0)) as (address, asked):
+        with pytest.raises(ConnectionError, match="asked 2 times"):
+            ask(address, retries=5)
     refused = 400, b'{"error": "no JPEG"}', 0
     with answering_with(refused) as (address, asked):
         with pytest.raises(ValueError, match=r"refuses.*400.*no JPEG"):
@@ -380,6 +500,13 @@ def test_time_and_connections_run_out(monkeypatch):
     with answering_with((200, b"", 1.0)) as (address, _):
         with pytest.raises(TimeoutError, match="took too long"):
             ask(address, timeout=0.1)
+    with answering_with((200, 40 * b" ", -0.1)) as (address, _):
+        with pytest.raises(TimeoutError, match="drips"):
+            ask(address, timeout=1)
+    with answering_with((504, b'{"error": "late"}', 0)) as (address, asked):
+        with pytest.raises(TimeoutError, match="late"):
+            ask(address)
+    assert len(asked) == 1
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     with pytest.raises(ConnectionError, match="does not answer"):
@@ -387,6 +514,9 @@ def test_time_and_connections_run_out(monkeypatch):
     for wrong in ("localhost:8501", "ftp://x", "http://"):
         with pytest.raises(ValueError, match="`address` must"):
             Client(wrong)
+    for wrong in ({"retries": -1}, {"timeout": 0}):
+        with pytest.raises(ValueError, match="must be"):
+            Client("http://x", **wrong)
 
 
 # gRPC, in TensorFlow Serving's own words.
@@ -414,6 +544,10 @@ def test_the_same_answers_over_grpc(model, grpc_address, address):
         assert client.status() == "AVAILABLE"
         with pytest.raises(ValueError, match=r"INVALID_ARGUMENT.*not a JPEG"):
             client(b"hello")
+        # Messages above gRPC's own limit of 4 MB, both ways.
+        rng = np.random.default_rng(0)
+        large = rng.integers(0, 256, (1200, 1200, 3), dtype="uint8")
+        assert client.overlay(large).shape == large.shape
     with pytest.raises(ValueError, match="NOT_FOUND"):
         ask(grpc_address, model="other")
 
@@ -448,18 +582,72 @@ def test_files_for_servers(folder, tmp_path):
         "Deployment",
         "Service",
     ]
-    kept = parts[0]["data"]
-    for name in ("models.config", "batching.config"):
-        assert kept[name] == (output / name).read_text()
+    written = (output / "models.config").read_text()
+    assert parts[0]["data"] == {"models.config": written}
     [container] = parts[1]["spec"]["template"]["spec"]["containers"]
     assert container["readinessProbe"]["httpGet"]["path"] == "/v1/models/danet"
-    run = (output / "run.sh").read_text()
-    assert f'"${{1:-{folder.resolve()}}}:/models/danet:ro"' in run
+    assert container["command"] == ["tensorflow_model_server"]
     # Written again they are the same; a changed one is not replaced.
     assert write_files(folder / "1", output) == paths
     (output / "run.sh").write_text("mine")
     with pytest.raises(FileExistsError, match=r"run\.sh exists"):
         write_files(folder, output)
+
+
+def test_the_docker_command_has_the_folder_as_it_is_called(folder, tmp_path):
+    odd = tmp_path / "it's $(touch broken) `here`" / "My.Net_2"
+    shutil.copytree(folder, odd)
+    write_files(odd, tmp_path / "out")
+    docker = tmp_path / "docker"
+    docker.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    docker.chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    for batching in ("0", "1"):
+        done = subprocess.run(
+            ["sh", tmp_path / "out" / "run.sh"],
+            env={**os.environ, **path, "BATCHING": batching},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        words = done.stdout.splitlines()
+        mount = f"type=bind,source={odd},target=/models/My.Net_2,readonly"
+        assert mount in words
+        assert ("--enable_batching" in words) == (batching == "1")
+    assert not (tmp_path / "broken").exists()
+    import yaml
+
+    text = (tmp_path / "out" / "kubernetes.yaml").read_text()
+    for part in yaml.safe_load_all(text):
+        assert part["metadata"]["name"] in ("my-net-2", "my-net-2-config")
+    for name in ("1e3", "_", "DANet", 80 * "a"):
+        assert re.fullmatch("[a-z][a-z0-9-]{0,52}[a-z0-9]", files._label(name))
+    with pytest.raises(ValueError, match="`threads` must be 1 or more"):
+        write_files(odd, tmp_path / "out2", threads=0)
+
+
+def test_curl_reads_what_tensorflow_serving_writes(folder, tmp_path):
+    """It answers JSON of several lines; and errors are errors."""
+    write_files(folder, tmp_path)
+    labels = np.arange(12, dtype="uint8").reshape(3, 4)
+    (tmp_path / "image.png").write_bytes(png(labels))
+    pretty = json.dumps(json.loads(good_answer(labels)), indent=4).encode()
+    for code, body in ((200, pretty), (400, b'{"error": "no JPEG"}')):
+        with answering_with((code, body, 0)) as (address, _):
+            done = subprocess.run(
+                ["sh", "curl.sh", "image.png", address],
+                cwd=tmp_path,
+                capture_output=True,
+            )
+        if code == 200:
+            assert done.returncode == 0, done.stderr
+            assert Image.open(io.BytesIO(done.stdout)).tobytes() == bytes(
+                labels
+            )
+        else:
+            assert done.returncode == 1 and b"no JPEG" in done.stderr
+            assert done.stdout == b""
 
 
 def test_the_example_clients_work(model, folder, address, tmp_path):
