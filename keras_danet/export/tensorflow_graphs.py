@@ -105,8 +105,10 @@ def _save(network, folder, functions, asset=None):
         name: function.get_concrete_function()
         for name, function in functions.items()
     }
+    # A server needs no gradients, and may lack their operators (XLA's).
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     try:
-        tf.saved_model.save(module, str(folder), signatures=signatures)
+        tf.saved_model.save(module, str(folder), signatures, options)
     except tf.errors.OpError as error:
         # A disk that fills up meanwhile is TensorFlow's own kind of error.
         raise OSError(
