@@ -6,7 +6,9 @@ starts `keras-danet serve` and a gRPC server that speaks TensorFlow Serving's
 protocol buffers, one after the other, and loads each. Every answer is compared
 with the export's own. Printed are images per second, beside those of the export
 without a server in the same run, the errors that malformed requests got, and
-the server's memory in the first and in the last fifth of the time.
+the server's memory in the second and in the last fifth of the time. The exit
+code is 1 if an answer was wrong, a malformed request was taken or told a fault
+of the server, or memory grew by more than 5 %.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import sys
 import threading
 import time
 
+import httpx
 import numpy as np
 import psutil
 from PIL import Image
@@ -28,6 +31,9 @@ from keras_danet.serving.served_model import ServedModel
 
 NUM_CLIENTS = 8
 MALFORMED = 0.1
+MOST_GROWTH = 0.05
+# How a server calls a mistake of the client's.
+REFUSALS = ("(400)", "(INVALID_ARGUMENT)")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SERVERS = {
     "keras-danet serve": [
@@ -96,17 +102,33 @@ class Load:
             self.wrong += not same
 
     def _malformed(self, client, rng, contents):
+        if self.address.startswith("http") and rng.random() < 0.3:
+            self._no_json(rng)
+            return
         try:
             client(malformed(rng, contents))
-        except ValueError:
-            with self.lock:
-                self.refused += 1
         except Exception as error:
+            if any(words in str(error) for words in REFUSALS):
+                with self.lock:
+                    self.refused += 1
+                return
             with self.lock:
                 self.errors.append(repr(error))
         else:
             with self.lock:
                 self.accepted += 1
+
+    def _no_json(self, rng):
+        body = rng.choice((b"", b"{", b"[" * 100_000, rng.randbytes(1000)))
+        answer = httpx.post(
+            f"{self.address}/v1/models/{self.name}:predict", content=body
+        )
+        # A busy server may send it away unread.
+        with self.lock:
+            if answer.status_code in (400, 503):
+                self.refused += 1
+            else:
+                self.errors.append(f"{answer.status_code} {answer.text[:99]}")
 
 
 def watch(process, seconds, samples):
@@ -142,6 +164,7 @@ def main():
         )
         [png] = answer["label_png_bytes"]
         expected.append(_labels(png))
+    good = True
     for title, command in SERVERS.items():
         alone = [own_rate(model, files, 20)]
         command = [part.format(export=given.export) for part in command]
@@ -161,7 +184,8 @@ def main():
             finally:
                 server.terminate()
         alone.append(own_rate(model, files, 20))
-        report(title, load, samples, statistics.mean(alone))
+        good = report(title, load, samples, statistics.mean(alone)) and good
+    return 0 if good else 1
 
 
 def _labels(png):
@@ -187,7 +211,9 @@ def report(title, load, samples, alone):
         f"({last / first - 1:+.1%})",
         flush=True,
     )
+    faults = load.wrong + load.accepted + len(load.errors)
+    return not faults and last / first - 1 <= MOST_GROWTH
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
