@@ -121,7 +121,9 @@ class Load:
     def _no_json(self, rng):
         body = rng.choice((b"", b"{", b"[" * 100_000, rng.randbytes(1000)))
         answer = httpx.post(
-            f"{self.address}/v1/models/{self.name}:predict", content=body
+            f"{self.address}/v1/models/{self.name}:predict",
+            content=body,
+            timeout=120,
         )
         # A busy server may send it away unread.
         with self.lock:
