@@ -8,10 +8,10 @@ archive with the files that it names.
 import io
 import zipfile
 
-import flatbuffers
 import numpy as np
 
 LABELS = "labels.txt"
+ALIGNMENT = 16
 # The fields of the schema's tables that are written, and their numbers.
 _FIELDS = {
     "ModelMetadata": {
@@ -64,22 +64,32 @@ def with_metadata(content, contract, name):
         contract: `Contract`.
         name: string, the model's.
     """
-    from tensorflow.lite.python import schema_py_generated as schema
-    from tensorflow.lite.tools import flatbuffer_utils
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
 
-    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
-    buffer, entry = schema.BufferT(), schema.MetadataT()
-    buffer.data = _metadata(contract, name)
+    class Buffer(schema.BufferT):
+        def Pack(self, builder):
+            # As the schema asks; Python's FlatBuffers do not.
+            builder.Prep(ALIGNMENT, 0 if self.data is None else len(self.data))
+            return super().Pack(builder)
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    entry = schema.MetadataT()
     entry.name, entry.buffer = b"TFLITE_METADATA", len(model.buffers)
-    model.buffers.append(buffer)
     model.metadata = [*(model.metadata or []), entry]
+    contents = [buffer.data for buffer in model.buffers]
+    model.buffers = []
+    for data in (*contents, _metadata(contract, name)):
+        buffer = Buffer()
+        buffer.data = data
+        model.buffers.append(buffer)
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as files:
         # Of no date: the same model gives the same file.
         files.writestr(zipfile.ZipInfo(LABELS), labels_text(contract))
-    return flatbuffer_utils.convert_object_to_bytearray(
-        model, archive.getvalue()
-    )
+    return bytes(builder.Output()) + archive.getvalue()
 
 
 def _metadata(contract, name):
@@ -195,7 +205,7 @@ def _written(builder, value):
         return builder.CreateString(value)
     if isinstance(value, np.ndarray):
         # A FlatBuffer in it needs its alignment.
-        builder.Prep(16, value.nbytes)
+        builder.Prep(ALIGNMENT, value.nbytes)
         return builder.CreateNumpyVector(value)
     if isinstance(value, _Table):
         return value.write(builder)
@@ -207,6 +217,8 @@ def _written(builder, value):
 
 
 def _finished(table, identifier):
+    import flatbuffers
+
     builder = flatbuffers.Builder(1024)
     builder.Finish(table.write(builder), file_identifier=identifier)
     return np.frombuffer(bytes(builder.Output()), "uint8")
