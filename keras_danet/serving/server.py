@@ -48,7 +48,7 @@ def make_app(
     max_waiting: int = MAX_WAITING,
     read_seconds: float = READ_SECONDS,
 ) -> Starlette:
-    """The server's application; `state.waiting` counts what it works on.
+    """The server's application; `state.computing` says if its network runs.
 
     Args:
         model: `ServedModel`.
@@ -60,7 +60,7 @@ def make_app(
     """
     # The network uses all cores for one request.
     pool = concurrent.futures.ThreadPoolExecutor(1)
-    state = State({"waiting": 0, "reading": 0})
+    state = State({"waiting": 0, "reading": 0, "computing": False})
 
     def check(request):
         given = request.path_params
@@ -86,6 +86,15 @@ def make_app(
         finally:
             setattr(state, name, getattr(state, name) - 1)
 
+    def compute(body, gone):
+        if gone.is_set():
+            raise ValueError("The client has gone.")
+        state.computing = True
+        try:
+            return _answer(model, body)
+        finally:
+            state.computing = False
+
     async def predict(request):
         check(request)
         with counted("reading", MAX_READING):
@@ -101,7 +110,7 @@ def make_app(
             watch = asyncio.create_task(_watch(request, gone))
             run = asyncio.get_running_loop().run_in_executor
             try:
-                answer = await run(pool, _answer, model, body, gone)
+                answer = await run(pool, compute, body, gone)
             finally:
                 watch.cancel()
         return Response(answer, media_type="application/json")
@@ -177,10 +186,8 @@ async def _watch(request, gone):
     gone.set()
 
 
-def _answer(model, body, gone):
+def _answer(model, body):
     """The bytes of an answer. It runs beside the loop, which stays free."""
-    if gone.is_set():
-        raise ValueError("The client has gone.")
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
@@ -226,6 +233,6 @@ def serve(model, host, port, **limits):
     try:
         uvicorn.Server(config).run(sockets=[listener])
     finally:
-        if app.state.waiting:
+        if app.state.computing:
             # A network cannot be interrupted, and Python would wait for it.
             os._exit(143)
