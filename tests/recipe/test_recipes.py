@@ -214,6 +214,7 @@ OURS = {
     "camvid_danet_resnet18": 50.58,
     "camvid_danet_resnet50": 65.00,
     "camvid_danet_resnet50_imagenet": 59.54,
+    "camvid_danet_resnet50_stride8": 67.71,
     "scenes_danet_resnet18": 77.05,
 }
 
