@@ -71,14 +71,14 @@ $models_config
 apiVersion: apps/v1
 kind: Deployment
 metadata:
-  name: $label
+  name: "$label"
 spec:
   replicas: 1
   selector:
-    matchLabels: {app: $label}
+    matchLabels: {app: "$label"}
   template:
     metadata:
-      labels: {app: $label}
+      labels: {app: "$label"}
     spec:
       terminationGracePeriodSeconds: 60
       # So that SIGTERM ends the server, which ignores it as process 1.
@@ -120,9 +120,9 @@ spec:
 apiVersion: v1
 kind: Service
 metadata:
-  name: $label
+  name: "$label"
 spec:
-  selector: {app: $label}
+  selector: {app: "$label"}
   ports:
     - {name: grpc, port: 8500, targetPort: grpc}
     - {name: rest, port: 8501, targetPort: rest}

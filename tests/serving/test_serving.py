@@ -623,6 +623,13 @@ def test_the_docker_command_has_the_folder_as_it_is_called(folder, tmp_path):
     text = (tmp_path / "out" / "kubernetes.yaml").read_text()
     for part in yaml.safe_load_all(text):
         assert part["metadata"]["name"] in ("my-net-2", "my-net-2-config")
+    # What YAML would take for a boolean.
+    shutil.copytree(folder, tmp_path / "true")
+    write_files(tmp_path / "true", tmp_path / "out3")
+    text = (tmp_path / "out3" / "kubernetes.yaml").read_text()
+    _, deployment, service = yaml.safe_load_all(text)
+    assert deployment["metadata"]["name"] == "true"
+    assert service["spec"]["selector"] == {"app": "true"}
     for name in ("1e3", "_", "DANet", 80 * "a"):
         assert re.fullmatch("[a-z][a-z0-9-]{0,52}[a-z0-9]", files._label(name))
     with pytest.raises(ValueError, match="`threads` must be 1 or more"):
