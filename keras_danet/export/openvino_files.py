@@ -1,6 +1,7 @@
 """OpenVINO's IR, converted from a SavedModel of one function."""
 
 from keras_danet.export.runtimes import open_openvino
+from keras_danet.waiting import answering
 
 # What has weights or multiplies: the layers that int8 is about.
 _LAYERS = ("Convolution", "GroupConvolution", "MatMul")
@@ -29,7 +30,9 @@ def write_openvino(plain, path, quantization, calibration, compare=None):
     model = openvino.convert_model(str(plain))
     kept = []
     if quantization == "int8":
-        model, kept = _quantized(model, calibration, compare)
+        # Not in the main thread, where NNCF's many `Core`s would leave a
+        # stack for signals that is gone: the next signal kills the process.
+        model, kept = answering(_quantized, model, calibration, compare)
     openvino.save_model(
         model, str(path), compress_to_fp16=quantization == "float16"
     )

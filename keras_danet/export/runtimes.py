@@ -1,5 +1,6 @@
 """Runs an export with the library that will run it, without Keras."""
 
+import functools
 import pathlib
 
 import numpy as np
@@ -187,14 +188,23 @@ def _open_onnx(path, threads):
 
 def open_openvino(model, threads=None):
     """A function of a batch of images to what a file or model of it gives."""
-    import openvino
-
     # In bfloat16, its default where there is one, it would not agree.
     options = {"INFERENCE_PRECISION_HINT": "f32"}
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
-    compiled = openvino.Core().compile_model(model, "CPU", options)
+    compiled = _openvino_core().compile_model(model, "CPU", options)
     return lambda images: compiled(images)[0].copy()
+
+
+@functools.cache
+def _openvino_core():
+    """One for the process: each sets the stack that signals are handled on.
+
+    On its end it sets the one that it found, which may be gone by then.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _open_pt2(path, threads):

@@ -13,6 +13,9 @@ CONTRACT_FILE = "contract.json"
 MAX_FILES = 16
 # Of the class's colour in `colored`.
 OVERLAY = 0.5
+# zlib's level for photographs, which its default makes little smaller in much
+# more time; label maps are worth it.
+FAST_COMPRESSION = 2
 
 
 def write_plain(network, folder, contract):
@@ -73,7 +76,8 @@ def write_served(network, folder, contract):
     def colored(image_bytes):
         def answer(contents):
             image, label = segment(contents)
-            return tf.io.encode_png(_overlay(image, label, contract.palette))
+            overlay = _overlay(image, label, contract.palette)
+            return tf.io.encode_png(overlay, compression=FAST_COMPRESSION)
 
         return {"overlay_png_bytes": _each(answer, image_bytes)}
 

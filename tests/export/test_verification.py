@@ -44,6 +44,20 @@ def test_agreement_and_largest_lead():
     assert reference.compare(lambda b: wrong, "none", 0.9).passed
 
 
+def test_largest_difference_of_logits():
+    reference = Reference(Model(), [sample(), sample()])
+    logits = Model().predict_on_batch(np.zeros((1, 4, 5, 3)))
+    other = logits.copy()
+    other[0, 2, 3] -= (0.25, 0.125)
+    answers = iter([other, logits])
+    found = reference.compare(lambda batch: next(answers), "none")
+    assert found.largest_difference == 0.25 and found.agreement == 1
+    assert "logits differ by 2.5e-01 or less" in found.summary()
+    labels = logits.argmax(-1)
+    found = reference.compare(lambda batch: labels, "none")
+    assert found.as_dict()["largest_difference"] is None
+
+
 def test_lost_mean_iou():
     label = np.zeros((4, 5), "uint8")
     label[0] = 1
@@ -69,6 +83,7 @@ def test_nonsense_is_refused():
         (np.zeros((1, 5, 4)), "gives shape"),
         (np.full((1, 4, 5), 2), "gives the class 2"),
         (np.full((1, 4, 5, 2), np.nan), "not finite"),
+        (np.zeros((1, 4, 5, 1)), "Expected \\(1, 4, 5, 2\\)"),
     ):
         with pytest.raises(ValueError, match=match):
             reference.compare(lambda batch, a=answer: a, "none")
