@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+from keras_danet.cli.arguments import positive
 from keras_danet.cli.export import add_export_size
 
 DEFAULT_SIZE = (512, 512)
@@ -30,13 +31,13 @@ def add(verbs):
     )
     verb.add_argument(
         "--threads",
-        type=int,
+        type=positive,
         metavar="N",
         help="threads of each (default: the runtime's choice)",
     )
     verb.add_argument(
         "--repeats",
-        type=int,
+        type=positive,
         default=20,
         metavar="N",
         help="results that the median is over (default: 20)",

@@ -1,7 +1,5 @@
 """`keras-danet serve`: a small server for an export."""
 
-import errno
-
 
 def add(verbs):
     verb = verbs.add_parser(
@@ -29,20 +27,14 @@ def add(verbs):
 
 def run(arguments):
     from keras_danet.serving.served_model import ServedModel
+    from keras_danet.serving.server import listen
     from keras_danet.serving.server import serve
 
     if not 0 <= arguments.port < 2**16:
         raise ValueError(
             f"--port must be from 0 to 65535. Received: {arguments.port}"
         )
-    model = ServedModel(arguments.export)
-    try:
-        serve(model, arguments.host, arguments.port)
-    except OSError as error:
-        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-            raise
-        raise OSError(
-            f"Port {arguments.port} of {arguments.host} cannot be used: "
-            f"{error.strerror}. Choose another --port."
-        ) from error
+    # Before the model is loaded, which takes a while.
+    with listen(arguments.host, arguments.port) as listener:
+        serve(ServedModel(arguments.export), listener)
     return 0

@@ -1,6 +1,7 @@
 """What an export takes and gives, in words and numbers that travel with it."""
 
 import dataclasses
+import re
 from typing import Any
 
 FORMATS = {
@@ -14,6 +15,8 @@ FORMATS = {
 CALIBRATED = ("int8", "int16x8")
 OUTPUTS = ("labels", "logits")
 FILE = "export.json"
+# What a server calls a model; a folder of digits is a version.
+NAME = re.compile(r"(?!\d+$)[A-Za-z0-9_][A-Za-z0-9_.-]*")
 # What a network computes: 8.4 megapixels, four images of Cityscapes.
 MAX_PIXELS = 2**23
 # A photograph may have as many times more, if it is resized to fewer.
@@ -79,8 +82,13 @@ class Contract:
             given = {name: _tuples(content[name]) for name in names}
             if given["quantization"] not in FORMATS[given["format"]]:
                 raise ValueError(f"there is no {given['quantization']}")
-            if not all(0 < int(s) <= MAX_SIDE for s in given["size"] or ()):
-                raise ValueError(f"no image has the size {given['size']}")
+            size = given["size"]
+            if size is not None and (
+                len(size) != 2 or not all(0 < s <= MAX_SIDE for s in size)
+            ):
+                raise ValueError(f"no image has the size {size}")
+            if not all(isinstance(n, str) for n in given["class_names"]):
+                raise ValueError("its classes have no names")
             return cls(**given)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(

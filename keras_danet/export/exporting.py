@@ -3,9 +3,9 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
-import re
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -19,6 +19,7 @@ from keras_danet.export.contract import FILE
 from keras_danet.export.contract import FORMATS
 from keras_danet.export.contract import MAX_PIXELS
 from keras_danet.export.contract import MAX_SIDE
+from keras_danet.export.contract import NAME
 from keras_danet.export.contract import OUTPUTS
 from keras_danet.export.contract import Contract
 from keras_danet.export.runtimes import Export
@@ -189,6 +190,8 @@ def export_model(
         Sample(image).fitted(contract).image[None].astype(input_dtype)
         for image in calibration
     ]
+    if format == "saved_model":
+        _check_pixels(reference.samples, contract)
     make_folder(place.parent)
     with tempfile.TemporaryDirectory(
         dir=place.parent, prefix=".partial-"
@@ -235,6 +238,17 @@ def _explained(format):
             f"({type(error).__name__}: {words}). Nothing was kept. If the disk "
             "is full, make room; else try another format or size."
         ) from error
+
+
+def _check_pixels(samples, contract):
+    """A SavedModel refuses larger images, also those to compare on."""
+    largest = max((sample.image.shape[:2] for sample in samples), key=math.prod)
+    if math.prod(largest) > contract.max_pixels:
+        raise ValueError(
+            "An image to compare on has {}x{} pixels, which is more than "
+            "`max_pixels` (--max-pixels), {}. Give more, or a smaller `size` "
+            "(--size).".format(*largest, contract.max_pixels)
+        )
 
 
 def _fitted(samples, contract):
@@ -297,14 +311,17 @@ def _place(output, contract, name, version):
         place = output / "_".join(parts)
         _check_own(place)
         return place
-    # A folder of digits is a version.
-    if not re.fullmatch(r"(?!\d+$)[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+    if not NAME.fullmatch(name):
         raise ValueError(
             "`name` (--name) must consist of letters, digits, '_', '-' and "
             f"'.', and not of digits only. Received: {name!r}"
         )
     if version is not None:
-        arguments.number("version", version, "must be 1 or more", least=1)
+        # What TensorFlow Serving can count.
+        must, most = "must be 1 or more, and below 2**63", 2**63 - 1
+        version = arguments.integer(
+            "version", version, must, least=1, most=most
+        )
     base = output / name
     found = [int(p.name) for p in base.glob("*") if p.name.isdecimal()]
     if version is None:

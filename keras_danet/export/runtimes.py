@@ -92,7 +92,7 @@ class Export:
             [answers] = encoded(image_bytes=tf.stack(files)).values()
         except tf.errors.InvalidArgumentError as error:
             raise ValueError(
-                f"{self.folder} refuses an image: {error.message}"
+                f"{self.folder} refuses an image: {plain_words(error)}"
             ) from error
         labels = [tf.io.decode_png(answer) for answer in answers]
         return tf.stack(labels).numpy()[..., 0]
@@ -138,6 +138,19 @@ def read_export(folder):
     return content
 
 
+def plain_words(error):
+    """What an error of TensorFlow's says, without the places in the graph."""
+    text = str(getattr(error, "message", None) or error)
+    marks = ("assertion failed: [", "stack traces unavailable>")
+    for mark in marks:
+        if mark in text:
+            text = text.rpartition(mark)[2]
+    text = text.partition("[[{{")[0].strip(" \n\t[]").replace("\n", " ")
+    if "Invalid JPEG" in text or "Invalid PNG" in text:
+        text += " Is the file whole?"
+    return text.replace("] [", " ")
+
+
 def _open_saved_model(path, threads):
     import tensorflow as tf
 
@@ -147,7 +160,12 @@ def _open_saved_model(path, threads):
     function = loaded.signatures["serving_default"]
 
     def run(images):
-        [result] = function(images=tf.constant(images)).values()
+        try:
+            [result] = function(images=tf.constant(images)).values()
+        except tf.errors.OpError as error:
+            raise ValueError(
+                f"{path.parent} refuses the images: {plain_words(error)}"
+            ) from error
         return result.numpy()
 
     # The functions do not keep what their variables belong to.

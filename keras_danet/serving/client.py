@@ -77,11 +77,18 @@ class Client:
     ):
         parts = urllib.parse.urlsplit(address)
         choice("address", parts.scheme, ("http", "https", "grpc"))
-        if not parts.netloc:
+        if not (parts.hostname and _has_port(parts)):
             raise ValueError(
                 "`address` must have a host, as in 'http://localhost:8501'. "
                 f"Received: {address!r}"
             )
+        if not isinstance(model, str) or not model:
+            raise ValueError(
+                f"`model` must be a model's name. Received: {model!r}"
+            )
+        if version is not None:
+            must = "must be None or 1 or more"
+            version = integer("version", version, must, least=1)
         self.address = address
         self.retries = integer("retries", retries, "must be 0 or more", least=0)
         timeout = number("timeout", timeout, "must be above 0", above=0)
@@ -230,6 +237,10 @@ class _Rest:
                 str(error) or repr(error),
                 broke_off=not isinstance(error, self._errors.ConnectError),
             ) from error
+        except self._errors.DecodingError as error:
+            raise ValueError(
+                f"The server's answer cannot be unpacked: {error}."
+            ) from error
         content = _as_json(body)
         if answer.status_code == 504:
             raise self._late(_error_of(content))
@@ -250,6 +261,14 @@ class _Rest:
             f"{self._client.base_url} took too long ({error!r}). Give more "
             "`timeout`, or send smaller images."
         )
+
+
+def _has_port(parts):
+    """Whether the port is one, or left out."""
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
 
 
 def _seconds(text):
@@ -279,7 +298,7 @@ def _read(answer, deadline):
 def _as_json(body):
     try:
         return json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -6,9 +6,11 @@ import shlex
 import string
 
 from keras_danet import arguments
+from keras_danet.export.contract import NAME
 from keras_danet.files import make_folder
 from keras_danet.files import save_text
 from keras_danet.serving.served_model import check_served
+from keras_danet.serving.served_model import newest_version
 
 # TensorFlow 2.21's, which writes the SavedModels.
 IMAGE = "tensorflow/serving:2.21.0"
@@ -42,6 +44,7 @@ set -e
 here=$$(cd "$$(dirname "$$0")" && pwd)
 folder=$${1:-}
 [ -n "$$folder" ] || folder=$folder
+folder=$$(cd "$$folder" && pwd)
 set -- --port=8500 --rest_api_port=8501 --rest_api_timeout_in_ms=60000 \\
     --model_config_file=/config/models.config
 if [ "$${BATCHING:-0}" = 1 ]; then
@@ -192,18 +195,19 @@ def write_files(export, output, threads=2):
     Raises:
         FileExistsError: if a file of another content is in the way.
         FileNotFoundError: if it is not an export for servers.
-        ValueError: if it is of another format, or `threads` below 1.
+        ValueError: if it is of another format, its name is none for a
+            server, or `threads` is below 1.
     """
     export, output = pathlib.Path(export).resolve(), pathlib.Path(output)
     if export.name.isdecimal():
         export = export.parent
-    versions = [p for p in export.glob("*") if p.name.isdecimal()]
-    if not versions:
-        raise FileNotFoundError(
-            f"{export} has no version of a model. Expected the folder NAME "
-            "that `keras-danet export --format saved_model` made."
+    check_served(newest_version(export))
+    # It is written into scripts.
+    if not NAME.fullmatch(export.name):
+        raise ValueError(
+            f"The folder {export} is the model's name, which must consist of "
+            "letters, digits, '_', '-' and '.'. Rename it."
         )
-    check_served(max(versions, key=lambda path: int(path.name)))
     threads = arguments.integer(
         "threads", threads, "must be 1 or more", least=1
     )

@@ -6,6 +6,8 @@ import pathlib
 
 import numpy as np
 
+from keras_danet.export.contract import FILE
+from keras_danet.export.runtimes import plain_words
 from keras_danet.export.runtimes import read_export
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -32,7 +34,7 @@ class ServedModel:
 
         folder = pathlib.Path(folder).resolve()
         if not folder.name.isdecimal():
-            folder = _newest(folder)
+            folder = newest_version(folder)
         check_served(folder)
         self.folder = folder
         self.name, self.version = folder.parent.name, int(folder.name)
@@ -63,7 +65,7 @@ class ServedModel:
         try:
             outputs = function(**{k: tf.constant(v) for k, v in inputs.items()})
         except (tf.errors.InvalidArgumentError, ValueError, TypeError) as error:
-            raise ValueError(_plain(error)) from None
+            raise ValueError(plain_words(error)) from None
         return {name: value.numpy() for name, value in outputs.items()}
 
     def inputs_of(self, signature):
@@ -129,7 +131,15 @@ def check_served(folder):
         )
 
 
-def _newest(folder):
+def newest_version(folder):
+    """The newest version of the model in a folder NAME.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if the folder is an export of another format.
+    """
+    if (folder / FILE).is_file():
+        check_served(folder)
     versions = [
         path
         for path in folder.glob("*")
@@ -161,16 +171,6 @@ def _described(tensors):
         }
         for name, spec in tensors.items()
     }
-
-
-def _plain(error):
-    """TensorFlow's words without the places in the graph."""
-    text = str(getattr(error, "message", None) or error)
-    marks = ("assertion failed: [", "stack traces unavailable>")
-    for mark in marks:
-        if mark in text:
-            text = text.rpartition(mark)[2]
-    return text.partition("[[{{")[0].strip(" \n\t]").replace("\n", " ")
 
 
 def parse_inputs(body, specs):
@@ -236,7 +236,11 @@ def _as_array(name, values, spec):
 
 def _numbers(name, values, spec):
     try:
-        array = np.array(values, "float64")
+        array = np.array(values)
+        # Strings and booleans are no pixels, whatever NumPy makes of them.
+        if array.dtype.kind not in "iuf":
+            raise TypeError(array.dtype)
+        array = array.astype("float64")
     except (ValueError, TypeError, OverflowError):
         raise ValueError(
             f"{name!r} must be nested lists of numbers, all of one length."

@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.responses import Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from keras_danet.serving.served_model import DEFAULT_SIGNATURE
 from keras_danet.serving.served_model import format_outputs
@@ -202,23 +203,59 @@ def _answer(model, body):
     return json.dumps(answer).encode()
 
 
-def serve(model, host, port, **limits):
+def listen(host, port):
+    """A socket that listens.
+
+    Args:
+        host: string, an address of this machine.
+        port: integer; 0 takes a free one.
+
+    Raises:
+        OSError: if the port is in use, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        # Python adds the address to some.
+        reason = str(error.strerror).partition(" (while")[0]
+        raise OSError(
+            f"Port {port} of {host} cannot be used: {reason}. Choose another "
+            "--port or --host."
+        ) from error
+
+
+class ImpatientProtocol(H11Protocol):
+    """Closes connections that send no request; else they stay for ever."""
+
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        self._wait()
+
+    def on_response_complete(self):
+        super().on_response_complete()
+        self._wait()
+
+    def _wait(self):
+        self.loop.call_later(READ_SECONDS, self._end_if_idle)
+
+    def _end_if_idle(self):
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+
+
+def serve(model, listener, **limits):
     """Serves until it is told to stop; requests under way are finished.
 
     Args:
         model: `ServedModel`.
-        host: string, the address to listen at.
-        port: integer; 0 takes a free one.
+        listener: what `listen` returned.
         **limits: `make_app`'s.
-
-    Raises:
-        OSError: if the port is in use.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.create_server((host, port), family=family)
     app = make_app(model, **limits)
     config = uvicorn.Config(
         app,
+        http=ImpatientProtocol,
         log_level="warning",
         timeout_graceful_shutdown=GRACE_SECONDS,
         limit_concurrency=MAX_CONNECTIONS,

@@ -444,8 +444,12 @@ def test_what_cannot_be_written_is_refused(trained, calibration, tmp_path):
     for name in ("../escape", "a/b", "", ".hidden", "2024"):
         with pytest.raises(ValueError, match="must consist of letters"):
             export(trained, tmp_path, name=name)
-    with pytest.raises(ValueError, match="must be 1 or more"):
-        export(trained, tmp_path, version=0)
+    for version in (0, 2**63):
+        with pytest.raises(ValueError, match="must be 1 or more"):
+            export(trained, tmp_path, version=version)
+    with pytest.raises(ValueError, match="64x48 pixels, which is more than"):
+        export(trained, tmp_path / "none", max_pixels=100)
+    assert not (tmp_path / "none").exists()
     (tmp_path / "pt2_40x64").mkdir()
     (tmp_path / "pt2_40x64" / "thesis.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="not an export"):
@@ -498,10 +502,19 @@ def test_damaged_exports_are_told(trained, tmp_path):
         with pytest.raises(ValueError, match="damaged|does not describe"):
             Export(folder)
     changed = json.loads(good)
-    changed["contract"]["size"] = [10**9, 10**9]
-    (folder / "export.json").write_text(json.dumps(changed))
-    with pytest.raises(ValueError, match="does not describe"):
-        Export(folder)
+    for key, value in (
+        ("size", [10**9, 10**9]),
+        ("size", [40]),
+        ("size", ["40", "64"]),
+        ("size", 40),
+        ("class_names", None),
+        ("class_names", [1, 2, 3]),
+    ):
+        wrong = {**changed["contract"], key: value}
+        text = json.dumps({**changed, "contract": wrong})
+        (folder / "export.json").write_text(text)
+        with pytest.raises(ValueError, match="does not describe"):
+            Export(folder)
     changed["contract"]["format"] = "pickle"
     (folder / "export.json").write_text(json.dumps(changed))
     with pytest.raises(ValueError, match="does not describe"):

@@ -28,6 +28,7 @@ from keras_danet.export import export_model
 from keras_danet.serving import Client
 from keras_danet.serving import client as client_module
 from keras_danet.serving import files
+from keras_danet.serving import server as server_module
 from keras_danet.serving.files import write_files
 from keras_danet.serving.served_model import ServedModel
 from keras_danet.serving.server import make_app
@@ -75,7 +76,9 @@ def running(served, **limits):
     """The application behind a real server, in a thread; its address."""
     import uvicorn
 
-    config = uvicorn.Config(make_app(served, **limits), log_level="error")
+    app = make_app(served, **limits)
+    http = server_module.ImpatientProtocol
+    config = uvicorn.Config(app, http=http, log_level="error")
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(
@@ -160,6 +163,8 @@ BAD = [
     ({"instances": [[[[1, 2, 256]]]]}, 400, "integers from 0 to 255"),
     ({"instances": [[[[1, 2, 0.5]]]]}, 400, "integers from 0 to 255"),
     ({"instances": [[[["a", 2, 3]]]]}, 400, "nested lists"),
+    ({"instances": [[[["1", "2", "3"]]]]}, 400, "nested lists"),
+    ({"instances": [[[[True, False, True]]]]}, 400, "nested lists"),
     ({"inputs": {"pixels": 1}}, 400, "nested lists"),
     ({"signature_name": "x", "instances": [1]}, 400, "no signature 'x'"),
     ({"signature_name": 3, "instances": [1]}, 400, "must be a string"),
@@ -170,8 +175,13 @@ BAD = [
         "not valid base64",
     ),
     (encoded(b"hello"), 400, "This is not a JPEG or PNG"),
-    (encoded(png(np.zeros((9, 9, 3), "uint8"))[:40]), 400, "PNG"),
+    (
+        encoded(png(np.zeros((9, 9, 3), "uint8"))[:40]),
+        400,
+        "Is the file whole?",
+    ),
     (encoded(BOMB.getvalue()), 400, "larger than 33554432 pixels"),
+    (encoded(BOMB.getvalue()), 400, "(height, width): 10000 10000"),
     (
         {"signature_name": "encoded", "instances": 17 * [{"b64": ""}]},
         400,
@@ -296,6 +306,25 @@ def test_slow_senders_take_no_place():
             sender.close()
 
 
+def test_connections_without_a_request_are_closed(monkeypatch):
+    monkeypatch.setattr(server_module, "READ_SECONDS", 0.5)
+    slow = Slow()
+    with running(slow) as address, concurrent.futures.ThreadPoolExecutor() as p:
+        host, port = address.removeprefix("http://").split(":")
+        asked = p.submit(post, address, {"instances": [1]})
+        idle, dripping = (
+            socket.create_connection((host, port), timeout=20) for _ in range(2)
+        )
+        dripping.sendall(b"GET / HTTP/1.1\r\nHo")
+        for connection in (idle, dripping):
+            assert connection.recv(1) == b""
+            connection.close()
+        # One that waits for its answer is not.
+        time.sleep(0.7)
+        slow.go.set()
+        assert asked.result()[0] == 200
+
+
 def test_a_busy_server_stops_in_time(tmp_path):
     """A network cannot be interrupted; Python would wait for it."""
     script = """
@@ -306,7 +335,7 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 from keras_danet.serving import server
 from test_serving import Slow
 server.GRACE_SECONDS = 1
-server.serve(Slow(), "127.0.0.1", 0)
+server.serve(Slow(), server.listen("127.0.0.1", 0))
 """
     tests = os.path.dirname(os.path.abspath(__file__))
     with subprocess.Popen(
@@ -355,7 +384,12 @@ def test_mistakes_of_the_command(folder, tmp_path, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert main(["serve", str(folder), "--port", port]) == 2
-    assert f"Port {port} of 127.0.0.1 cannot be used" in capsys.readouterr().err
+    words = f"Port {port} of 127.0.0.1 cannot be used: Address already in use."
+    assert words in capsys.readouterr().err
+    # A documentation address, which is no machine's.
+    command = ["serve", str(tmp_path), "--port", "0", "--host", "192.0.2.1"]
+    assert main(command) == 2
+    assert "of 192.0.2.1 cannot be used: " in capsys.readouterr().err
     assert main(["serve", str(folder), "--port", "70000"]) == 2
     assert "from 0 to 65535" in capsys.readouterr().err
     assert main(["serve", str(tmp_path)]) == 2
@@ -491,10 +525,15 @@ def test_what_a_server_may_answer_instead(monkeypatch):
         (b'{"predictions": [{"b64": "aGVsbG8="}]}', "not the PNG"),
         (good_answer(deep), "its mode is RGB"),
         (b" " * 20_000, "more than 10000 bytes"),
+        (b"[" * 9_000, "not that of TensorFlow Serving"),
     ):
         with answering_with((200, body, 0)) as (address, _):
             with pytest.raises(ValueError, match=words):
                 ask(address)
+    junk = 200, b"junk", 0, ("Content-Encoding", "gzip")
+    with answering_with(junk) as (address, _):
+        with pytest.raises(ValueError, match="cannot be unpacked"):
+            ask(address)
 
 
 def test_time_and_connections_run_out(monkeypatch):
@@ -513,10 +552,15 @@ def test_time_and_connections_run_out(monkeypatch):
         port = closed.getsockname()[1]
     with pytest.raises(ConnectionError, match="does not answer"):
         ask(f"http://127.0.0.1:{port}", retries=1)
-    for wrong in ("localhost:8501", "ftp://x", "http://"):
+    for wrong in ("localhost:8501", "ftp://x", "http://", "http://x:abc"):
         with pytest.raises(ValueError, match="`address` must"):
             Client(wrong)
-    for wrong in ({"retries": -1}, {"timeout": 0}):
+    for wrong in (
+        {"retries": -1},
+        {"timeout": 0},
+        {"model": None},
+        {"version": "x/../y"},
+    ):
         with pytest.raises(ValueError, match="must be"):
             Client("http://x", **wrong)
 
@@ -632,6 +676,20 @@ def test_the_docker_command_has_the_folder_as_it_is_called(folder, tmp_path):
     assert service["spec"]["selector"] == {"app": "true"}
     for name in ("1e3", "_", "DANet", 80 * "a"):
         assert re.fullmatch("[a-z][a-z0-9-]{0,52}[a-z0-9]", files._label(name))
+    named = tmp_path / "$(touch broken)"
+    shutil.copytree(folder, named)
+    with pytest.raises(ValueError, match="name, which must consist of letters"):
+        write_files(named, tmp_path / "out4")
+    assert not (tmp_path / "out4").exists()
+    done = subprocess.run(
+        ["sh", tmp_path / "out" / "run.sh", "true"],
+        env={**os.environ, **path},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"source={tmp_path / 'true'}," in done.stdout
     with pytest.raises(ValueError, match="`threads` must be 1 or more"):
         write_files(odd, tmp_path / "out2", threads=0)
 
