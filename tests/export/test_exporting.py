@@ -447,7 +447,7 @@ def test_what_cannot_be_written_is_refused(trained, calibration, tmp_path):
     for version in (0, 2**63):
         with pytest.raises(ValueError, match="must be 1 or more"):
             export(trained, tmp_path, version=version)
-    with pytest.raises(ValueError, match="64x48 pixels, which is more than"):
+    with pytest.raises(ValueError, match="97x65 pixels, which is more than"):
         export(trained, tmp_path / "none", max_pixels=100)
     assert not (tmp_path / "none").exists()
     (tmp_path / "pt2_40x64").mkdir()
