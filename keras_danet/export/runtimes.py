@@ -88,12 +88,7 @@ class Export:
 
         files = [tf.io.encode_png(image) for image in images]
         encoded = self._run.signatures["encoded"]
-        try:
-            [answers] = encoded(image_bytes=tf.stack(files)).values()
-        except tf.errors.InvalidArgumentError as error:
-            raise ValueError(
-                f"{self.folder} refuses an image: {plain_words(error)}"
-            ) from error
+        answers = _ask(encoded, self.folder, image_bytes=tf.stack(files))
         labels = [tf.io.decode_png(answer) for answer in answers]
         return tf.stack(labels).numpy()[..., 0]
 
@@ -151,6 +146,19 @@ def plain_words(error):
     return text.replace("] [", " ")
 
 
+def _ask(signature, folder, **inputs):
+    """The one output of a SavedModel's signature."""
+    import tensorflow as tf
+
+    try:
+        [output] = signature(**inputs).values()
+    except tf.errors.OpError as error:
+        raise ValueError(
+            f"{folder} refuses the images: {plain_words(error)}"
+        ) from error
+    return output
+
+
 def _open_saved_model(path, threads):
     import tensorflow as tf
 
@@ -160,13 +168,7 @@ def _open_saved_model(path, threads):
     function = loaded.signatures["serving_default"]
 
     def run(images):
-        try:
-            [result] = function(images=tf.constant(images)).values()
-        except tf.errors.OpError as error:
-            raise ValueError(
-                f"{path.parent} refuses the images: {plain_words(error)}"
-            ) from error
-        return result.numpy()
+        return _ask(function, path.parent, images=tf.constant(images)).numpy()
 
     # The functions do not keep what their variables belong to.
     run.signatures, run.loaded = loaded.signatures, loaded

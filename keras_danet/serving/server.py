@@ -228,6 +228,8 @@ def listen(host, port):
 class ImpatientProtocol(H11Protocol):
     """Closes connections that send no request; else they stay for ever."""
 
+    _timer = None
+
     def connection_made(self, transport):
         super().connection_made(transport)
         self._wait()
@@ -237,11 +239,25 @@ class ImpatientProtocol(H11Protocol):
         self._wait()
 
     def _wait(self):
-        self.loop.call_later(READ_SECONDS, self._end_if_idle)
+        # An older one would end a connection that has just been used.
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(READ_SECONDS, self._end_if_idle)
 
     def _end_if_idle(self):
         if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
+
+
+def make_config(app):
+    """How uvicorn runs the application."""
+    return uvicorn.Config(
+        app,
+        http=ImpatientProtocol,
+        log_level="warning",
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        limit_concurrency=MAX_CONNECTIONS,
+    )
 
 
 def serve(model, listener, **limits):
@@ -253,13 +269,6 @@ def serve(model, listener, **limits):
         **limits: `make_app`'s.
     """
     app = make_app(model, **limits)
-    config = uvicorn.Config(
-        app,
-        http=ImpatientProtocol,
-        log_level="warning",
-        timeout_graceful_shutdown=GRACE_SECONDS,
-        limit_concurrency=MAX_CONNECTIONS,
-    )
     host, port = listener.getsockname()[:2]
     host = f"[{host}]" if ":" in host else host
     print(
@@ -268,7 +277,7 @@ def serve(model, listener, **limits):
         flush=True,
     )
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        uvicorn.Server(make_config(app)).run(sockets=[listener])
     finally:
         if app.state.computing:
             # A network cannot be interrupted, and Python would wait for it.

@@ -76,9 +76,7 @@ def running(served, **limits):
     """The application behind a real server, in a thread; its address."""
     import uvicorn
 
-    app = make_app(served, **limits)
-    http = server_module.ImpatientProtocol
-    config = uvicorn.Config(app, http=http, log_level="error")
+    config = server_module.make_config(make_app(served, **limits))
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(
