@@ -207,10 +207,14 @@ def _die_with_parent():
 
 
 def _is_finished(run, epochs):
-    """Whether a run was trained to its end and evaluated after that."""
+    """Whether a run was trained to its end and evaluated after that.
+
+    The model may be gone: its record can be kept without it.
+    """
     report, model = run / "report.json", run / "model.keras"
     try:
-        if report.stat().st_mtime < model.stat().st_mtime:
+        evaluated = report.stat().st_mtime
+        if model.exists() and evaluated < model.stat().st_mtime:
             return False
         with open(run / "history.csv", newline="") as file:
             return len(list(csv.DictReader(file))) >= epochs

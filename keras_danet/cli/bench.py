@@ -15,7 +15,8 @@ def add(verbs):
         help="compare latency and memory of exports",
         description="Runs each export in a process of its own, one after the "
         "other, and shows the median time of an image, the time from opening "
-        "to the first result, and the most memory that it took.",
+        "to the first result, and the most memory that it took; beside them "
+        "how far it was from its model when it was written.",
     )
     verb.add_argument(
         "exports",
@@ -54,10 +55,8 @@ def run(arguments):
     from keras_danet.export.runtimes import read_export
     from keras_danet.text_tables import table_lines
 
-    contracts = [
-        Contract.from_dict(read_export(folder)["contract"])
-        for folder in arguments.exports
-    ]
+    reports = [read_export(folder) for folder in arguments.exports]
+    contracts = [Contract.from_dict(found["contract"]) for found in reports]
     sizes = [contract.size for contract in contracts if contract.size]
     given = None if arguments.size == "any" else arguments.size
     size = given or (sizes[0] if sizes else DEFAULT_SIZE)
@@ -78,17 +77,41 @@ def run(arguments):
             )
         )
         return 0
-    rows = [("export", "size", "ms", "ratio", "first s", "peak MiB")]
-    for folder, cost in zip(arguments.exports, costs, strict=True):
+    rows = [
+        (
+            *("export", "precision", "size", "ms", "ratio", "first s"),
+            *("peak MiB", "MB", "same class", "mIoU lost"),
+        )
+    ]
+    for folder, contract, report, cost in zip(
+        arguments.exports, contracts, reports, costs, strict=True
+    ):
         rows.append(
             (
                 str(folder),
+                contract.quantization.replace("none", "float32"),
                 "{}x{}".format(*cost.size),
                 f"{1e3 * cost.seconds:.1f}",
                 f"{cost.seconds / costs[0].seconds:.2f}",
                 f"{cost.first_seconds:.2f}",
                 f"{cost.peak_bytes / 2**20:.0f}",
+                *_when_written(report),
             )
         )
-    print("\n".join(table_lines(rows)))
+    print("\n".join(table_lines(rows, num_texts=2)))
     return 0
+
+
+def _when_written(report):
+    """Size, agreement and lost mean IoU, as far as a report has them."""
+    found = report.get("verification")
+    found = found if isinstance(found, dict) else {}
+    return (
+        _number(report.get("num_bytes"), lambda size: f"{size / 1e6:.1f}"),
+        _number(found.get("agreement"), "{:.3%}".format),
+        _number(found.get("lost_iou"), "{:+.2%}".format),
+    )
+
+
+def _number(value, write):
+    return write(value) if isinstance(value, (int, float)) else "-"

@@ -39,7 +39,7 @@ def run(arguments):
     else:
         verdict = "agrees with" if found.passed else "DIFFERS FROM"
         print(
-            f"{harmless(arguments.export)} {verdict} the model: "
+            f"{harmless(arguments.export)} {verdict} the model.\n"
             f"{found.summary()}"
         )
     return 0 if found.passed else 1

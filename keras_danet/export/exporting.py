@@ -22,6 +22,8 @@ from keras_danet.export.contract import MAX_SIDE
 from keras_danet.export.contract import NAME
 from keras_danet.export.contract import OUTPUTS
 from keras_danet.export.contract import Contract
+from keras_danet.export.operators import operators_of
+from keras_danet.export.runtimes import FILES
 from keras_danet.export.runtimes import Export
 from keras_danet.export.verification import Reference
 from keras_danet.export.verification import Sample
@@ -32,6 +34,7 @@ from keras_danet.files import save_text
 from keras_danet.models import DANet
 from keras_danet.runs import classes_of
 from keras_danet.runs import versions
+from keras_danet.text_tables import table_lines
 
 # What a run's images are compared at, if there are none: any size will do.
 NOISE_SIZES = ((64, 48), (97, 65))
@@ -49,7 +52,8 @@ class ExportReport:
         contract: `Contract`.
         verification: `Verification`.
         num_bytes: integer, of its files together.
-        operators: tuple of strings, for a TFLite file.
+        operators: tuple of strings, read from its file.
+        opset: integer, ONNX's, for a file of it.
         float_layers: integer, how many layers full int8 left in float so
             that it agrees.
         cost: `measuring.Cost`, or `None` if it was not measured.
@@ -61,6 +65,7 @@ class ExportReport:
     verification: Verification
     num_bytes: int
     operators: tuple[str, ...] = ()
+    opset: int | None = None
     float_layers: int = 0
     cost: measuring.Cost | None = None
     not_measured: str | None = None
@@ -76,6 +81,7 @@ class ExportReport:
             "verification": self.verification.as_dict(),
             "num_bytes": self.num_bytes,
             "operators": list(self.operators),
+            "opset": self.opset,
             "float_layers": self.float_layers,
             "cost": self.cost and dataclasses.asdict(self.cost),
             "not_measured": self.not_measured,
@@ -83,32 +89,41 @@ class ExportReport:
         }
 
     def summary(self) -> str:
-        if not self.passed:
-            remedy = ""
-            if self.contract.quantization != "none":
-                remedy = " Try another precision, or more calibration images."
-            return (
-                "The export DIFFERS FROM the model and was not kept: "
-                f"{self.verification.summary()}.\n"
-                f"{self.folder} is as it was.{remedy}"
-            )
-        lines = [
-            f"{self.folder} agrees with the model: "
-            f"{self.verification.summary()}",
-            f"{self.num_bytes / 1e6:.1f} MB",
-        ]
+        """A sentence, and the figures as a table for a terminal."""
+        table = "\n".join(table_lines(self._rows(), num_texts=2))
+        if self.passed:
+            return f"{self.folder} agrees with the model.\n{table}"
+        remedy = ""
+        if self.contract.quantization != "none":
+            remedy = " Try another precision, or more calibration images."
+        return (
+            f"The export DIFFERS FROM the model and was not kept.\n{table}\n"
+            f"{self.folder} is as it was.{remedy}"
+        )
+
+    def _rows(self):
+        found = self.verification.rows()
+        size = f"{self.num_bytes / 1e6:.1f} MB"
         if self.float_layers:
-            lines[-1] += f", {self.float_layers} layers in float"
+            size += f", {self.float_layers} layers in float"
+        found.append(("files", size))
+        kinds = f"{len(self.operators)} kinds, listed in {FILE}"
+        if self.opset:
+            kinds += f"; opset {self.opset}"
+        found.append(("operators", kinds))
         if self.cost:
             height, width = self.cost.size
-            lines[-1] += (
-                f"; {1e3 * self.cost.seconds:.0f} ms for {height}x{width} "
-                f"(the first {self.cost.first_seconds:.1f} s), at most "
-                f"{self.cost.peak_bytes / 2**20:.0f} MiB"
-            )
+            found += [
+                (
+                    "time",
+                    f"{1e3 * self.cost.seconds:.0f} ms for {height}x{width} "
+                    f"(the first: {self.cost.first_seconds:.1f} s)",
+                ),
+                ("memory", f"{self.cost.peak_bytes / 2**20:.0f} MiB at most"),
+            ]
         elif self.not_measured:
-            lines[-1] += f"; {self.not_measured}"
-        return "\n".join(lines)
+            found.append(("time", self.not_measured))
+        return found
 
 
 def export_model(
@@ -357,7 +372,12 @@ def _check_own(place):
 
 def _report(folder, place, contract, reference, extras, measure):
     report = ExportReport(
-        str(place), contract, None, _bytes_of(folder), **extras
+        str(place),
+        contract,
+        None,
+        _bytes_of(folder),
+        tuple(operators_of(contract.format, folder / FILES[contract.format])),
+        **extras,
     )
     # What reads it needs the contract.
     save_text(
@@ -380,12 +400,21 @@ def _report(folder, place, contract, reference, extras, measure):
 
 def _compared(reference, export):
     contract = export.contract
-    verification = reference.compare(export, contract.quantization)
+    kind = contract.quantization
+    from_pixels = reference.compare(export, kind)
     if contract.format != "saved_model":
-        return verification
-    # Both ways in; the worse one counts.
-    from_files = reference.compare(export.from_files, contract.quantization)
-    return min(verification, from_files, key=lambda found: found.margin)
+        return from_pixels
+    # Every signature but the overlay; the worst one counts.
+    from_files = reference.compare(export.from_files, kind)
+    found = reference.compare(export.probabilities, kind, probabilities=True)
+    worst = min(
+        (found, from_files, from_pixels), key=lambda found: found.margin
+    )
+    return dataclasses.replace(
+        worst,
+        largest_difference=found.largest_difference,
+        outputs=found.outputs,
+    )
 
 
 def _bytes_of(folder):

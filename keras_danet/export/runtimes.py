@@ -88,9 +88,19 @@ class Export:
 
         files = [tf.io.encode_png(image) for image in images]
         encoded = self._run.signatures["encoded"]
-        answers = _ask(encoded, self.folder, image_bytes=tf.stack(files))
+        answers = _ask(encoded, self.folder, image_bytes=files)
         labels = [tf.io.decode_png(answer) for answer in answers]
         return tf.stack(labels).numpy()[..., 0]
+
+    def probabilities(self, images):
+        """What a SavedModel gives for images as each class's probability.
+
+        Raises:
+            ValueError: if it refuses them.
+        """
+        signature = self._run.signatures["probabilities"]
+        images = self._checked(images)
+        return _ask(signature, self.folder, images=images).numpy()
 
 
 def open_file(contract, path, threads=None):
@@ -151,7 +161,8 @@ def _ask(signature, folder, **inputs):
     import tensorflow as tf
 
     try:
-        [output] = signature(**inputs).values()
+        tensors = {k: tf.convert_to_tensor(v) for k, v in inputs.items()}
+        [output] = signature(**tensors).values()
     except tf.errors.OpError as error:
         raise ValueError(
             f"{folder} refuses the images: {plain_words(error)}"
@@ -168,7 +179,7 @@ def _open_saved_model(path, threads):
     function = loaded.signatures["serving_default"]
 
     def run(images):
-        return _ask(function, path.parent, images=tf.constant(images)).numpy()
+        return _ask(function, path.parent, images=images).numpy()
 
     # The functions do not keep what their variables belong to.
     run.signatures, run.loaded = loaded.signatures, loaded

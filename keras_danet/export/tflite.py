@@ -111,12 +111,3 @@ def _write_int8(plain, path, calibration, compare):
         if is_good():
             break
     return kept
-
-
-def operators_of(path):
-    """The names of the operators in a TFLite file."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_path=str(path))
-    details = interpreter._get_ops_details()
-    return sorted({operator["op_name"] for operator in details} - {"DELEGATE"})

@@ -10,6 +10,8 @@ from keras_danet import metrics
 from keras_danet.data.resampling import resize_image
 from keras_danet.data.resampling import scaled_size
 from keras_danet.inference.scores import count_image
+from keras_danet.inference.windows import softmax
+from keras_danet.text_tables import table_lines
 
 # The share of pixels that must have the same class, by quantization: float32
 # graphs round otherwise, float16 has 11 bits, int8 has 256 steps.
@@ -22,6 +24,8 @@ LEAST_AGREEMENT = {
 }
 # Of mean IoU, where there are labels.
 MOST_LOSS = 0.01
+# Of a probability, where the export gives them.
+MOST_DIFFERENCE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +72,13 @@ class Verification:
         largest_lead: float. Where the classes differ, how far the model's was
             ahead of its second one, in units of its logits' deviation: the
             furthest. 0 if they never differ.
-        largest_difference: float, of a logit, where the export gives logits;
-            NaN where it gives labels.
+        largest_difference: float, of a logit or probability, where the export
+            gives them; NaN where it gives labels only.
         mean_iou: float, the export's on the images with labels; NaN without.
         model_mean_iou: float, the model's on the same.
         least_agreement, most_loss: floats, what was required.
+        outputs: string, what was compared besides classes: `"labels"`,
+            nothing; `"logits"`; or `"probabilities"`.
         parts_at: string, the first layer whose features differ by more than
             a rounding, where that was looked for.
     """
@@ -86,6 +92,7 @@ class Verification:
     model_mean_iou: float
     least_agreement: float
     most_loss: float = MOST_LOSS
+    outputs: str = "labels"
     parts_at: str | None = None
 
     @property
@@ -95,10 +102,12 @@ class Verification:
     @property
     def margin(self) -> float:
         """By how much it is better than required; negative if it is not."""
-        margin = self.agreement - self.least_agreement
-        if math.isnan(self.mean_iou):
-            return margin
-        return min(margin, self.most_loss - self.lost_iou)
+        margins = [self.agreement - self.least_agreement]
+        if not math.isnan(self.mean_iou):
+            margins.append(self.most_loss - self.lost_iou)
+        if self.outputs == "probabilities":
+            margins.append(MOST_DIFFERENCE - self.largest_difference)
+        return min(margins)
 
     @property
     def passed(self) -> bool:
@@ -118,28 +127,45 @@ class Verification:
             for name, value in figures.items()
         }
 
-    def summary(self) -> str:
-        """The figures as a sentence."""
-        text = (
-            f"same class at {self.agreement:.4%} of {self.num_pixels} pixels "
-            f"of {self.num_images} images (needed {self.least_agreement:.2%})"
-        )
-        if self.agreement < 1:
-            text += (
-                ", where the model's was ahead by at most "
-                f"{self.largest_lead:.1e} of the logits' deviation"
+    def rows(self) -> list[tuple[str, str]]:
+        """The figures and their names, for a table."""
+        found = [
+            (
+                "same class",
+                f"{self.agreement:.4%} of {self.num_pixels} pixels of "
+                f"{self.num_images} images (needed: "
+                f"{self.least_agreement:.2%})",
             )
-        if not math.isnan(self.largest_difference):
-            text += f"; logits differ by {self.largest_difference:.1e} or less"
+        ]
+        if self.agreement < 1:
+            found.append(
+                (
+                    "where it differs",
+                    "the model's class was ahead by at most "
+                    f"{self.largest_lead:.1e} of the logits' deviation",
+                )
+            )
+        if self.outputs != "labels":
+            text = f"differ by {self.largest_difference:.1e} or less"
+            if self.outputs == "probabilities":
+                text += f" (allowed: {MOST_DIFFERENCE})"
+            found.append((self.outputs, text))
         if not math.isnan(self.mean_iou):
-            text += (
-                f"; mean IoU {self.mean_iou:.2%}, the model's "
-                f"{self.model_mean_iou:.2%} (allowed to lose: "
-                f"{self.most_loss:.2%})"
+            found.append(
+                (
+                    "mean IoU",
+                    f"{self.mean_iou:.2%}, the model's "
+                    f"{self.model_mean_iou:.2%} (allowed to lose: "
+                    f"{self.most_loss:.2%})",
+                )
             )
         if self.parts_at:
-            text += f"; they part at {self.parts_at}"
-        return text
+            found.append(("they part at", self.parts_at))
+        return found
+
+    def summary(self) -> str:
+        """The figures as a table for a terminal."""
+        return "\n".join(table_lines(self.rows(), num_texts=2))
 
 
 class Reference:
@@ -169,13 +195,17 @@ class Reference:
         batch = sample.image[np.newaxis].astype("float32")
         return np.asarray(self.model.predict_on_batch(batch))[0]
 
-    def compare(self, run, quantization, least_agreement=None):
+    def compare(
+        self, run, quantization, least_agreement=None, probabilities=False
+    ):
         """Compares an export.
 
         Args:
             run: function of a batch of uint8 images to labels or logits.
             quantization: string, key of `LEAST_AGREEMENT`.
             least_agreement: float, another requirement. Defaults to `None`.
+            probabilities: boolean, whether `run` gives these and no logits.
+                Defaults to `False`.
 
         Returns:
             `Verification`.
@@ -185,6 +215,7 @@ class Reference:
                 class.
         """
         same, pixels, largest, difference = 0, 0, 0.0, math.nan
+        outputs = "labels"
         shape = self.num_classes, self.num_classes
         mine, theirs = np.zeros(shape, "int64"), np.zeros(shape, "int64")
         has_labels = False
@@ -196,8 +227,12 @@ class Reference:
             if output.ndim == 4:
                 # Computed again: of many large images they would take
                 # gigabytes.
-                error = np.abs(output[0] - self._logits(sample)).max()
+                values = self._logits(sample)
+                if probabilities:
+                    values = softmax(values)
+                error = np.abs(output[0] - values).max()
                 difference = np.fmax(difference, error)
+                outputs = "probabilities" if probabilities else "logits"
             if received.max(initial=0) >= self.num_classes:
                 raise ValueError(
                     f"The export gives the class {received.max()}, and there "
@@ -226,6 +261,7 @@ class Reference:
             least_agreement=least
             if least_agreement is None
             else least_agreement,
+            outputs=outputs,
         )
 
 

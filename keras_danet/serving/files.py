@@ -228,7 +228,7 @@ def write_files(export, output, threads=2):
     make_folder(output)
     for name, text in texts.items():
         path = output / name
-        if path.exists() and path.read_text("utf-8") != text:
+        if path.exists() and path.read_bytes() != text.encode():
             raise FileExistsError(
                 f"{path} exists and is not what would be written. Move it "
                 "away, or choose another --output."

@@ -93,6 +93,11 @@ def test_a_grid_is_trained_measured_and_skipped(here, workshop, capsys):
     os.utime(folder / "model.keras")
     assert main(grid(*vary)) == 0
     assert here == ["train", "evaluate"]
+    # One whose record was kept without it is not trained again.
+    (folder / "model.keras").unlink()
+    here.clear()
+    assert main(grid(*vary)) == 0
+    assert here == []
 
 
 @one_backend

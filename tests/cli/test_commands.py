@@ -131,7 +131,12 @@ def test_the_whole_way_in_subprocesses(workshop):
         "bench", run / "exports/danet/1", run / "exports/tflite_48x64"
     )
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.strip().splitlines()) == 3
+    heading, *lines = done.stdout.strip().splitlines()
+    assert heading.split()[-5:] == ["MB", "same", "class", "mIoU", "lost"]
+    assert len(lines) == 2
+    for line in lines:
+        assert line.split()[1] == "float32"
+        assert float(line.split()[-2].rstrip("%")) >= 99.99
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(workshop):

@@ -88,8 +88,9 @@ def test_files_for_one_size(
     expected = trained.predict_on_batch(image[None].astype("float32"))
     assert (received == expected.argmax(-1)).mean() >= 0.99
     assert (received[0] == label).mean() > 0.9
+    names = set(report.operators)
+    assert names & {"CONV_2D", "Conv", "Convolution", "Conv2D"}
     if format == "tflite":
-        names = set(report.operators)
         assert {"CONV_2D", "BATCH_MATMUL", "SOFTMAX"} <= names
         assert not any(
             n.startswith(("Flex", "CUSTOM", "Custom")) for n in names
@@ -140,8 +141,14 @@ def test_files_for_any_size_hold_no_map_of_all_pairs(
     if format == "onnx":
         import onnx
 
-        graph = onnx.load(found.folder / "model.onnx").graph
-        assert "Loop" in {node.op_type for node in graph.node}
+        file = onnx.load(found.folder / "model.onnx")
+        assert "Loop" in {node.op_type for node in file.graph.node}
+        # What only the loop's body has is listed, too.
+        assert {"Loop", "Softmax"} <= set(report.operators)
+        assert [o.version for o in file.opset_import if not o.domain] == [
+            report.opset
+        ]
+        assert f"opset {report.opset}" in report.summary()
 
 
 def signal_stack():

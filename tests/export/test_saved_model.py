@@ -130,6 +130,11 @@ def test_signatures_have_the_types_that_they_promise(folder):
     for function in graph.graph_def.library.function:
         operators |= {node.op for node in function.node_def}
     assert operators <= ALLOWED, operators - ALLOWED
+    report = json.loads((folder / "export.json").read_text())
+    assert report["operators"] == sorted(operators)
+    found = report["verification"]
+    assert found["outputs"] == "probabilities"
+    assert 0 < found["largest_difference"] < 1e-4
 
 
 def test_pixels_to_labels_and_probabilities(model, signatures):

@@ -52,10 +52,32 @@ def test_largest_difference_of_logits():
     answers = iter([other, logits])
     found = reference.compare(lambda batch: next(answers), "none")
     assert found.largest_difference == 0.25 and found.agreement == 1
-    assert "logits differ by 2.5e-01 or less" in found.summary()
+    assert found.outputs == "logits" and found.passed
+    [line] = [x for x in found.summary().splitlines() if "logits" in x]
+    assert line.split(maxsplit=1)[1] == "differ by 2.5e-01 or less"
     labels = logits.argmax(-1)
     found = reference.compare(lambda batch: labels, "none")
     assert found.as_dict()["largest_difference"] is None
+
+
+def test_probabilities_are_held_to_the_models():
+    reference = Reference(Model(), [sample()])
+    logits = Model().predict_on_batch(np.zeros((1, 4, 5, 3)))
+    # Of two classes the softmax is the logistic function of their difference.
+    first = 1 / (1 + np.exp(logits[..., 1] - logits[..., 0]))
+    right = np.stack([first, 1 - first], -1)
+    for error, passed in ((0, True), (0.009, True), (0.011, False)):
+        wrong = right.copy()
+        wrong[0, 1, 1] += (-error, error)
+        found = reference.compare(
+            lambda batch, w=wrong: w, "none", probabilities=True
+        )
+        assert found.agreement == 1 and found.passed is passed
+        assert found.largest_difference == pytest.approx(error, abs=1e-6)
+        assert found.as_dict()["outputs"] == "probabilities"
+    # Logits in their place have the same classes, and are none.
+    found = reference.compare(lambda b: logits, "none", probabilities=True)
+    assert found.agreement == 1 and not found.passed
 
 
 def test_lost_mean_iou():
