@@ -46,6 +46,7 @@ TENSORFLOW = {
 TENSORFLOW_LAZILY = {
     "distribution/tensorflow_strategies.py",
     "export/onnx_files.py",
+    "export/operators.py",
     "export/runtimes.py",
     "export/tflite.py",
     "serving/client.py",
