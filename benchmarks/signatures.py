@@ -76,7 +76,7 @@ def length(arrays):
 def length_as_json(outputs):
     if sum(array.size for array in outputs.values()) > MOST_NUMBERS:
         return None
-    return len(json.dumps(format_outputs(outputs, True)))
+    return len(format_outputs(outputs, True))
 
 
 def kilobytes(count):

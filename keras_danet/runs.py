@@ -1,5 +1,6 @@
 """What a training leaves in its run folder, and later steps find there."""
 
+import csv
 import dataclasses
 import datetime
 import json
@@ -118,6 +119,15 @@ def _other_version(content):
         f" It was written by keras-danet {wrote}, and this is "
         f"{ours or 'another version'}: use that version, or a later one."
     )
+
+
+def epochs_done(run):
+    """How many epochs a run has finished; `None` if it has no history."""
+    try:
+        with open(pathlib.Path(run) / "history.csv", newline="") as file:
+            return len(list(csv.DictReader(file)))
+    except OSError:
+        return None
 
 
 def read_run_file(run):

@@ -1,6 +1,5 @@
 """`keras-danet ablate`: a grid of trainings, and what each part brings."""
 
-import csv
 import ctypes
 import os
 import signal
@@ -211,15 +210,16 @@ def _is_finished(run, epochs):
 
     The model may be gone: its record can be kept without it.
     """
+    from keras_danet.runs import epochs_done
+
     report, model = run / "report.json", run / "model.keras"
     try:
         evaluated = report.stat().st_mtime
         if model.exists() and evaluated < model.stat().st_mtime:
             return False
-        with open(run / "history.csv", newline="") as file:
-            return len(list(csv.DictReader(file))) >= epochs
     except OSError:
         return False
+    return (epochs_done(run) or 0) >= epochs
 
 
 def _tabulate(grid, failed, arguments):

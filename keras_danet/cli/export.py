@@ -58,7 +58,7 @@ def add(verbs):
         default="labels",
         choices=OUTPUTS,
         help="uint8 class indices, or float logits (default: labels; a "
-        "SavedModel has both)",
+        "SavedModel has probabilities besides)",
     )
     verb.add_argument(
         "--input-dtype",
@@ -69,11 +69,10 @@ def add(verbs):
     verb.add_argument(
         "--max-pixels",
         type=positive,
-        default=MAX_PIXELS,
         metavar="N",
         help="pixels of the largest image that a SavedModel computes; files "
         f"may have {LARGER_FILES} times more if they are resized (default: "
-        f"{MAX_PIXELS})",
+        f"{MAX_PIXELS}, or fewer if logits would take more than 1 GiB)",
     )
     verb.add_argument(
         "--name",
@@ -141,6 +140,8 @@ def run(arguments):
             f"{arguments.model} is not a run folder, so there is no default "
             "place for the export. Give --output DIR."
         )
+    if config:
+        _warn_if_unfinished(arguments.model, config)
     samples = samples_of(arguments, model, config)
     size = arguments.size
     if size is None and arguments.format == "tflite" and samples:
@@ -177,6 +178,18 @@ def run(arguments):
     return 0 if report.passed else 1
 
 
+def _warn_if_unfinished(run, config):
+    from keras_danet.runs import epochs_done
+
+    done = epochs_done(run)
+    if done is not None and done < config.epochs:
+        print(
+            f"keras-danet: {run} is not finished ({done} of {config.epochs} "
+            "epochs): the best model so far is exported.",
+            file=sys.stderr,
+        )
+
+
 def samples_of(arguments, model, config, split=None, count=None):
     """Images of a run's data set, or of the one that is given, if any."""
     from keras_danet import runs
@@ -184,17 +197,21 @@ def samples_of(arguments, model, config, split=None, count=None):
 
     if arguments.data:
         dataset, root = runs.find_data_for(model, *arguments.data)
-    elif config is None:
-        return []
     else:
         try:
+            if config is None:
+                raise ValueError(
+                    f"{arguments.model} is no run, and knows no data set. "
+                    "Give --data NAME ROOT."
+                )
             dataset, root = runs.find_data(config, arguments.model)
         except (OSError, ValueError) as error:
             if split:
                 raise
             # The data may be elsewhere by now.
             print(
-                f"keras-danet: compared on noise only: {error}",
+                "keras-danet: compared on noise and on the street of the "
+                f"package only: {error}",
                 file=sys.stderr,
             )
             return []

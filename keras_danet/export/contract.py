@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import Any
 
 FORMATS = {
@@ -14,11 +15,14 @@ FORMATS = {
 # What is calibrated with images.
 CALIBRATED = ("int8", "int16x8")
 OUTPUTS = ("labels", "logits")
+INPUT_DTYPES = ("uint8", "float32")
 FILE = "export.json"
 # What a server calls a model; a folder of digits is a version.
 NAME = re.compile(r"(?!\d+$)[A-Za-z0-9_][A-Za-z0-9_.-]*")
-# What a network computes: 8.4 megapixels, four images of Cityscapes.
+# What a network computes: 8.4 megapixels, four images of Cityscapes; of many
+# classes fewer, so that logits take 1 GiB at most.
 MAX_PIXELS = 2**23
+MAX_LOGITS = 2**28
 # A photograph may have as many times more, if it is resized to fewer.
 LARGER_FILES = 4
 MAX_SIDE = 2**16
@@ -35,7 +39,8 @@ class Contract:
     Args:
         format: string, key of `FORMATS`.
         quantization: string, one of the format's.
-        outputs: `"labels"` or `"logits"`; a SavedModel has both.
+        outputs: `"labels"` or `"logits"`; a SavedModel has labels, and
+            probabilities besides.
         class_names: tuple of strings.
         palette: tuple of a (red, green, blue) per class.
         size: (height, width) of every image, `None` for any.
@@ -79,21 +84,59 @@ class Contract:
         """
         names = [field.name for field in dataclasses.fields(cls)]
         try:
-            given = {name: _tuples(content[name]) for name in names}
-            if given["quantization"] not in FORMATS[given["format"]]:
-                raise ValueError(f"there is no {given['quantization']}")
-            size = given["size"]
-            if size is not None and (
-                len(size) != 2 or not all(0 < s <= MAX_SIDE for s in size)
-            ):
-                raise ValueError(f"no image has the size {size}")
-            if not all(isinstance(n, str) for n in given["class_names"]):
-                raise ValueError("its classes have no names")
-            return cls(**given)
+            contract = cls(**{n: _tuples(content[n]) for n in names})
+            for name, is_right in _RIGHT.items():
+                if not is_right(contract):
+                    value = getattr(contract, name)
+                    raise ValueError(f"`{name}` cannot be {value!r}")
+            return contract
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"It does not describe an export: {error!r}."
             ) from error
+
+
+def default_max_pixels(num_classes: int) -> int:
+    """How many pixels a server computes at most, unless told otherwise."""
+    return min(MAX_PIXELS, MAX_LOGITS // num_classes)
+
+
+def _are_sides(sides):
+    return (
+        isinstance(sides, tuple)
+        and len(sides) == 2
+        and all(type(s) is int and 1 <= s <= MAX_SIDE for s in sides)
+    )
+
+
+def _are_test_sides(sides):
+    known = tuple(1 if side is None else side for side in sides)
+    return len(sides) == 2 and _are_sides(known)
+
+
+def _are_colors(palette, count):
+    return len(palette) == count and all(
+        len(color) == 3 and all(x in range(256) for x in color)
+        for color in palette
+    )
+
+
+# What a field of a contract that was read must be.
+_RIGHT: dict[str, Callable[[Contract], bool]] = {
+    "format": lambda c: c.format in FORMATS,
+    "quantization": lambda c: c.quantization in FORMATS[c.format],
+    "outputs": lambda c: c.outputs in OUTPUTS,
+    "class_names": lambda c: (
+        isinstance(c.class_names, tuple)
+        and 0 < len(c.class_names) < 255
+        and all(isinstance(name, str) for name in c.class_names)
+    ),
+    "palette": lambda c: _are_colors(c.palette, len(c.class_names)),
+    "size": lambda c: c.size is None or _are_sides(c.size),
+    "test_sides": lambda c: _are_test_sides(c.test_sides),
+    "input_dtype": lambda c: c.input_dtype in INPUT_DTYPES,
+    "max_pixels": lambda c: type(c.max_pixels) is int and c.max_pixels > 0,
+}
 
 
 def _tuples(value):

@@ -12,19 +12,22 @@ from collections.abc import Iterable
 from collections.abc import Sequence
 
 from keras_danet import arguments
+from keras_danet.data.decoding import read_image
 from keras_danet.export import measuring
 from keras_danet.export import writing
 from keras_danet.export.contract import CALIBRATED
 from keras_danet.export.contract import FILE
 from keras_danet.export.contract import FORMATS
-from keras_danet.export.contract import MAX_PIXELS
+from keras_danet.export.contract import INPUT_DTYPES
 from keras_danet.export.contract import MAX_SIDE
 from keras_danet.export.contract import NAME
 from keras_danet.export.contract import OUTPUTS
 from keras_danet.export.contract import Contract
+from keras_danet.export.contract import default_max_pixels
 from keras_danet.export.operators import operators_of
 from keras_danet.export.runtimes import FILES
 from keras_danet.export.runtimes import Export
+from keras_danet.export.tflite_metadata import LABELS
 from keras_danet.export.verification import Reference
 from keras_danet.export.verification import Sample
 from keras_danet.export.verification import Verification
@@ -33,14 +36,19 @@ from keras_danet.files import make_folder
 from keras_danet.files import save_text
 from keras_danet.models import DANet
 from keras_danet.runs import classes_of
+from keras_danet.runs import open_model
 from keras_danet.runs import versions
 from keras_danet.text_tables import table_lines
 
-# What a run's images are compared at, if there are none: any size will do.
+# The picture that is compared on where there are no others.
+STREET = pathlib.Path(__file__).parents[1] / "street.jpg"
+# Of noise, where an export takes any.
 NOISE_SIZES = ((64, 48), (97, 65))
 MIN_CALIBRATION = 4
 # Of a parameter, in the files on the way to an export and in it.
 WRITTEN_BYTES = 12
+# What the folder of an export holds, if it is no SavedModel.
+OWN_FILES = {FILE, *FILES.values(), "model.bin", LABELS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +135,7 @@ class ExportReport:
 
 
 def export_model(
-    model: DANet,
+    model: DANet | str | os.PathLike[str],
     output: str | os.PathLike[str],
     format: str = "saved_model",
     quantization: str = "none",
@@ -139,7 +147,7 @@ def export_model(
     calibration: Sequence = (),
     test_sides: Sequence | None = None,
     input_dtype: str = "uint8",
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
     measure: bool = True,
 ) -> ExportReport:
     """Writes `model` for use without Keras, and checks what was written.
@@ -148,29 +156,34 @@ def export_model(
     and takes the place of an older export only if the two agree.
 
     Args:
-        model: `DANet`, on any backend.
+        model: `DANet`, on any backend, or the name of one: a run's folder, a
+            `.keras` file, a preset.
         output: path of the folder for exports. A SavedModel becomes
-            `OUTPUT/NAME/VERSION`, any other format `OUTPUT/FORMAT`, with the
-            quantization and size in its name.
+            `OUTPUT/NAME/VERSION`, any other format `OUTPUT/FORMAT`, with what
+            was chosen otherwise than by default in its name.
         format: `"saved_model"`, `"tflite"`, `"onnx"`, `"openvino"` or
             `"pt2"`.
         quantization: `"none"`; for TFLite `"float16"`, `"dynamic"`, `"int8"`
             or `"int16x8"`; for OpenVINO `"float16"` or `"int8"`.
         size: (height, width) of every image, `None` for any; `"tflite"` and
             `"pt2"` need one. Defaults to `None`.
-        outputs: `"labels"`, uint8 class indices, or `"logits"`. A SavedModel
-            has a signature for either.
-        name: string, what a server calls the model. Defaults to `"danet"`.
+        outputs: `"labels"`, uint8 class indices, or `"logits"`, which a
+            SavedModel does not have: it has probabilities besides labels.
+        name: string, what a server calls the model, and a TFLite file itself.
+            Defaults to `"danet"`.
         version: integer, a new one of the SavedModel. Defaults to `None`, one
             more than the last.
-        samples: `Sample`s to compare on, besides noise.
+        samples: `Sample`s to compare on, besides noise. Defaults to `()`, the
+            drawn street that comes with the package.
         calibration: uint8 images `(height, width, 3)`, four or more, for int8
             and int16x8.
         test_sides: (long, short) side that images should have, each `None`
-            for their own. Defaults to `None`, the model's `test_size`.
+            for their own. Defaults to `None`, the run's, or the model's
+            `test_size`.
         input_dtype: `"uint8"` or `"float32"`.
         max_pixels: integer; a SavedModel refuses to compute larger images.
-            Defaults to `2**23`, 8.4 megapixels.
+            Defaults to `None`: 8.4 megapixels, or so many that logits take 1
+            GiB, if these are fewer.
         measure: boolean, whether latency and memory are measured.
 
     Returns:
@@ -181,7 +194,15 @@ def export_model(
         ImportError: if a package that the format needs is not installed.
         ValueError: for arguments that the format does not have.
     """
+    if isinstance(model, (str, os.PathLike)):
+        model, config = open_model(model)
+        test_sides = test_sides or (config and config.test_sides)
     _check_model(model)
+    if version is not None and format != "saved_model":
+        raise ValueError(
+            "Only a SavedModel has versions. Received: "
+            f"version={version!r} (--version) for the format {format!r}"
+        )
     contract = _contract(
         model,
         format,
@@ -268,6 +289,7 @@ def _check_pixels(samples, contract):
 
 def _fitted(samples, contract):
     """Samples as the network sees them, and noise, which no photo shows."""
+    samples = list(samples) or [Sample(read_image(STREET))]
     sizes = [contract.size] if contract.size else NOISE_SIZES
     noises = [noise(size) for size in sizes]
     return [sample.fitted(contract) for sample in (*samples, *noises)]
@@ -286,7 +308,12 @@ def _contract(
     arguments.choice("format", format, FORMATS)
     arguments.choice("quantization", quantization, FORMATS[format])
     arguments.choice("outputs", outputs, OUTPUTS)
-    arguments.choice("input_dtype", input_dtype, ("uint8", "float32"))
+    arguments.choice("input_dtype", input_dtype, INPUT_DTYPES)
+    if format == "saved_model" and outputs != "labels":
+        raise ValueError(
+            "A SavedModel has labels and probabilities, and no logits. "
+            "Leave `outputs` (--outputs) as it is."
+        )
     if size is None and format in ("tflite", "pt2"):
         raise ValueError(
             f"A file of the format {format} is for one image size. Give "
@@ -296,6 +323,8 @@ def _contract(
     if size is not None:
         must = f"must be (height, width), each in [1, {MAX_SIDE}]"
         size = arguments.integers("size", size, must, length=2, **bounds)
+    if max_pixels is None:
+        max_pixels = default_max_pixels(model.num_classes)
     max_pixels = arguments.integer(
         "max_pixels", max_pixels, "must be 1 or more", least=1
     )
@@ -321,6 +350,10 @@ def _place(output, contract, name, version):
         parts = [contract.format]
         if contract.quantization != "none":
             parts.append(contract.quantization)
+        if contract.outputs != "labels":
+            parts.append(contract.outputs)
+        if contract.input_dtype != "uint8":
+            parts.append(contract.input_dtype)
         if contract.size:
             parts.append("{}x{}".format(*contract.size))
         place = output / "_".join(parts)
@@ -338,6 +371,11 @@ def _place(output, contract, name, version):
             "version", version, must, least=1, most=most
         )
     base = output / name
+    if (base / FILE).is_file():
+        raise FileExistsError(
+            f"{base} is an export of another format. Give another `name` "
+            "(--name), or another --output."
+        )
     found = [int(p.name) for p in base.glob("*") if p.name.isdecimal()]
     if version is None:
         version = max(found, default=0) + 1
@@ -363,10 +401,19 @@ def _check_room(model, place):
 
 
 def _check_own(place):
-    if place.exists() and not (place / FILE).is_file():
+    """Nothing is replaced but an export of one file."""
+    if not place.exists():
+        return
+    if not (place / FILE).is_file():
         raise FileExistsError(
             f"{place} exists and is not an export (it has no {FILE}), so it "
             "is not replaced. Move it away, or choose another --output."
+        )
+    others = sorted({p.name for p in place.iterdir()} - OWN_FILES)
+    if others:
+        raise FileExistsError(
+            f"{place} holds an export, and also {others[0]!r}, so it is not "
+            "replaced. Move that away, or choose another --output."
         )
 
 
@@ -425,18 +472,18 @@ def _replace(folder, place, contract):
     """Moves a folder to its place; an older one lasts until then."""
     old = folder.with_name("old")
     # What came there meanwhile is not replaced either.
-    if contract.format == "saved_model" and place.exists():
-        raise FileExistsError(
-            f"{place} was made by another process meanwhile. Export again, "
-            "for the next version."
-        )
-    _check_own(place)
-    if place.exists():
-        os.rename(place, old)
+    if contract.format != "saved_model":
+        _check_own(place)
+        if place.exists():
+            os.rename(place, old)
     try:
         os.rename(folder, place)
     # Also where the process is told to stop in between.
-    except BaseException:
+    except BaseException as error:
+        if place.exists() and isinstance(error, OSError):
+            raise FileExistsError(
+                f"{place} was made by another process meanwhile. Export again."
+            ) from error
         if old.exists():
             os.rename(old, place)
         raise
@@ -453,7 +500,8 @@ def verify_export(
     Args:
         folder: path of what `export_model` wrote.
         model: `DANet`, on any backend.
-        samples: `Sample`s to compare on, besides noise.
+        samples: `Sample`s to compare on, besides noise. Defaults to `()`, the
+            drawn street that comes with the package.
 
     Returns:
         A `Verification`; look at `passed`.

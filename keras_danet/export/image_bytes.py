@@ -23,6 +23,38 @@ _ORIENTATION = 0x0112
 _EXIF = b"Exif\0\0"
 
 
+def size_of(contents):
+    """(height, width) in the header of a JPEG or PNG, int64 scalars.
+
+    Raises:
+        tf.errors.InvalidArgumentError: when it runs, if it is neither.
+    """
+    start, is_png, is_jpeg = _kind(contents)
+    known = tf.debugging.Assert(
+        is_png | is_jpeg,
+        ["This is not a JPEG or PNG. Send the bytes of a whole file."],
+        name="kind",
+    )
+    with tf.control_dependencies([known]):
+        return tf.cond(
+            is_png,
+            lambda: (_number(start, 20, 4), _number(start, 16, 4)),
+            lambda: _jpeg_size(contents),
+        )
+
+
+def _kind(contents):
+    start = tf.io.decode_raw(
+        tf.strings.substr(contents, 0, HEADER_BYTES), tf.uint8
+    )
+    # So that every place that is looked at exists.
+    start = tf.concat([start, tf.zeros([64], tf.uint8)], 0)
+    # The decoder would skip chunks before the header, and size is read at its
+    # place.
+    is_png = _begins(start, PNG_SIGNATURE + b"\0\0\0\rIHDR")
+    return start, is_png, _begins(start, b"\xff\xd8")
+
+
 def decode_upright(contents, max_pixels):
     """The image that a photograph's bytes are meant to show.
 
@@ -39,23 +71,8 @@ def decode_upright(contents, max_pixels):
         tf.errors.InvalidArgumentError: when it runs, if the bytes are not a
             JPEG or PNG of 8 bits, or too large.
     """
-    start = tf.io.decode_raw(
-        tf.strings.substr(contents, 0, HEADER_BYTES), tf.uint8
-    )
-    # So that every place that is looked at exists.
-    start = tf.concat([start, tf.zeros([64], tf.uint8)], 0)
-    is_png, is_jpeg = _begins(start, PNG_SIGNATURE), _begins(start, b"\xff\xd8")
-    known = tf.debugging.Assert(
-        is_png | is_jpeg,
-        ["This is not a JPEG or PNG. Send the bytes of a whole file."],
-        name="kind",
-    )
-    with tf.control_dependencies([known]):
-        height, width = tf.cond(
-            is_png,
-            lambda: (_number(start, 20, 4), _number(start, 16, 4)),
-            lambda: _jpeg_size(contents),
-        )
+    start, is_png, is_jpeg = _kind(contents)
+    height, width = size_of(contents)
     pixels = height * width
     small = tf.debugging.Assert(
         (pixels > 0)

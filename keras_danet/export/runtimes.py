@@ -65,7 +65,7 @@ class Export:
         images, dtype = np.asarray(images), self.contract.input_dtype
         height, width = self.contract.size or ("height", "width")
         size = self.contract.size or images.shape[1:3]
-        if images.shape[:1] == (0,) or images.shape[1:] != (*size, 3):
+        if 0 in images.shape or images.shape[1:] != (*size, 3):
             raise ValueError(
                 f"This export takes images (batch, {height}, {width}, 3). "
                 f"Received: an array {images.shape}"

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_danet.data.tensorflow_images import resample
 from keras_danet.export.image_bytes import decode_upright
+from keras_danet.export.image_bytes import size_of
 
 CONTRACT_FILE = "contract.json"
 MAX_FILES = 16
@@ -16,6 +17,8 @@ OVERLAY = 0.5
 # zlib's level for photographs, which its default makes little smaller in much
 # more time; label maps are worth it.
 FAST_COMPRESSION = 2
+# Of a large photograph with many classes, 100 MB of logits.
+BAND_ROWS = 4
 
 
 def write_plain(network, folder, contract):
@@ -48,6 +51,7 @@ def write_served(network, folder, contract):
     size = contract.size or (None, None)
     images = tf.TensorSpec((None, *size, 3), contract.input_dtype, "images")
     files = tf.TensorSpec((None,), tf.string, "image_bytes")
+    most = contract.max_file_pixels
     segment = _segment_function(network, contract)
 
     def logits_of(images):
@@ -70,7 +74,7 @@ def write_served(network, folder, contract):
             _, label = segment(contents)
             return tf.io.encode_png(label[..., tf.newaxis])
 
-        return {"label_png_bytes": _each(answer, image_bytes)}
+        return {"label_png_bytes": _each(answer, image_bytes, most)}
 
     @tf.function(input_signature=[files])
     def colored(image_bytes):
@@ -79,7 +83,7 @@ def write_served(network, folder, contract):
             overlay = _overlay(image, label, contract.palette)
             return tf.io.encode_png(overlay, compression=FAST_COMPRESSION)
 
-        return {"overlay_png_bytes": _each(answer, image_bytes)}
+        return {"overlay_png_bytes": _each(answer, image_bytes, most)}
 
     with tempfile.TemporaryDirectory() as place:
         asset = Path(place, CONTRACT_FILE)
@@ -144,7 +148,7 @@ def _not_too_large(images, contract):
     )
 
 
-def _each(answer, image_bytes):
+def _each(answer, image_bytes, max_pixels):
     """Answers for the files of a batch, which may differ in size."""
     few = tf.debugging.Assert(
         tf.size(image_bytes) <= MAX_FILES,
@@ -155,6 +159,26 @@ def _each(answer, image_bytes):
         name="files",
     )
     with tf.control_dependencies([few]):
+        image_bytes = tf.identity(image_bytes)
+
+    def pixels_of(contents):
+        height, width = size_of(contents)
+        # Sides of 2**32 would overflow.
+        sane = tf.maximum(height, width) <= max_pixels
+        return tf.where(sane, height * width, max_pixels + 1)
+
+    pixels = tf.map_fn(pixels_of, image_bytes, fn_output_signature=tf.int64)
+    # A single file has words of its own.
+    small = tf.debugging.Assert(
+        (tf.size(pixels) == 1) | (tf.reduce_sum(pixels) <= max_pixels),
+        [
+            f"These images have more than {max_pixels} pixels together. Send "
+            "fewer in a request, or smaller ones. Received:",
+            pixels,
+        ],
+        name="together",
+    )
+    with tf.control_dependencies([small]):
         image_bytes = tf.identity(image_bytes)
     return tf.map_fn(
         answer,
@@ -197,15 +221,63 @@ def _segment_function(network, contract):
         )
         if contract.size:
             pixels = tf.ensure_shape(pixels, (*contract.size, 3))
-        logits = network(pixels[tf.newaxis], training=False)
-        logits = tf.cond(
+        logits = network(pixels[tf.newaxis], training=False)[0]
+        label = tf.cond(
             tf.reduce_all(target == size),
-            lambda: logits,
-            lambda: tf.image.resize(logits, tf.cast(size, tf.int32)),
+            lambda: _largest(logits),
+            lambda: _labels_at(logits, size),
         )
-        return image, _largest(logits)[0]
+        return image, label
 
     return segment
+
+
+def _labels_at(logits, size):
+    """The classes of logits that are resized (bilinear), in bands of rows.
+
+    The resized logits of a photograph would take gigabytes.
+    """
+    tops, bottoms, y = _neighbours(tf.shape(logits)[0], size[0])
+    lefts, rights, x = _neighbours(tf.shape(logits)[1], size[1])
+
+    def widened(rows):
+        part = tf.gather(logits, rows)
+        left, right = (tf.gather(part, at, axis=1) for at in (lefts, rights))
+        return left + (right - left) * x[:, tf.newaxis]
+
+    def band(rows):
+        top, bottom = (widened(tf.gather(at, rows)) for at in (tops, bottoms))
+        share = tf.gather(y, rows)[:, tf.newaxis, tf.newaxis]
+        return _largest(top + (bottom - top) * share)
+
+    height = tf.cast(size[0], tf.int32)
+    count = (height + BAND_ROWS - 1) // BAND_ROWS
+    rows = tf.minimum(tf.range(count * BAND_ROWS), height - 1)
+    labels = tf.map_fn(
+        band,
+        tf.reshape(rows, [-1, BAND_ROWS]),
+        parallel_iterations=1,
+        fn_output_signature=tf.uint8,
+    )
+    return tf.reshape(labels, [-1, size[1]])[:height]
+
+
+def _neighbours(old, new):
+    """What `tf.image.resize` interpolates between along an axis.
+
+    Returns:
+        For each new pixel the old ones before and after it, and its place
+        between them.
+    """
+    scale = tf.cast(old, tf.float32) / tf.cast(new, tf.float32)
+    places = (tf.range(tf.cast(new, tf.float32)) + 0.5) * scale - 0.5
+    before = tf.floor(places)
+    share = places - before
+    before, after = (
+        tf.clip_by_value(tf.cast(at, tf.int32), 0, old - 1)
+        for at in (before, tf.math.ceil(places))
+    )
+    return before, after, share
 
 
 def _scaled(size, long_side, short_side):

@@ -29,6 +29,8 @@ SIGNATURES = {"encoded": "label_png_bytes", "colored": "overlay_png_bytes"}
 # What may be different a second later.
 _RETRIED_HTTP = (429, 502, 503)
 _RETRIED_GRPC = ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
+# How gRPC calls a connection that was there and ended.
+_BROKE_OFF = ("Socket closed", "reset by peer", "recvmsg", "Broken pipe")
 
 
 class Client:
@@ -77,9 +79,13 @@ class Client:
     ):
         parts = urllib.parse.urlsplit(address)
         choice("address", parts.scheme, ("http", "https", "grpc"))
-        if not (parts.hostname and _has_port(parts)):
+        # A gRPC channel without a port would ask port 443.
+        if not (parts.hostname and _has_port(parts)) or (
+            parts.scheme == "grpc" and not parts.port
+        ):
             raise ValueError(
-                "`address` must have a host, as in 'http://localhost:8501'. "
+                "`address` must have a host and a port, as in "
+                "'http://localhost:8501' or 'grpc://localhost:8500'. "
                 f"Received: {address!r}"
             )
         if not isinstance(model, str) or not model:
@@ -114,6 +120,9 @@ class Client:
             Label maps. An image that the server refuses raises its error in
             its turn.
         """
+        in_flight = integer(
+            "in_flight", in_flight, "must be 1 or more", least=1
+        )
         waiting: collections.deque = collections.deque()
         with concurrent.futures.ThreadPoolExecutor(in_flight) as pool:
             try:
@@ -343,8 +352,12 @@ class _Grpc:
                 f"The server's answer has no {name!r}. Received: "
                 f"{sorted(answer.outputs)}"
             )
-        [found] = answer.outputs[name].string_val
-        return found
+        found = answer.outputs[name].string_val
+        if len(found) != 1:
+            raise ValueError(
+                f"The server's answer has {len(found)} images. Expected one."
+            )
+        return found[0]
 
     def status(self):
         from tensorflow_serving.apis import get_model_status_pb2
@@ -372,10 +385,14 @@ class _Grpc:
         try:
             return call(request, timeout=self.timeout)
         except self._grpc.RpcError as error:
-            code, details = error.code().name, error.details()
+            code, details = error.code().name, error.details() or ""
             # A message that is too large will be so the next time, too.
             if code in _RETRIED_GRPC and "larger than max" not in details:
-                raise _Busy(f"{code}: {details}") from error
+                raise _Busy(
+                    f"{code}: {details}",
+                    # The channel says no more than that.
+                    broke_off=any(words in details for words in _BROKE_OFF),
+                ) from error
             if code == "DEADLINE_EXCEEDED":
                 raise TimeoutError(
                     f"The server took longer than {self.timeout} s. Give more "

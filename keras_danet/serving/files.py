@@ -1,5 +1,6 @@
 """The files that TensorFlow Serving is run with, for one export."""
 
+import os
 import pathlib
 import re
 import shlex
@@ -134,8 +135,8 @@ spec:
 CLIENT = '''\
 """Asks the server of $name for label maps: client.py IMAGE [ADDRESS]
 
-ADDRESS is http://localhost:8501 (REST, without any package but httpx) or
-grpc://localhost:8500.
+ADDRESS is http://localhost:8501 (REST) or grpc://localhost:8500. It needs
+keras-danet with the extra serving; rest.py needs nothing.
 """
 
 import sys
@@ -146,6 +147,31 @@ address = sys.argv[2] if len(sys.argv) > 2 else "http://localhost:8501"
 with Client(address, model="$name") as client:
     labels = client(sys.argv[1])
     print(labels.shape, "classes", sorted(set(labels.flat)))
+'''
+
+REST = '''\
+"""Asks the server of $name with Python alone: rest.py IMAGE LABELS.png"""
+
+import base64
+import json
+import sys
+import urllib.request
+
+image, labels = sys.argv[1:3]
+address = sys.argv[3] if len(sys.argv) > 3 else "http://localhost:8501"
+with open(image, "rb") as file:
+    contents = base64.b64encode(file.read()).decode("ascii")
+request = urllib.request.Request(
+    f"{address}/v1/models/$name:predict",
+    json.dumps(
+        {"signature_name": "encoded", "instances": [{"b64": contents}]}
+    ).encode(),
+    {"Content-Type": "application/json"},
+)
+with urllib.request.urlopen(request, timeout=60) as answer:
+    [found] = json.load(answer)["predictions"]
+with open(labels, "wb") as file:
+    file.write(base64.b64decode(found["b64"]))
 '''
 
 CURL = """\
@@ -177,6 +203,7 @@ FILES = {
     "run.sh": RUN,
     "kubernetes.yaml": KUBERNETES,
     "client.py": CLIENT,
+    "rest.py": REST,
     "curl.sh": CURL,
 }
 
@@ -198,11 +225,17 @@ def write_files(export, output, threads=2):
         ValueError: if it is of another format, its name is none for a
             server, or `threads` is below 1.
     """
-    export, output = pathlib.Path(export).resolve(), pathlib.Path(output)
+    export = pathlib.Path(os.path.abspath(export))
+    output = pathlib.Path(output)
     if export.name.isdecimal():
         export = export.parent
     check_served(newest_version(export))
     # It is written into scripts.
+    if set(str(export)) & set(',"\n'):
+        raise ValueError(
+            f"The folder {export} cannot be given to Docker: its path has a "
+            "comma, a quote or a line break. Move it."
+        )
     if not NAME.fullmatch(export.name):
         raise ValueError(
             f"The folder {export} is the model's name, which must consist of "

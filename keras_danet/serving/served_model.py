@@ -2,6 +2,9 @@
 
 import base64
 import binascii
+import json
+import math
+import os
 import pathlib
 
 import numpy as np
@@ -12,6 +15,9 @@ from keras_danet.export.runtimes import read_export
 
 DEFAULT_SIGNATURE = "serving_default"
 _SUFFIX = "_bytes"
+# Of an answer in JSON, about: 3 million probabilities.
+MAX_ANSWER_BYTES = 2**26
+_JSON_BYTES = {"float32": 20, "uint8": 4}
 
 
 class ServedModel:
@@ -32,7 +38,8 @@ class ServedModel:
     def __init__(self, folder):
         import tensorflow as tf
 
-        folder = pathlib.Path(folder).resolve()
+        # Links are what they are called: a version may lie elsewhere.
+        folder = pathlib.Path(os.path.abspath(folder))
         if not folder.name.isdecimal():
             folder = newest_version(folder)
         check_served(folder)
@@ -83,6 +90,29 @@ class ServedModel:
 
     def outputs_of(self, signature):
         return self._signatures[signature].structured_outputs
+
+    def check_answer(self, signature, inputs):
+        """Refuses pixels whose answer in JSON would take gigabytes.
+
+        Args:
+            signature, inputs: as for `run`.
+
+        Raises:
+            ValueError: if it would.
+        """
+        for spec in self.outputs_of(signature).values():
+            if "images" not in inputs or spec.dtype.name not in _JSON_BYTES:
+                continue
+            numbers = math.prod(inputs["images"].shape[:3])
+            numbers *= spec.shape[3] if len(spec.shape) == 4 else 1
+            size = _JSON_BYTES[spec.dtype.name] * numbers
+            if size > MAX_ANSWER_BYTES:
+                raise ValueError(
+                    f"The answer of {signature!r} would be {numbers} numbers, "
+                    f"about {size} bytes of JSON, and may have "
+                    f"{MAX_ANSWER_BYTES}. Send fewer or smaller images, or a "
+                    "file to 'encoded'."
+                )
 
     def metadata(self):
         """What `GET /v1/models/NAME/metadata` answers."""
@@ -237,7 +267,7 @@ def _as_array(name, values, spec):
 def _numbers(name, values, spec):
     try:
         array = np.array(values)
-        # Strings and booleans are no pixels, whatever NumPy makes of them.
+        # Strings are no pixels, whatever NumPy makes of them.
         if array.dtype.kind not in "iuf":
             raise TypeError(array.dtype)
         array = array.astype("float64")
@@ -267,7 +297,11 @@ def _decoded(name, value):
 
 
 def format_outputs(outputs, by_rows):
-    """What the JSON of an answer holds."""
+    """The JSON of an answer, as bytes."""
+    return _json(_answer(outputs, by_rows)).encode()
+
+
+def _answer(outputs, by_rows):
     values = {name: _plain_values(name, v) for name, v in outputs.items()}
     if not by_rows:
         only = next(iter(values.values())) if len(values) == 1 else values
@@ -280,9 +314,20 @@ def format_outputs(outputs, by_rows):
     }
 
 
+def _json(value):
+    """JSON text, in pieces: threads that answer others get their turn."""
+    if isinstance(value, dict):
+        parts = [f"{json.dumps(key)}: {_json(v)}" for key, v in value.items()]
+        return f"{{{', '.join(parts)}}}"
+    if isinstance(value, np.ndarray) and value.ndim > 2:
+        return f"[{', '.join(map(_json, value))}]"
+    is_array = isinstance(value, (np.ndarray, np.generic))
+    return json.dumps(value.tolist() if is_array else value)
+
+
 def _plain_values(name, array):
     if array.dtype != object:
-        return array.tolist()
+        return array
     if not name.endswith(_SUFFIX):
         return [value.decode() for value in array]
     # As TensorFlow Serving does to outputs that are called so.

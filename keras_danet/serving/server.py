@@ -191,16 +191,19 @@ def _answer(model, body):
     """The bytes of an answer. It runs beside the loop, which stays free."""
     try:
         content = json.loads(body)
-    except (ValueError, RecursionError):
-        raise ValueError("The request is not JSON.") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            "The request is not JSON, or has numbers of thousands of digits or "
+            f"lists in thousands of lists ({type(error).__name__})."
+        ) from None
     signature = DEFAULT_SIGNATURE
     if isinstance(content, dict):
         signature = content.get("signature_name") or DEFAULT_SIGNATURE
     if not isinstance(signature, str):
         raise ValueError("'signature_name' must be a string.")
     inputs, by_rows = parse_inputs(content, model.inputs_of(signature))
-    answer = format_outputs(model.run(signature, inputs), by_rows)
-    return json.dumps(answer).encode()
+    model.check_answer(signature, inputs)
+    return format_outputs(model.run(signature, inputs), by_rows)
 
 
 def listen(host, port):

@@ -23,6 +23,8 @@ from keras_danet.export import measuring
 from keras_danet.export import verify_export
 from keras_danet.export import writing
 from keras_danet.export.contract import FORMATS
+from keras_danet.export.contract import Contract
+from keras_danet.export.contract import default_max_pixels
 from keras_danet.export.verification import LEAST_AGREEMENT
 
 BACKEND = keras.backend.backend()
@@ -440,6 +442,7 @@ def test_what_cannot_be_written_is_refused(trained, calibration, tmp_path):
         ("for one image size", ("pt2",)),
         ("needs 4 or more images", ("tflite", "int8", SIZE)),
         ("`outputs` must be one of", ("tflite", "none", SIZE, "pixels")),
+        ("and no logits", ("saved_model", "none", None, "logits")),
         ("`size` must be", ("tflite", "none", 513)),
         ("`size` must be", ("tflite", "none", (0, 0))),
         ("`size` must be", ("tflite", "none", (2**17, 64))),
@@ -454,7 +457,9 @@ def test_what_cannot_be_written_is_refused(trained, calibration, tmp_path):
     for version in (0, 2**63):
         with pytest.raises(ValueError, match="must be 1 or more"):
             export(trained, tmp_path, version=version)
-    with pytest.raises(ValueError, match="97x65 pixels, which is more than"):
+    with pytest.raises(ValueError, match="Only a SavedModel has versions"):
+        export(trained, tmp_path, "pt2", size=SIZE, version=7)
+    with pytest.raises(ValueError, match="pixels, which is more than"):
         export(trained, tmp_path / "none", max_pixels=100)
     assert not (tmp_path / "none").exists()
     (tmp_path / "pt2_40x64").mkdir()
@@ -529,6 +534,62 @@ def test_damaged_exports_are_told(trained, tmp_path):
 
 
 @one_backend
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": [40.5, 64]},
+        {"size": [40]},
+        {"size": [40, 2**17]},
+        {"input_dtype": "foo"},
+        {"input_dtype": "object"},
+        {"outputs": "x"},
+        {"palette": 3},
+        {"palette": [[0, 0, 0]]},
+        {"palette": 3 * [[0, 0, 256]]},
+        {"test_sides": ["a", 5]},
+        {"test_sides": None},
+        {"class_names": []},
+        {"class_names": "abc"},
+        {"quantization": {}},
+        {"format": "tflite3"},
+        {"max_pixels": 0.5},
+    ],
+)
+def test_a_contract_that_is_none_is_told(change):
+    names, palette = ("a", "b", "c"), 3 * ((0, 0, 0),)
+    contract = Contract("onnx", "none", "labels", names, palette, (40, 64))
+    content = json.loads(json.dumps(contract.as_dict()))
+    assert Contract.from_dict(content) == contract
+    with pytest.raises(ValueError, match="does not describe an export"):
+        Contract.from_dict({**content, **change})
+
+
+@one_backend
+def test_many_classes_leave_room_for_fewer_pixels():
+    assert default_max_pixels(3) == default_max_pixels(32) == 2**23
+    assert default_max_pixels(150) * 150 * 4 <= 2**30
+
+
+@one_backend
+def test_exports_do_not_replace_one_another(trained, tmp_path):
+    labels = export(trained, tmp_path, "pt2", size=SIZE)
+    logits = export(trained, tmp_path, "pt2", size=SIZE, outputs="logits")
+    floats = export(trained, tmp_path, "pt2", size=SIZE, input_dtype="float32")
+    folders = {labels.folder, logits.folder, floats.folder}
+    assert {os.path.basename(folder) for folder in folders} == {
+        "pt2_40x64",
+        "pt2_logits_40x64",
+        "pt2_float32_40x64",
+    }
+    # Whatever lies in an export's folder and is not its own stays.
+    (tmp_path / "pt2_40x64" / "1").mkdir()
+    with pytest.raises(FileExistsError, match="also '1'"):
+        export(trained, tmp_path, "pt2", size=SIZE)
+    with pytest.raises(FileExistsError, match="export of another format"):
+        export(trained, tmp_path, "saved_model", name="pt2_logits_40x64")
+
+
+@one_backend
 def test_images_that_an_export_does_not_take(trained, tmp_path):
     found = Export(export(trained, tmp_path, "pt2", size=SIZE).folder)
     image, _ = picture(7)
@@ -537,6 +598,7 @@ def test_images_that_an_export_does_not_take(trained, tmp_path):
         image[None, :-1],
         image[None, ..., :1],
         image[None][:0],
+        image[None, :, :0],
     ):
         with pytest.raises(
             ValueError, match=r"takes images \(batch, 40, 64, 3"

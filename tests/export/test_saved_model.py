@@ -18,6 +18,7 @@ from PIL import Image
 
 from keras_danet import DANet
 from keras_danet import Predictor
+from keras_danet.data.resampling import resize_logits
 from keras_danet.export import export_model
 
 pytestmark = pytest.mark.skipif(
@@ -288,6 +289,59 @@ def test_a_bomb_is_refused_by_its_header(signatures):
             tf.errors.InvalidArgumentError, match="larger than 33554432"
         ):
             asked(signatures, "encoded", file.getvalue())
+        # So are 16 of them, before one is decoded.
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match="33554432 pixels together"
+        ):
+            asked(signatures, "encoded", *2 * [file.getvalue()])
+
+
+def test_a_header_that_lies_is_refused(signatures):
+    """The decoder skips what it does not know, and finds another header."""
+    import tensorflow as tf
+
+    file = io.BytesIO()
+    Image.new("L", (10_000, 10_000)).save(file, "PNG")
+    whole = file.getvalue()
+    small = struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0)
+    for kind in (b"prVt", b"IHDr"):
+        lying = whole[:8] + chunk(kind, small) + whole[8:]
+        with pytest.raises(tf.errors.InvalidArgumentError, match="not a JPEG"):
+            asked(signatures, "encoded", lying)
+
+
+def test_files_of_a_request_share_the_limit(model, tmp_path):
+    import tensorflow as tf
+
+    report = export_model(
+        model, tmp_path, size=SIZE, max_pixels=10_000, measure=False
+    )
+    signatures = tf.saved_model.load(report.folder).signatures
+    files = [file_of(picture(seed, (100, 100))[0]) for seed in range(5)]
+    assert len(asked(signatures, "colored", *files[:4])) == 4
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="40000 pixels together"
+    ):
+        asked(signatures, "colored", *files)
+    wide = file_of(np.zeros((1, 60_000, 3), "uint8"))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="together"):
+        asked(signatures, "encoded", wide, files[0])
+
+
+@pytest.mark.parametrize("size", [(7, 9), (33, 50), (3, 5), (64, 81), (1, 1)])
+def test_label_maps_are_those_of_resized_logits(size):
+    import tensorflow as tf
+
+    from keras_danet.export.tensorflow_graphs import _labels_at
+
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(7, 9, 4)).astype("float32")
+    found = tf.function(_labels_at)(
+        tf.constant(logits), tf.constant(size, tf.int64)
+    )
+    # PyTorch's interpolation, in NumPy.
+    expected = resize_logits(logits, size).argmax(-1)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_the_warm_up_file_replays(folder, signatures):

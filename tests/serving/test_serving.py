@@ -28,6 +28,7 @@ from keras_danet.export import export_model
 from keras_danet.serving import Client
 from keras_danet.serving import client as client_module
 from keras_danet.serving import files
+from keras_danet.serving import served_model
 from keras_danet.serving import server as server_module
 from keras_danet.serving.files import write_files
 from keras_danet.serving.served_model import ServedModel
@@ -211,6 +212,33 @@ def test_bad_requests_are_told_and_harm_nobody(
     np.testing.assert_array_equal(found, labels_of(model, image))
 
 
+def test_answers_that_json_makes_too_large_are_refused(
+    model, address, monkeypatch
+):
+    monkeypatch.setattr(served_model, "MAX_ANSWER_BYTES", 20 * 3 * 33 * 49)
+    pixels = picture(3, SIZE)[0].tolist()
+    wanted = {"signature_name": "probabilities", "instances": [pixels]}
+    code, answer = post(address, wanted)
+    assert code == 200 and np.shape(answer["predictions"]) == (1, *SIZE, 3)
+    code, answer = post(address, {**wanted, "instances": 2 * [pixels]})
+    assert code == 400
+    assert f"would be {2 * 3 * 33 * 49} numbers" in answer["error"]
+    # Labels are shorter.
+    assert post(address, {"instances": 2 * [pixels]})[0] == 200
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4), (1, 2, 3, 2), (3, 2), (4,)])
+def test_json_of_an_answer(shape):
+    values = np.random.default_rng(0).normal(size=shape).astype("float32")
+    text = served_model.format_outputs({"x": values}, True)
+    assert json.loads(text) == {"predictions": values.tolist()}
+    text = served_model.format_outputs({"x": values, "y": values}, True)
+    rows = json.loads(text)["predictions"]
+    assert rows == [{"x": v, "y": v} for v in values.tolist()]
+    text = served_model.format_outputs({"x": values}, False)
+    assert json.loads(text) == {"outputs": values.tolist()}
+
+
 def test_what_is_not_there(address):
     for path in ("/", "/v1/models/other", "/v1/models/danet/versions/7"):
         answer = httpx.get(f"{address}{path}")
@@ -232,6 +260,9 @@ class Slow:
         import tensorflow as tf
 
         return {"images": tf.TensorSpec((None,), tf.float32)}
+
+    def check_answer(self, signature, inputs):
+        """It is short."""
 
     def run(self, signature, inputs):
         self.begun.set()
@@ -550,9 +581,15 @@ def test_time_and_connections_run_out(monkeypatch):
         port = closed.getsockname()[1]
     with pytest.raises(ConnectionError, match="does not answer"):
         ask(f"http://127.0.0.1:{port}", retries=1)
-    for wrong in ("localhost:8501", "ftp://x", "http://", "http://x:abc"):
+    for wrong in (
+        *("localhost:8501", "ftp://x", "http://", "http://x:abc"),
+        *("http://x:0", "grpc://x"),
+    ):
         with pytest.raises(ValueError, match="`address` must"):
             Client(wrong)
+    with Client("http://x") as client:
+        with pytest.raises(ValueError, match="`in_flight` must be 1 or more"):
+            next(client.map([b"x"], in_flight=0))
     for wrong in (
         {"retries": -1},
         {"timeout": 0},
@@ -602,6 +639,41 @@ def test_grpc_that_is_not_there(monkeypatch):
         port = closed.getsockname()[1]
     with pytest.raises(ConnectionError, match="UNAVAILABLE"):
         ask(f"grpc://127.0.0.1:{port}", retries=1)
+
+
+def test_a_grpc_request_that_a_server_may_have_died_of(monkeypatch):
+    """Sent once more, and no oftener."""
+    monkeypatch.setattr(client_module, "FIRST_PAUSE", 0.01)
+    image = 20_000 * b"x"
+    asked = []
+
+    def die():
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                # HTTP/2: settings, and their acknowledgement.
+                connection.sendall(b"\0\0\0\4\0\0\0\0\0")
+                read = 0
+                while read < len(image):
+                    part = connection.recv(2**16)
+                    if not part:
+                        break
+                    read += len(part)
+                asked.append(read >= len(image))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=die, daemon=True)
+        thread.start()
+        port = listener.getsockname()[1]
+        with Client(f"grpc://127.0.0.1:{port}", retries=5) as client:
+            with pytest.raises(ConnectionError, match="asked 2 times"):
+                client(image)
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(30)
+    assert asked.count(True) == 2
 
 
 # Files for TensorFlow Serving.
@@ -690,6 +762,15 @@ def test_the_docker_command_has_the_folder_as_it_is_called(folder, tmp_path):
     assert f"source={tmp_path / 'true'}," in done.stdout
     with pytest.raises(ValueError, match="`threads` must be 1 or more"):
         write_files(odd, tmp_path / "out2", threads=0)
+    # Docker's own mark between the parts of a mount.
+    comma = tmp_path / "a,b" / "danet"
+    shutil.copytree(folder, comma)
+    with pytest.raises(ValueError, match="cannot be given to Docker"):
+        write_files(comma, tmp_path / "out5")
+    # A file that is no text, of somebody else.
+    (tmp_path / "out" / "rest.py").write_bytes(b"\xff\xfe")
+    with pytest.raises(FileExistsError, match=r"rest\.py exists"):
+        write_files(odd, tmp_path / "out")
 
 
 def test_curl_reads_what_tensorflow_serving_writes(folder, tmp_path):
@@ -735,3 +816,11 @@ def test_the_example_clients_work(model, folder, address, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("(33, 49) classes")
+    # Python's own packages only.
+    subprocess.run(
+        [sys.executable, "-I", "rest.py", "image.png", "labels.png", address],
+        cwd=tmp_path,
+        check=True,
+    )
+    found = np.array(Image.open(tmp_path / "labels.png"))
+    np.testing.assert_array_equal(found, labels_of(model, image))
