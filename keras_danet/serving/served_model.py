@@ -319,7 +319,8 @@ def _json(value):
     if isinstance(value, dict):
         parts = [f"{json.dumps(key)}: {_json(v)}" for key, v in value.items()]
         return f"{{{', '.join(parts)}}}"
-    if isinstance(value, np.ndarray) and value.ndim > 2:
+    is_large = isinstance(value, np.ndarray) and value.ndim > 2
+    if is_large or isinstance(value, list):
         return f"[{', '.join(map(_json, value))}]"
     is_array = isinstance(value, (np.ndarray, np.generic))
     return json.dumps(value.tolist() if is_array else value)
