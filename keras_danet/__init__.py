@@ -12,6 +12,7 @@ from keras_danet.lazy_names import lazily
 if typing.TYPE_CHECKING:
     from keras_danet import layers as layers
     from keras_danet import losses as losses
+    from keras_danet.export import export_model as export_model
     from keras_danet.inference.predictor import Predictor as Predictor
     from keras_danet.layers import BilinearResize as BilinearResize
     from keras_danet.layers import ChannelAttention as ChannelAttention
@@ -36,6 +37,7 @@ __version__ = "0.1.0"
 
 # For those who run it, what the lines above are for those who only read.
 _HOMES = {
+    "export_model": "export",
     "Predictor": "inference",
     "BilinearResize": "layers",
     "ChannelAttention": "layers",

@@ -14,7 +14,8 @@ pytestmark = one_backend
 NAMES = {
     "keras_danet": "BilinearResize ChannelAttention DANet DilatedResNet MeanIoU"
     " PixelAccuracy PixelCrossentropy PolySchedule PositionAttention Predictor"
-    " SGD SegmentationMetrics TrainConfig dilate freeze layers losses"
+    " SGD SegmentationMetrics TrainConfig dilate export_model freeze layers"
+    " losses"
     " optimize_for_inference unfreeze",
     "keras_danet.layers": "BatchNormalization BilinearResize ChannelAttention"
     " Conv2D Normalization PositionAttention WinogradConv2D unrolled_blocks",
@@ -24,6 +25,9 @@ NAMES = {
     " optimize_for_inference unfreeze",
     "keras_danet.inference": "InferenceProtocol Outcome PROTOCOLS Predictor"
     " Report Uncertainty attention_maps evaluate predict_files predict_large",
+    "keras_danet.export": "Contract Export ExportReport Sample Verification"
+    " export_model verify_export",
+    "keras_danet.serving": "Client",
     "keras_danet.trainer": "train",
     "keras_danet.distribution": "Placement scope",
     "keras_danet.recipe": "ModelConfig ObjectiveConfig OptimizationConfig"

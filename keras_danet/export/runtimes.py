@@ -1,6 +1,7 @@
 """Runs an export with the library that will run it, without Keras."""
 
 import functools
+import os
 import pathlib
 
 import numpy as np
@@ -41,7 +42,9 @@ class Export:
         ValueError: if it is damaged, or for images that it does not take.
     """
 
-    def __init__(self, folder, threads=None):
+    def __init__(
+        self, folder: str | os.PathLike[str], threads: int | None = None
+    ):
         self.folder = pathlib.Path(folder)
         self.report = read_export(folder)
         self.contract = Contract.from_dict(self.report["contract"])
@@ -53,7 +56,7 @@ class Export:
             )
         self._run = open_file(self.contract, path, threads)
 
-    def __call__(self, images):
+    def __call__(self, images: np.ndarray) -> np.ndarray:
         images = self._checked(images)
         contract = self.contract
         if contract.format == "saved_model" or contract.size is None:
@@ -78,7 +81,7 @@ class Export:
             )
         return np.ascontiguousarray(images, dtype)
 
-    def from_files(self, images):
+    def from_files(self, images: np.ndarray) -> np.ndarray:
         """What a SavedModel gives for images that it gets as PNG files.
 
         Raises:
@@ -92,7 +95,7 @@ class Export:
         labels = [tf.io.decode_png(answer) for answer in answers]
         return tf.stack(labels).numpy()[..., 0]
 
-    def probabilities(self, images):
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
         """What a SavedModel gives for images as each class's probability.
 
         Raises:

@@ -9,6 +9,7 @@ import numpy as np
 from keras_danet import metrics
 from keras_danet.data.resampling import resize_image
 from keras_danet.data.resampling import scaled_size
+from keras_danet.export.contract import Contract
 from keras_danet.inference.scores import count_image
 from keras_danet.inference.windows import softmax
 from keras_danet.text_tables import table_lines
@@ -41,7 +42,7 @@ class Sample:
     image: np.ndarray
     label: np.ndarray | None = None
 
-    def fitted(self, contract):
+    def fitted(self, contract: Contract) -> "Sample":
         """Resized to what a network gets of it: one size, or test sides.
 
         A pixel of the label is the one in which its middle lies.

@@ -102,7 +102,7 @@ class FunctionalModel(keras.Model):
             f"{self.name!r} is made of convolutions, and Keras only quantises "
             "dense layers and embeddings: nothing would change. For half "
             "the memory make it with dtype='mixed_bfloat16' (or "
-            "'bfloat16'). For int8 use keras_danet.export.export_model(model, "
+            "'bfloat16'). For int8 use keras_danet.export_model(model, "
             "folder, 'tflite', 'int8', size, calibration=images)."
         )
 
