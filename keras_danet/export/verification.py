@@ -48,9 +48,9 @@ class Sample:
         A pixel of the label is the one in which its middle lies.
         """
         old = self.image.shape[:2]
-        size = contract.size
-        if size is None:
-            size = tuple(map(int, scaled_size(old, *contract.test_sides)))
+        size: tuple[int, ...] = contract.size or tuple(
+            map(int, scaled_size(old, *contract.test_sides))
+        )
         if size == old:
             return self
         rows, columns = (
