@@ -2,6 +2,8 @@
 
 import itertools
 
+from keras_danet.export.runtimes import openvino_core
+
 
 def operators_of(format, path):
     """The names of the operators in an export's file, each once.
@@ -50,9 +52,7 @@ def _of_graph(graph):
 
 
 def _of_openvino(path):
-    import openvino
-
-    return _of_model(openvino.Core().read_model(str(path)))
+    return _of_model(openvino_core().read_model(str(path)))
 
 
 def _of_model(model):

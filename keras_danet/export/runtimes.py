@@ -226,12 +226,12 @@ def open_openvino(model, threads=None):
     options = {"INFERENCE_PRECISION_HINT": "f32"}
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
-    compiled = _openvino_core().compile_model(model, "CPU", options)
+    compiled = openvino_core().compile_model(model, "CPU", options)
     return lambda images: compiled(images)[0].copy()
 
 
 @functools.cache
-def _openvino_core():
+def openvino_core():
     """One for the process: each sets the stack that signals are handled on.
 
     On its end it sets the one that it found, which may be gone by then.
