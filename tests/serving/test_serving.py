@@ -128,6 +128,16 @@ def test_rows_and_columns_of_pixels(model, address):
     np.testing.assert_array_equal(found.argmax(-1), expected[0])
 
 
+def test_a_version_may_lie_elsewhere(folder, tmp_path):
+    """Links are what they are called, as for TensorFlow Serving."""
+    store = tmp_path / "blob"
+    shutil.copytree(folder / "1", store)
+    (tmp_path / "street" / "4").parent.mkdir()
+    (tmp_path / "street" / "4").symlink_to(store)
+    found = ServedModel(tmp_path / "street")
+    assert (found.name, found.version) == ("street", 4)
+
+
 def test_status_and_metadata(address):
     status = httpx.get(f"{address}/v1/models/danet").json()
     assert status["model_version_status"][0]["state"] == "AVAILABLE"
