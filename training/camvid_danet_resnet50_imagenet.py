@@ -11,8 +11,9 @@ Command: keras-danet train training/camvid_danet_resnet50_imagenet.py
     An epoch is 91 steps, and 15 of them are 1,365. Without a network,
     `--set backbone_weights=FILE` with a file of Keras's weights.
 Hardware: 2 CPU cores.
-Expected mean IoU: 59.54 % (measured here, CamVid val, single scale)
-Measured: 59.54 %; docs/ablation.md has every class and the other variants.
+Expected mean IoU: 59.09 % (measured here, CamVid val, single scale, the mean of
+    three seeds)
+Measured: 59.09 %; docs/ablation.md has every class and the other variants.
 """
 
 from keras_danet import TrainConfig
