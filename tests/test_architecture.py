@@ -30,7 +30,7 @@ ROWS = (
     {"recipe"},
     {"runs"},
     {"inference"},
-    {"export"},
+    {"export", "explain"},
     {"trainer", "serving"},
     {"ablation"},
     {"", "cli"},

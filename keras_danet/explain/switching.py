@@ -1,0 +1,170 @@
+"""What each attention adds: the network with it and without."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_danet import metrics
+from keras_danet.explain.observing import Observer
+from keras_danet.explain.observing import checked_label
+from keras_danet.inference import Predictor
+from keras_danet.inference.protocols import Size
+from keras_danet.inference.scores import count_image
+from keras_danet.models import DANet
+from keras_danet.models.functional import FunctionalModel
+
+
+def without(model: DANet, *kinds: str) -> FunctionalModel:
+    """The network with some attentions switched off.
+
+    Their `gamma` counts as 0, so that each gives its input unchanged; nothing
+    else differs, and the weights are the model's own.
+
+    Args:
+        model: `DANet`.
+        *kinds: `"position"`, `"channel"`, or both.
+
+    Returns:
+        A functional model of images to the fused logits.
+
+    Raises:
+        ValueError: if the model does not have such an attention.
+    """
+    observer = Observer(model)
+    switched_off = [observer.attention(kind) for kind in kinds]
+
+    def call(layer, *args, **kwargs):
+        return args[0] if layer in switched_off else layer(*args, **kwargs)
+
+    network = model.inference_model
+    images = keras.Input(
+        batch_shape=network.input.shape, dtype=network.input.dtype
+    )
+    copy = keras.models.clone_model(
+        network,
+        input_tensors=images,
+        clone_function=lambda layer: layer,
+        call_function=call,
+    )
+    return FunctionalModel(images, copy.output)
+
+
+@dataclasses.dataclass(frozen=True)
+class Contribution:
+    """What one attention adds to a network that has it.
+
+    Args:
+        kind: `"position"` or `"channel"`.
+        class_names: tuple of strings.
+        with_it, without_it: float64 arrays `(num_classes,)`, IoU over all
+            images; NaN for classes that neither labels nor predictions have.
+        changed: float, the share of all pixels that get another class.
+        image_gains: float64 array, of each image the mean IoU, over the
+            classes that its label has, with the attention minus without.
+    """
+
+    kind: str
+    class_names: tuple[str, ...]
+    with_it: np.ndarray
+    without_it: np.ndarray
+    changed: float
+    image_gains: np.ndarray
+
+    @property
+    def gains(self) -> np.ndarray:
+        """IoU of each class, with the attention minus without it."""
+        return self.with_it - self.without_it
+
+    @property
+    def classes_by_gain(self) -> list[str]:
+        """The classes' names, those that gain most first; NaN left out."""
+        order = np.argsort(-self.gains, kind="stable")
+        return [
+            self.class_names[i] for i in order if not np.isnan(self.gains[i])
+        ]
+
+    @property
+    def images_by_gain(self) -> list[int]:
+        """The images' numbers, those that gain most first."""
+        return np.argsort(-self.image_gains, kind="stable").tolist()
+
+
+def contribution(
+    model: Any, pairs: Iterable, size: Size = "auto"
+) -> list[Contribution]:
+    """What each attention of a network adds, measured on labelled images.
+
+    The network is run with both attentions and with each one switched off
+    (`without`). That is not the same as a network that was trained without
+    it: what the other layers learned counts on it.
+
+    Args:
+        model: `DANet`, or the name of one: a run's folder, a `.keras` file, a
+            preset.
+        pairs: iterable of (image, label), images as for `Predictor`, labels
+            integer arrays of their (height, width), 255 for pixels without a
+            class. They are read one by one.
+        size: the size that the network sees, as for `Predictor`. Defaults to
+            `"auto"`.
+
+    Returns:
+        A `Contribution` for each attention, sorted by the mean IoU that it
+        adds.
+
+    Raises:
+        ValueError: for a model without attention, labels that do not fit, or
+            no images.
+    """
+    observer = Observer(model, size)
+    kinds = observer.model.attention
+    if not kinds:
+        raise ValueError("This model has no attention to switch off.")
+    predictors = [observer.predictor] + [
+        Predictor(without(observer.model, kind), size=observer.predictor.size)
+        for kind in kinds
+    ]
+    classes = observer.model.num_classes
+    totals = np.zeros((len(predictors), classes, classes), "int64")
+    changed, pixels = np.zeros(len(kinds), "int64"), 0
+    image_gains: list[list[float]] = [[] for _ in kinds]
+    for image, label in pairs:
+        image = observer.read(image)
+        label = checked_label(label, image.shape[:2], classes)
+        found = [predictor(image) for predictor in predictors]
+        counts = [
+            count_image(
+                label.astype("uint8"), each, classes, boundary=False
+            ).confusion
+            for each in found
+        ]
+        totals += counts
+        pixels += label.size
+        scores = [_mean_iou_of_labelled(count) for count in counts]
+        for index in range(len(kinds)):
+            changed[index] += (found[0] != found[index + 1]).sum()
+            image_gains[index].append(scores[0] - scores[index + 1])
+    if not pixels:
+        raise ValueError("Expected at least one image with its label.")
+    results = [
+        Contribution(
+            kind,
+            tuple(observer.predictor.class_names),
+            metrics.class_iou(totals[0]),
+            metrics.class_iou(totals[index + 1]),
+            float(changed[index] / pixels),
+            np.array(image_gains[index]),
+        )
+        for index, kind in enumerate(kinds)
+    ]
+    return sorted(results, key=lambda found: -np.nanmean(found.gains))
+
+
+def _mean_iou_of_labelled(confusion):
+    """Over the classes in the image's label: those that could be found."""
+    present = confusion.sum(1) > 0
+    if not present.any():
+        return np.nan
+    return float(metrics.class_iou(confusion)[present].mean())
