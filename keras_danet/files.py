@@ -170,6 +170,12 @@ def save_text(text, path):
         partial.write_text(text, encoding="utf-8")
 
 
+def save_bytes(content, path):
+    """Writes bytes to `path`, whole or not at all."""
+    with whole_or_not(path) as partial:
+        partial.write_bytes(content)
+
+
 def read_json(path):
     """What a JSON file holds.
 

@@ -159,3 +159,69 @@ def add_data(verb):
         metavar="N",
         help="files to read at the same time (default: one for each core)",
     )
+
+
+def add_measured(verb):
+    """Which labelled images a model is measured on, for `open_measured`."""
+    verb.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="data set to measure on (default: the run's, or the preset's)",
+    )
+    verb.add_argument(
+        "--split",
+        default=None,
+        help="split to measure on (default: the recipe's validation split, "
+        "or val)",
+    )
+    verb.add_argument(
+        "--data",
+        nargs="+",
+        action=_Data,
+        metavar="ROOT",
+        help="root folder of the data set; or NAME ROOT, its name as well",
+    )
+
+
+class _Data(argparse.Action):
+    """`--data ROOT` or `--data NAME ROOT`."""
+
+    def __call__(self, parser, arguments, values, option_string=None):
+        if len(values) > 2:
+            parser.error(
+                "--data takes ROOT, or NAME and ROOT, and comes after MODEL. "
+                f"Received: {' '.join(values)}"
+            )
+        arguments.data = values[-1]
+        if len(values) == 2:
+            arguments.dataset = values[0]
+
+
+def open_measured(arguments):
+    """The labelled images that are meant, and the model.
+
+    Returns:
+        `(dataset, root, split, predictor, is_own)`; `is_own` says whether the
+        data set is the one of the run that the model is.
+    """
+    from keras_danet import runs
+
+    config = runs.config_of(arguments.model)
+    # A run's own data set may also be named.
+    if config is None or arguments.dataset not in (None, config.dataset):
+        name = arguments.dataset or runs.dataset_of_preset(arguments.model)
+        if name is None:
+            raise ValueError(
+                f"{arguments.model} has no data set recorded. Give "
+                "--dataset NAME and --data FOLDER."
+            )
+        predictor = open_predictor(arguments)
+        dataset, root = runs.find_data_for(
+            predictor.model, name, arguments.data
+        )
+        return dataset, root, arguments.split or "val", predictor, False
+    if arguments.data:
+        config = config.replace({"data_root": arguments.data})
+    dataset, root = runs.find_data(config, arguments.model)
+    split = arguments.split or config.val_split
+    return dataset, root, split, open_predictor(arguments), True

@@ -17,6 +17,7 @@ from keras_danet.cli import class_weights
 from keras_danet.cli import compare
 from keras_danet.cli import convert
 from keras_danet.cli import evaluate
+from keras_danet.cli import explain
 from keras_danet.cli import export
 from keras_danet.cli import init
 from keras_danet.cli import predict
@@ -59,6 +60,7 @@ examples:
   keras-danet evaluate saved_models/run --split val
   keras-danet compare saved_models/run saved_models/other
   keras-danet predict saved_models/run street.png --output pictures
+  keras-danet explain saved_models/run street.png --output why
   keras-danet export saved_models/run --format tflite --quantize int8
   keras-danet serve saved_models/run/exports/danet
   keras-danet convert danet.pth -o danet.keras --multi-grid 4 8 16
@@ -239,6 +241,7 @@ def _parser():
         evaluate,
         compare,
         predict,
+        explain,
         export,
         convert,
         verify,

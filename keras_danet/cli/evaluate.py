@@ -1,16 +1,16 @@
 """`keras-danet evaluate`: the scores of a model."""
 
-import argparse
 import contextlib
 import json
 import os
 import pathlib
 import sys
 
+from keras_danet.cli.arguments import add_measured
 from keras_danet.cli.arguments import add_model
 from keras_danet.cli.arguments import add_protocol
 from keras_danet.cli.arguments import add_size
-from keras_danet.cli.arguments import open_predictor
+from keras_danet.cli.arguments import open_measured
 from keras_danet.files import make_folder
 from keras_danet.text_tables import harmless
 
@@ -28,24 +28,7 @@ def add(verbs):
         "again.",
     )
     add_model(verb)
-    verb.add_argument(
-        "--dataset",
-        metavar="NAME",
-        help="data set to measure on (default: the run's, or the preset's)",
-    )
-    verb.add_argument(
-        "--split",
-        default=None,
-        help="split to measure on (default: the recipe's validation split, "
-        "or val)",
-    )
-    verb.add_argument(
-        "--data",
-        nargs="+",
-        action=_Data,
-        metavar="ROOT",
-        help="root folder of the data set; or NAME ROOT, its name as well",
-    )
+    add_measured(verb)
     verb.add_argument(
         "--output",
         metavar="FILE.json",
@@ -73,24 +56,13 @@ def add(verbs):
     verb.set_defaults(run_verb=run)
 
 
-class _Data(argparse.Action):
-    """`--data ROOT` or `--data NAME ROOT`."""
-
-    def __call__(self, parser, arguments, values, option_string=None):
-        if len(values) > 2:
-            parser.error(
-                "--data takes ROOT, or NAME and ROOT, and comes after MODEL. "
-                f"Received: {' '.join(values)}"
-            )
-        arguments.data = values[-1]
-        if len(values) == 2:
-            arguments.dataset = values[0]
-
-
 def run(arguments):
     from keras_danet.data.files import find_pairs
 
-    dataset, root, split, predictor, output = _open(arguments)
+    dataset, root, split, predictor, is_own = open_measured(arguments)
+    output = arguments.output
+    if is_own and not output:
+        output = os.path.join(arguments.model, "report.json")
     if arguments.submission:
         return _submit(arguments, predictor, dataset, root, split)
     pairs = find_pairs(dataset, root, split)
@@ -117,34 +89,6 @@ def run(arguments):
         with _kept(output):
             _save_page(report, output, predictor, pairs, dataset)
     return 0
-
-
-def _open(arguments):
-    """(data set, root, split, predictor, output) that are meant."""
-    from keras_danet import runs
-
-    output = arguments.output
-    config = runs.config_of(arguments.model)
-    # A run's own data set may also be named.
-    if config is None or arguments.dataset not in (None, config.dataset):
-        name = arguments.dataset or runs.dataset_of_preset(arguments.model)
-        if name is None:
-            raise ValueError(
-                f"{arguments.model} has no data set recorded. Give "
-                "--dataset NAME and --data FOLDER."
-            )
-        predictor = open_predictor(arguments)
-        dataset, root = runs.find_data_for(
-            predictor.model, name, arguments.data
-        )
-        return dataset, root, arguments.split or "val", predictor, output
-    if arguments.data:
-        config = config.replace({"data_root": arguments.data})
-    split = arguments.split or config.val_split
-    dataset, root = runs.find_data(config, arguments.model)
-    predictor = open_predictor(arguments)
-    output = output or os.path.join(arguments.model, "report.json")
-    return dataset, root, split, predictor, output
 
 
 def _measure(predictor, pairs, dataset, split, output):
@@ -245,7 +189,7 @@ def _check_file(path):
 
 
 def _check_page(path):
-    from keras_danet.inference.report_page import POLICY
+    from keras_danet.inference.html_pages import POLICY
 
     if path.exists():
         with open(path, "rb") as file:

@@ -18,6 +18,8 @@ if typing.TYPE_CHECKING:
     )
     from keras_danet.explain.channels import channel_classes as channel_classes
     from keras_danet.explain.channels import grouped as grouped
+    from keras_danet.explain.explanation import Explainer as Explainer
+    from keras_danet.explain.explanation import Explanation as Explanation
     from keras_danet.explain.position import ClassAttention as ClassAttention
     from keras_danet.explain.position import class_attention as class_attention
     from keras_danet.explain.position import (
@@ -34,6 +36,8 @@ _HOMES = {
     "ChannelClasses": "channels",
     "ClassAttention": "position",
     "Contribution": "switching",
+    "Explainer": "explanation",
+    "Explanation": "explanation",
     "channel_attention": "channels",
     "channel_classes": "channels",
     "class_activation": "activation",

@@ -86,6 +86,22 @@ class Contribution:
             self.class_names[i] for i in order if not np.isnan(self.gains[i])
         ]
 
+    def as_dict(self) -> dict[str, Any]:
+        """All but the images, ready for JSON."""
+        return {
+            "kind": self.kind,
+            "mean_iou_gain": float(np.nanmean(self.gains)),
+            "changed": self.changed,
+            "classes": {
+                name: {
+                    "without": float(self.without_it[index]),
+                    "with": float(self.with_it[index]),
+                }
+                for name in self.classes_by_gain
+                for index in [self.class_names.index(name)]
+            },
+        }
+
     @property
     def images_by_gain(self) -> list[int]:
         """The images' numbers, those that gain most first."""
