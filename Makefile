@@ -32,7 +32,7 @@ help:
 $(VENV)/demo.stamp: pyproject.toml constraints.txt
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	@echo "Installing TensorFlow and what the demo needs into $(VENV) ..."
-	@$(PIP) -c constraints.txt -e ".[tensorflow,export]"
+	@$(PIP) -c constraints.txt -e ".[tensorflow,export,viz]"
 	@touch $@
 
 $(VENV)/dev.stamp: pyproject.toml constraints.txt
@@ -55,21 +55,26 @@ demo: $(VENV)/demo.stamp
 		--output $(RUN) --overwrite
 	@echo "== 2/6 evaluating on scenes it never saw"
 	@$(BIN)/keras-danet evaluate $(RUN)
-	@echo "== 3/6 drawing overlays and attention maps"
+	@echo "== 3/6 drawing overlays, and what attention does"
 	@$(BIN)/keras-danet predict $(RUN) $(RUN)/scenes/val/*000[0-3].png \
-		--output $(RUN)/pictures --sheet --attention
+		--output $(RUN)/pictures --sheet
+	@$(BIN)/keras-danet explain $(RUN) $(RUN)/scenes/val/*000[0-1].png \
+		--measure 20 --output $(RUN)/why --overwrite
 	@echo "== 4/6 exporting to SavedModel and checking it"
 	@$(BIN)/keras-danet export $(RUN) --format saved_model
 	@echo "== 5/6 exporting to TFLite and checking it"
 	@$(BIN)/keras-danet export $(RUN) --format tflite
 	@echo "== 6/6 a model trained on real streets, on one that it never saw"
 	@$(BIN)/keras-danet predict danet_resnet50_camvid keras_danet/street.jpg \
-		--output $(RUN)/street --sheet --attention
+		--output $(RUN)/street --sheet
+	@$(BIN)/keras-danet explain danet_resnet50_camvid keras_danet/street.jpg \
+		--output $(RUN)/street/why --overwrite
 	@echo
 	@echo "Everything lies in $(RUN):"
 	@echo "  model.keras    the best epoch's model      report.json  its IoU"
 	@echo "  history.csv    the figures of every epoch  config.json  how"
 	@echo "  pictures/      labels, overlays, sheets    scenes/      the data"
+	@echo "  why/index.html   why it sees what it sees"
 	@echo "  street/        what a model of real streets sees"
 	@echo "  exports/       danet/1, tflite_..., each with its export.json"
 	@echo "Try next:"

@@ -14,6 +14,7 @@ import tomllib
 
 import keras
 import numpy as np
+import PIL
 import pytest
 from conftest import ROOT
 from conftest import one_backend
@@ -161,6 +162,8 @@ def names(tmp_path, monkeypatch):
         "images": np.zeros((1, 32, 32, 3), "uint8"),
         "photos": ["street.png"],
         "model": small(num_classes=19),
+        "np": np,
+        "PIL": PIL,
     }
 
 

@@ -24,10 +24,11 @@ NAMES = {
     "keras_danet.models": "DANet DilatedResNet dilate freeze"
     " optimize_for_inference unfreeze",
     "keras_danet.inference": "InferenceProtocol Outcome PROTOCOLS Predictor"
-    " Report Uncertainty attention_maps evaluate predict_files predict_large",
+    " Report Uncertainty evaluate predict_files predict_large",
     "keras_danet.explain": "ChannelAttention ChannelClasses ClassAttention"
-    " Contribution METHODS channel_attention channel_classes class_activation"
-    " class_attention contribution grouped position_attention reach without",
+    " Contribution Explainer Explanation METHODS channel_attention"
+    " channel_classes class_activation class_attention contribution grouped"
+    " position_attention reach without",
     "keras_danet.export": "Contract Export ExportReport Sample Verification"
     " export_model verify_export",
     "keras_danet.serving": "Client",

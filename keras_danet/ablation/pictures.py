@@ -6,9 +6,10 @@ import numpy as np
 
 from keras_danet.data.decoding import read_pair
 from keras_danet.data.files import find_pairs
+from keras_danet.explain import position_attention
+from keras_danet.explain.points import deepest_point
 from keras_danet.inference import sheets
 from keras_danet.inference import visualization
-from keras_danet.inference.attention import attention_maps
 from keras_danet.inference.attention_pictures import attention_picture
 from keras_danet.inference.image_records import image_score
 from keras_danet.inference.image_records import read_records
@@ -95,27 +96,6 @@ def choose_images(base, other):
     return [(title, index) for index, title in chosen.items()]
 
 
-def deepest_point(mask):
-    """(row, column) that is farthest from what is not in a mask, or `None`.
-
-    The distance counts steps in all eight directions.
-
-    >>> deepest_point(np.pad(np.ones((3, 3), bool), ((0, 2), (4, 0))))
-    (1, 5)
-    """
-    left = np.asarray(mask, bool)
-    if not left.any():
-        return None
-    while left.any():
-        last = left
-        padded = np.pad(left, 1)
-        left = np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).all(
-            axis=(2, 3)
-        )
-    row, column = np.argwhere(last)[0].tolist()
-    return row, column
-
-
 def _draw_pair(runs, names, data):
     """One picture of the chosen images; with position attention a second."""
     scores = [_scores(run) for run in runs]
@@ -184,5 +164,5 @@ def _attention(model, image, label, maps):
     point = deepest_point(other & ~base)
     if point is None:
         return None
-    point_maps, _, _ = attention_maps(model, image, [point], num_channels=0)
-    return attention_picture(image, point_maps, [point], [])
+    maps = position_attention(model, image, [point])
+    return attention_picture(image, maps, [point], [])

@@ -14,7 +14,7 @@ from keras_danet.text_tables import harmless
 
 KINDS = (
     *("label", "overlay", "probabilities", "confidence", "entropy", "spread"),
-    *("sheet", "attention"),
+    "sheet",
 )
 DEFAULT_KINDS = ("label", "overlay")
 
@@ -33,10 +33,6 @@ SAVED = """\
   entropy        of the class probabilities, a grey PNG of 16 bits
   spread         of the probabilities over scales and mirror images, likewise
   sheet          image and overlay side by side, with the names of the classes
-  attention      what three points attend to (a quarter down in the middle, half
-                 down at a quarter from the left, three quarters down in the
-                 middle), and the three channels of channel attention's output
-                 that vary most
 
 A video has a folder NAME_confidence with 000001.png for its first frame, and so
 on for the other kinds; its overlay is a video.
@@ -77,12 +73,14 @@ def add(verbs):
     verb.add_argument(
         "--overwrite", action="store_true", help="replace existing results"
     )
-    for kind in ("sheet", "attention"):
-        verb.add_argument(
-            f"--{kind}",
-            action="store_true",
-            help=f"write NAME_{kind}.png as well, as --save {kind} does",
-        )
+    verb.add_argument(
+        "--sheet",
+        action="store_true",
+        help="write NAME_sheet.png as well, as --save sheet does",
+    )
+    verb.add_argument(
+        "--attention", action=_Moved, nargs=0, help=argparse.SUPPRESS
+    )
     verb.add_argument(
         "--fps",
         type=_rate,
@@ -98,6 +96,16 @@ def add(verbs):
         help="print a list of what was written, and of the classes found",
     )
     verb.set_defaults(run_verb=run)
+
+
+class _Moved(argparse.Action):
+    """Says where the picture of attention is made now."""
+
+    def __call__(self, parser, arguments, values, option_string=None):
+        parser.error(
+            "`predict` does not show attention any more. Expected `keras-danet "
+            "explain MODEL INPUT --output DIR`, which shows more of it."
+        )
 
 
 def _kinds(text):
@@ -133,7 +141,7 @@ def run(arguments):
     output = pathlib.Path(arguments.output)
     check_folder(output)
     kinds = list(arguments.save)
-    kinds += [kind for kind in ("sheet", "attention") if vars(arguments)[kind]]
+    kinds += ["sheet"] * arguments.sheet
     teller = _Teller(arguments.json)
     with warnings_as_notes():
         outcomes = predict_files(

@@ -5,7 +5,6 @@ import typing
 from keras_danet.lazy_names import lazily
 
 if typing.TYPE_CHECKING:
-    from keras_danet.inference.attention import attention_maps as attention_maps
     from keras_danet.inference.evaluation import evaluate as evaluate
     from keras_danet.inference.large_images import (
         predict_large as predict_large,
@@ -22,7 +21,6 @@ if typing.TYPE_CHECKING:
 
 _HOMES = {
     "Predictor": "predictor",
-    "attention_maps": "attention",
     "InferenceProtocol": "protocols",
     "PROTOCOLS": "protocols",
     "Uncertainty": "passes",

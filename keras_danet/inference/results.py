@@ -10,7 +10,6 @@ import numpy as np
 
 from keras_danet.files import whole_or_not
 from keras_danet.inference import visualization
-from keras_danet.inference.attention import attention_maps
 from keras_danet.inference.predictor import Predictor
 from keras_danet.waiting import answering
 
@@ -23,7 +22,6 @@ ENDINGS = {
     "entropy": ".png",
     "spread": ".png",
     "sheet": ".png",
-    "attention": ".png",
 }
 # A PNG's largest value, with 16 bits.
 WHITE = 2**16 - 1
@@ -38,7 +36,6 @@ class Prediction:
         probabilities: `(height, width, classes)` float32.
         confidence, entropy, spread: `(height, width)` float32, as
             `Predictor.uncertainty` gives them.
-        attention: uint8 picture.
     """
 
     label: np.ndarray
@@ -46,7 +43,6 @@ class Prediction:
     confidence: np.ndarray | None = None
     entropy: np.ndarray | None = None
     spread: np.ndarray | None = None
-    attention: np.ndarray | None = None
 
     @property
     def nbytes(self) -> int:
@@ -62,13 +58,6 @@ def check_kinds(predictor: Predictor, kinds: Collection[str]) -> None:
         raise ValueError(
             f"What is saved must be of {', '.join(ENDINGS)}. Received: "
             f"{', '.join(map(repr, unknown)) or 'nothing'}"
-        )
-    network = getattr(predictor.model, "attention", ())
-    if "attention" in kinds and not network:
-        raise ValueError(
-            "The network of this model has no attention module. Leave out "
-            "the picture of its attention, or give a model whose network has "
-            "one."
         )
 
 
@@ -89,8 +78,6 @@ def predict(
         found = {"label": label, "confidence": confidence}
     elif not found:
         found = {"label": predictor(image)}
-    if "attention" in kinds:
-        found["attention"] = _attention_picture(predictor, image)
     return Prediction(**found)
 
 
@@ -138,9 +125,7 @@ def save(
 def picture(
     kind: str, image: np.ndarray, prediction: Prediction, predictor: Predictor
 ) -> np.ndarray:
-    """The overlay, sheet or attention picture, uint8 RGB."""
-    if kind == "attention":
-        return np.asarray(prediction.attention)
+    """The overlay or the sheet, uint8 RGB."""
     colors = visualization.display_palette(predictor.palette)
     if kind == "overlay":
         return visualization.overlay(image, prediction.label, colors)
@@ -169,20 +154,3 @@ def classes_in(label: np.ndarray, predictor: Predictor) -> tuple[str, ...]:
     """Names of the classes that a label map holds."""
     present = np.flatnonzero(np.bincount(label.ravel()))
     return tuple(predictor.class_names[index] for index in present)
-
-
-def _attention_picture(predictor, image):
-    height, width = image.shape[:2]
-    # Where a street has sky, buildings and road; the same in every image, so
-    # that sheets can be compared.
-    points = [
-        (height // 4, width // 2),
-        (height // 2, width // 4),
-        (height * 3 // 4, width // 2),
-    ]
-    point_maps, channel_maps, channels = attention_maps(
-        predictor.model, image, points, size=predictor.size
-    )
-    return visualization.attention_picture(
-        image, point_maps, points[: len(point_maps)], channel_maps, channels
-    )

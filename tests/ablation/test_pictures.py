@@ -120,20 +120,6 @@ def test_the_rule_chooses_the_images(measured, monkeypatch):
     assert pictures.RULE in page
 
 
-def test_the_point_is_the_deepest():
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        mask = rng.uniform(size=(9, 12)) < 0.9
-        outside = np.argwhere(~np.pad(mask, 1)) - 1
-
-        def depth(point, outside=outside):
-            return abs(outside - point).max(axis=1).min()
-
-        depths = [depth(point) for point in np.argwhere(mask)]
-        assert depth(pictures.deepest_point(mask)) == max(depths)
-    assert pictures.deepest_point(np.zeros((3, 3), bool)) is None
-
-
 def test_a_run_without_its_model_is_counted_but_not_drawn(measured, capsys):
     grid, data, _ = measured
     run = grid.run(grid.variants[1], 3)

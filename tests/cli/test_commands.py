@@ -104,10 +104,9 @@ def test_the_whole_way_in_subprocesses(workshop):
     photo = workshop / "my photo.png"
     Image.fromarray(np.full((37, 53, 3), 200, "uint8")).save(photo)
     output = workshop / "pictures"
-    done = run_cli("predict", run, photo, "--output", output, "--attention")
+    done = run_cli("predict", run, photo, "--output", output)
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in output.iterdir()) == [
-        "my photo_attention.png",
         "my photo_label.png",
         "my photo_overlay.png",
         "predict.json",

@@ -95,9 +95,7 @@ def test_measuring_names_channels_and_keeps_the_names(run, trained):
     pairs = [(picture(index), label_of(index)) for index in (0, 2, 3)]
     expected = explain.channel_classes(trained, pairs)
     kept = json.loads((run / "channels.json").read_text())
-    np.testing.assert_allclose(
-        kept["responses"], expected.responses, rtol=1e-5
-    )
+    np.testing.assert_allclose(kept["responses"], expected.responses, rtol=1e-5)
     assert numbers["labelled_images"] == 3
     gains = explain.contribution(trained, pairs)
     for told, found in zip(numbers["contributions"], gains, strict=True):

@@ -57,10 +57,10 @@ def predict(run, *options):
 
 def test_label_map_overlay_and_what_is_wanted_besides(run, capsys):
     folder, model = run
-    code, output = predict(folder, "--sheet", "--attention")
+    code, output = predict(folder, "--sheet")
     assert code == 0
     assert sorted(path.name for path in output.iterdir()) == [
-        *("a_attention.png", "a_label.png", "a_overlay.png", "a_sheet.png"),
+        *("a_label.png", "a_overlay.png", "a_sheet.png"),
         "predict.json",
     ]
     image = np.asarray(photo(*SIZE))
@@ -85,7 +85,7 @@ def test_label_map_overlay_and_what_is_wanted_besides(run, capsys):
     np.testing.assert_array_equal(found, overlay(image, label, dataset.palette))
     printed = capsys.readouterr()
     names = [NAMES[index] for index in np.unique(label)]
-    files = f"{path}, _overlay.png, _sheet.png, _attention.png"
+    files = f"{path}, _overlay.png, _sheet.png"
     assert printed.out.strip() == f"{files}: {', '.join(names)}"
     sheet = np.asarray(Image.open(output / "a_sheet.png"))
     assert sheet.shape[1] > 2 * SIZE[1] * 3 and max(sheet.shape) < 2100
@@ -237,14 +237,10 @@ def test_every_kind_of_image_that_is_read_is_found_in_a_folder(run, capsys):
     )
 
 
-def test_attention_that_there_is_not(run, capsys):
-    folder, _ = run
-    backbone = DilatedResNet(18, filters=8)
-    model = DANet(len(NAMES), backbone, attention=())
-    model.save(folder / "model.keras")
-    code, output = predict(folder, "--attention")
-    assert code == 2 and not output.exists()
-    assert "no attention module. Leave out" in capsys.readouterr().err
+def test_attention_is_shown_by_explain(run, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        predict(run[0], "--attention")
+    assert "keras-danet explain MODEL INPUT" in capsys.readouterr().err
 
 
 @one_backend

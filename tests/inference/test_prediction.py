@@ -1,6 +1,5 @@
 """`predict_files`: what is written, what is skipped, and what is refused."""
 
-import dataclasses
 import errno
 import math
 import os
@@ -261,10 +260,6 @@ def test_wrong_kinds(predictor, photos, tmp_path):
     for save in (["labels"], [], ["label", "depth"]):
         with pytest.raises(ValueError, match="must be of label, overlay"):
             predict_files(predictor, [photos], tmp_path / "out", save)
-    bare = Counting(predictor)
-    bare.model = dataclasses.make_dataclass("Bare", [("attention", tuple)])(())
-    with pytest.raises(ValueError, match="no attention module"):
-        results.check_kinds(bare, ["attention"])
 
 
 def test_inputs_are_found_and_their_names_differ(tmp_path):

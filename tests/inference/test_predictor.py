@@ -8,14 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import keras
 import numpy as np
 import pytest
-import references
 from conftest import one_backend
 from PIL import Image
 from PIL import ImageOps
 
-from keras_danet import DANet
-from keras_danet import DilatedResNet
 from keras_danet import Predictor
+from keras_danet import explain
 from keras_danet import optimize_for_inference
 from keras_danet.data import decoding
 from keras_danet.data.resampling import resize_image
@@ -24,7 +22,6 @@ from keras_danet.distribution.keras_distributions import turn_of
 from keras_danet.inference import images
 from keras_danet.inference import passes
 from keras_danet.inference import predictor as inference
-from keras_danet.inference.attention import attention_maps
 from keras_danet.models import memory
 
 
@@ -174,47 +171,6 @@ def test_bad_files_are_refused(model, tmp_path):
         Predictor(model)(path)
 
 
-def test_attention_maps_are_the_layers_own(model):
-    image = photo(40, 56)
-    points = [(0, 0), (39, 55), (20, 31)]
-    point_maps, channel_maps, channels = attention_maps(
-        model, image, points, num_channels=2
-    )
-    position = model.get_layer("position_attention")
-    channel = model.get_layer("channel_attention")
-    inside = keras.Model(model.input, [position.input, channel.input])
-    before, channel_before = (
-        np.asarray(keras.ops.convert_to_numpy(x), "float64")
-        for x in inside(image[None].astype("float32"), training=False)
-    )
-    projections = [
-        (
-            keras.ops.convert_to_numpy(part.kernel)[0, 0],
-            keras.ops.convert_to_numpy(part.bias),
-        )
-        for part in (position.query, position.key, position.value)
-    ]
-    _, scores = references.position_attention(before, *projections, 0.7)
-    for got, (row, column) in zip(point_maps, points, strict=True):
-        # Features are (5, 7): one for each 8 pixels.
-        cell = row // 8 * 7 + column // 8
-        np.testing.assert_allclose(
-            got, scores[0, cell].reshape(5, 7), atol=1e-5
-        )
-    expected, _ = references.channel_attention(channel_before, -0.6)
-    assert len(channels) == 2
-    for got, number in zip(channel_maps, channels, strict=True):
-        np.testing.assert_allclose(
-            got, expected[0, ..., number], rtol=1e-4, atol=1e-4
-        )
-
-
-def test_attention_maps_of_an_ablation_are_empty():
-    model = DANet(3, DilatedResNet(18, filters=8), attention=())
-    maps = attention_maps(model, photo(16, 16), [(0, 0)])
-    assert maps == ([], [], [])
-
-
 @pytest.mark.parametrize(
     "size, seen",
     [(24, (15, 24)), ((None, 20), (20, 32)), ((64, 20), (20, 32))],
@@ -256,35 +212,22 @@ def test_memory_is_asked_for_of_what_the_network_sees(model, monkeypatch):
     )
     predictor = Predictor(model, size=32)
     predictor.check_size(3000, 4000)
-    attention_maps(model, photo(60, 80), [(0, 0)], size=32)
+    explain.position_attention(model, photo(60, 80), [(0, 0)], size=32)
     assert asked == [(1, 24, 32)] * 2
-
-
-def test_attention_maps_are_of_what_the_network_sees(model):
-    image = photo(80, 112)
-    points = [(0, 0), (79, 111), (40, 62)]
-    maps, channel_maps, channels = attention_maps(model, image, points, size=56)
-    small = resize_image(image, (40, 56))
-    expected, channel_expected, numbers = attention_maps(
-        model, small, [(0, 0), (39, 55), (20, 31)]
-    )
-    assert channels == numbers
-    np.testing.assert_array_equal(maps, expected)
-    np.testing.assert_array_equal(channel_maps, channel_expected)
 
 
 def test_threads_share_a_predictor(model):
     images = [photo(9 + 8 * (seed % 3), 17, seed) for seed in range(24)]
     predictor = Predictor(model)
     expected = [predictor.logits(image) for image in images]
-    maps = attention_maps(model, images[0], [(0, 0)])[0]
+    maps = explain.position_attention(model, images[0], [(0, 0)])
 
     def use(number):
         if number % 8 == 6:
             found = model.predict(images[number][None], verbose=0)[0]
             np.testing.assert_allclose(found, expected[number], atol=1e-4)
         if number % 8 == 7:
-            found = attention_maps(model, images[0], [(0, 0)])[0]
+            found = explain.position_attention(model, images[0], [(0, 0)])
             np.testing.assert_array_equal(found, maps)
         logits = predictor.logits(images[number])
         np.testing.assert_array_equal(logits, expected[number])

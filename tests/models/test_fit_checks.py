@@ -14,9 +14,9 @@ from keras_danet import PixelCrossentropy
 from keras_danet import PolySchedule
 from keras_danet import Predictor
 from keras_danet import SegmentationMetrics
+from keras_danet import explain
 from keras_danet import losses
 from keras_danet import optimize_for_inference
-from keras_danet.inference.attention import attention_maps
 
 BACKEND = keras.backend.backend()
 JIT = {"jit_compile": False} if BACKEND == "tensorflow" else {}
@@ -361,7 +361,7 @@ def test_images_of_another_range_are_told_once():
         lambda model: model.evaluate(unit, labels, verbose=0),
         lambda model: model.predict(unit, verbose=0),
         lambda model: model.predict_on_batch(keras.ops.array(unit)),
-        lambda model: attention_maps(model, unit[0], []),
+        lambda model: explain.Explainer(model)(unit[0]),
         lambda model: Predictor(model)(unit[0]),
         lambda model: Predictor(optimize_for_inference(model))(unit[0]),
     ):
