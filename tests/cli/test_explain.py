@@ -36,13 +36,13 @@ def run(tmp_path, trained):
     classes = json.dumps({"classes": [{"name": name} for name in CLASSES]})
     (folder / "classes.json").write_text(classes)
     for split in ("train", "val"):
-        for kind in ("images", "labels"):
+        for kind in ("images", "masks"):
             (tmp_path / "data" / kind / split).mkdir(parents=True)
     (tmp_path / "data" / "classes.json").write_text(classes)
     for index in range(4):
         place = tmp_path / "data"
         Image.fromarray(picture(index)).save(place / f"images/val/{index}.png")
-        Image.fromarray(label_of(index)).save(place / f"labels/val/{index}.png")
+        Image.fromarray(label_of(index)).save(place / f"masks/val/{index}.png")
     trained.save(folder / "model.keras")
     return folder
 
