@@ -7,6 +7,7 @@ import functools
 import io
 import math
 from collections.abc import Callable
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -33,7 +34,7 @@ MOST_LETTERS = 24
 HEAT = "magma"
 # Cyan is not among the heat colours.
 MARK = "#00ffff"
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "font.size": LETTERS,
     "axes.titlesize": LETTERS,
     # Letters and not their outlines.
