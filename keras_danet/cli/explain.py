@@ -196,6 +196,7 @@ def _find_inputs(arguments, output):
 def _open(arguments):
     """The `Explainer`, and what was measured on labelled images."""
     from keras_danet import runs
+    from keras_danet.data.files import find_pairs
     from keras_danet.explain.explanation import Explainer
     from keras_danet.explain.kept_channels import read_channels
 
@@ -217,48 +218,25 @@ def _open(arguments):
             classes = read_channels(place, predictor)
         return Explainer(predictor.model, predictor.size, classes), None
     dataset, root, split, predictor, _ = open_measured(arguments)
-    pairs = _labelled(arguments.measure, dataset, root, split)
+    pairs = find_pairs(dataset, root, split)
     return _measure(arguments, predictor, pairs, dataset)
 
 
-def _labelled(count, dataset, root, split):
-    """So many pairs of files, spread evenly over a split."""
-    import numpy as np
-
-    from keras_danet.data.files import find_pairs
-
-    pairs = find_pairs(dataset, root, split)
-    chosen = np.linspace(0, len(pairs) - 1, min(count, len(pairs))).round()
-    return [pairs[index] for index in chosen.astype(int)]
-
-
 def _measure(arguments, predictor, pairs, dataset):
-    from keras_danet.data.decoding import read_pair
-    from keras_danet.explain.channels import channel_classes
     from keras_danet.explain.explanation import Explainer
-    from keras_danet.explain.switching import contribution
+    from keras_danet.explain.measuring import measure
+    from keras_danet.explain.measuring import spread_evenly
     from keras_danet.waiting import Countdown
 
+    # What cannot be explained is refused first.
     explainer = Explainer(predictor.model, predictor.size)
-    classes = None
-    steps = len(pairs) * (1 + ("channel" in explainer.model.attention))
+    chosen = spread_evenly(pairs, arguments.measure)
     with Countdown(unit="images") as countdown:
-        done = 0
-
-        def read():
-            nonlocal done
-            for pair in pairs:
-                yield read_pair(pair, dataset)
-                done += 1
-                countdown(done, steps)
-
-        found = contribution(explainer.model, read(), predictor.size)
-        if "channel" in explainer.model.attention:
-            classes = channel_classes(explainer.model, read(), predictor.size)
+        found, classes = measure(predictor, chosen, dataset, countdown)
     if classes is not None:
-        _keep(arguments, classes, explainer.observer.predictor)
+        _keep(arguments, classes, predictor)
         explainer = Explainer(predictor.model, predictor.size, classes)
-    return explainer, (found, len(pairs))
+    return explainer, (found, len(chosen))
 
 
 def _keep(arguments, classes, predictor):

@@ -92,7 +92,7 @@ def test_measuring_names_channels_and_keeps_the_names(run, trained):
     assert {path.suffix for path in output.glob("1_*")} == {".pdf", ".svg"}
     numbers = json.loads((output / "explanation.json").read_text())
     # Three of four, spread evenly.
-    pairs = [(picture(index), label_of(index)) for index in (0, 2, 3)]
+    pairs = [(picture(index), label_of(index)) for index in (0, 1, 3)]
     expected = explain.channel_classes(trained, pairs)
     kept = json.loads((run / "channels.json").read_text())
     np.testing.assert_allclose(kept["responses"], expected.responses, rtol=1e-5)
