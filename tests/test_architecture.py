@@ -131,7 +131,12 @@ def test_optional_packages_are_imported_lazily():
         optional |= {"huggingface_hub", "safetensors", "av"}
         optional |= {"tf2onnx", "onnxruntime", "openvino", "nncf"}
         optional |= {"grpc", "httpx", "tensorflow_serving"}
-        found = {i.split(".")[0] for i in imports(path, True)} & optional
+        at_once = [*imports(path, True)]
+        assert "keras_danet.explain.figures" not in at_once, path.name
+        # It draws with matplotlib, and is itself imported lazily.
+        if path.parts[-2:] == ("explain", "figures.py"):
+            optional -= {"matplotlib"}
+        found = {i.split(".")[0] for i in at_once} & optional
         assert not found, f"{path.name} imports {found} at once"
 
 
@@ -204,7 +209,7 @@ def test_only_the_package_is_packaged(tmp_path):
     about = zipfile.ZipFile(wheel).read(f"{info}METADATA").decode()
     assert "\nAuthor: The keras_danet authors\n" in about
     assert "\nProject-URL: Paper, https://arxiv.org/abs/1809.02983\n" in about
-    assert "matplotlib" not in about
+    assert 'matplotlib>=3.11; extra == "viz"' in about
     assert 'torch>=2.10; extra == "torch"' in about
     # Installed, where no checkout is.
     target = tmp_path / "installed"

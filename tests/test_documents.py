@@ -342,7 +342,7 @@ def test_wrong_lines_are_found(capsys):
     for line, problem in (
         ("keras-danet predict run", "does not take it"),
         ("keras-danet train training/none.py", "there is no"),
-        ("pip install '.[viz]'", "no extra viz"),
+        ("pip install '.[paint]'", "no extra paint"),
         ("make coffee", "no target coffee"),
         ("KERAS_BACKEND=jax python benchmarks/none.py", "there is no"),
         ("curl something", "no rule knows curl"),
