@@ -3,7 +3,9 @@
 import csv
 import dataclasses
 import datetime
+import io
 import json
+import math
 import os
 import pathlib
 import platform
@@ -23,13 +25,24 @@ from keras_danet.data.folder import open_dataset
 from keras_danet.data.folder import read_classes
 from keras_danet.data.resampling import resize_image
 from keras_danet.data.resampling import scaled_size
+from keras_danet.files import MAX_JSON_BYTES
 from keras_danet.files import read_json
 from keras_danet.files import save_text
 from keras_danet.models import DANet
 from keras_danet.models import DilatedResNet
 from keras_danet.recipe import TrainConfig
+from keras_danet.recipe.config import LARGEST
+from keras_danet.recipe.config import MOST_EPOCHS
 from keras_danet.weights import sources
 from keras_danet.weights.keras_files import load_keras_model
+
+# Figures of a history, and between what they lie.
+RANGES = {
+    "epoch": (1, MOST_EPOCHS),
+    "val_mean_iou": (0, 1),
+    "gamma_position": (-LARGEST, LARGEST),
+    "gamma_channel": (-LARGEST, LARGEST),
+}
 
 
 def write_run_config(
@@ -75,7 +88,7 @@ def write_run_config(
                 "distribute": placement.engine,
                 "devices": placement.num_devices,
                 "versions": versions(),
-                "commit": _commit(),
+                **_commit(),
             },
         ],
     }
@@ -121,13 +134,64 @@ def _other_version(content):
     )
 
 
-def epochs_done(run):
-    """How many epochs a run has finished; `None` if it has no history."""
+def read_history(path):
+    """The rows of a `history.csv`, dicts; none without one.
+
+    What training reads again is a float, `None` where a row has none: the
+    epoch, its validation and the gammas. The rest are strings.
+
+    Raises:
+        ValueError: if it is no such table, or cut short.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        return []
     try:
-        with open(pathlib.Path(run) / "history.csv", newline="") as file:
-            return len(list(csv.DictReader(file)))
-    except OSError:
-        return None
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError(f"it has more than {MAX_JSON_BYTES} bytes")
+        text = path.read_text("utf-8")
+        if text and not text.endswith("\n"):
+            raise ValueError("it ends within a line")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        for number, row in enumerate(rows, 1):
+            _read_row(row, number)
+    except (ValueError, csv.Error) as error:
+        raise ValueError(
+            f"{path} is not a history ({error}). Expected the file that "
+            "`keras-danet train` wrote."
+        ) from error
+    return rows
+
+
+def _read_row(row, number):
+    """Makes floats of the figures of an epoch."""
+    if None in row or None in row.values():
+        raise ValueError(f"row {number} is not as long as the heading")
+    for name in RANGES.keys() & row.keys():
+        least, most = RANGES[name]
+        row[name] = float(row[name]) if row[name] else None
+        # Written so that NaN fails it too.
+        if row[name] is not None and not least <= row[name] <= most:
+            raise ValueError(f"{name} is {row[name]} in row {number}")
+    if row.get("epoch") != number:
+        raise ValueError(f"row {number} is of epoch {row.get('epoch')}")
+
+
+def is_finished(history, config):
+    """Whether a training has ended, with its epochs or by its patience.
+
+    Args:
+        history: rows of `read_history`.
+        config: its `TrainConfig`.
+    """
+    best, waited = -math.inf, 0
+    for row in history:
+        found = row.get("val_mean_iou")
+        if found is not None:
+            waited = 0 if found > best else waited + 1
+            best = max(best, found)
+    ended = config.patience is not None and waited >= config.patience
+    return ended or len(history) >= config.epochs
 
 
 def read_run_file(run):
@@ -233,16 +297,28 @@ def versions():
 
 
 def _commit():
-    """The commit of the working folder's repository, None without one."""
+    """The commit of the working folder's repository, None without one.
+
+    And whether files that it tracks were changed since.
+    """
+    commit = _git("rev-parse", "HEAD")
+    changes = _git("status", "--porcelain", "--untracked-files=no")
+    modified = None if commit is None or changes is None else bool(changes)
+    return {"commit": commit, "modified": modified}
+
+
+def _git(*arguments):
+    """What git says here, None if it fails."""
     try:
         return subprocess.run(
-            ["git", "rev-parse", "HEAD"],
+            # Without writing to the repository.
+            ["git", "--no-optional-locks", *arguments],
             capture_output=True,
             text=True,
             check=True,
             timeout=10,
         ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
 
 

@@ -4,20 +4,24 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import pathlib
 import re
+from typing import Any
 
-from keras_danet.files import make_folder
-from keras_danet.files import read_json
-from keras_danet.files import save_text
+from keras_danet.arguments import shown
 from keras_danet.recipe import TrainConfig
 from keras_danet.recipe import find_recipe
 from keras_danet.recipe import load_recipe
 from keras_danet.recipe.config import GROUP_OF
+from keras_danet.recipe.settings import parse_setting
 from keras_danet.recipe.settings import parse_value
 from keras_danet.recipe.settings import split_values
 
-GRID_FILE = "grid.json"
+# More trainings than anybody waits for.
+MOST_TRAININGS = 1000
+# Keys whose values are paths, perhaps.
+PATHS = ("backbone_weights", "start_from")
 # Keys that are not varied, and why.
 NOT_VARIED = {
     "seed": "give --seeds",
@@ -97,11 +101,26 @@ class Grid:
         return self.config.replace({**settings, "seed": seed})
 
     def check(self):
-        """Refuses values that no training can have, before the first one.
+        """Refuses what no training can have, before the first one.
 
         Raises:
-            ValueError: names the variant.
+            ValueError: names the key, seed or variant.
         """
+        settings = [parse_setting(text) for text in self.settings]
+        _check_keys([key for key, _ in settings], self.vary)
+        count = math.prod(map(len, self.vary.values())) * len(self.seeds)
+        if count > MOST_TRAININGS:
+            raise ValueError(
+                f"The grid has {count:,} trainings. Expected {MOST_TRAININGS} "
+                "at most: vary fewer keys together, or fewer values."
+            )
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(
+                "Expected different seeds, at least one. Received: "
+                f"{shown(self.seeds)}"
+            )
+        for seed in self.seeds:
+            self.config.replace({"seed": seed})
         configs: dict[str, Variant] = {}
         for variant in self.variants:
             try:
@@ -110,25 +129,13 @@ class Grid:
                 raise ValueError(
                     f"The variant {variant.label} cannot be trained: {error}"
                 ) from error
-            text = _as_text(config)
+            text = json.dumps(meaning(config))
             if text in configs:
                 raise ValueError(
                     f"The variants {configs[text].label} and {variant.label} "
                     "are the same training. Leave one of them out."
                 )
             configs[text] = variant
-
-    def save(self):
-        """Writes `grid.json`, from which the grid is known again."""
-        make_folder(self.folder)
-        content = {
-            "recipe": self.recipe,
-            "settings": self.settings,
-            "config": json.loads(_as_text(self.config)),
-            "vary": self.vary,
-            "seeds": self.seeds,
-        }
-        save_text(json.dumps(content, indent=1) + "\n", self.folder / GRID_FILE)
 
 
 def make_grid(folder, recipe, settings, vary, seeds) -> Grid:
@@ -146,38 +153,70 @@ def make_grid(folder, recipe, settings, vary, seeds) -> Grid:
         FileNotFoundError: if there is no such recipe.
     """
     path = find_recipe(recipe)
-    config = load_recipe(path).replace(settings)
+    varied = list(map(_parse_vary, vary))
+    # A dict would hide that a key is given twice.
+    _check_keys(settings, [key for key, _ in varied])
+    grid = Grid(
+        pathlib.Path(folder),
+        str(path),
+        load_recipe(path).replace(settings),
+        tuple(f"{key}={value!r}" for key, value in settings.items()),
+        dict(varied),
+        parse_seeds(seeds),
+    )
+    grid.check()
+    return grid
+
+
+def meaning(config: TrainConfig, folders: bool = True) -> dict:
+    """What decides a training but for its seed and where its data lie.
+
+    Args:
+        config: `TrainConfig`.
+        folders: boolean, whether it counts in which folder the weights lie
+            that it starts from. Defaults to `True`.
+
+    Returns:
+        Dict of a key to its value, the same for other words for it.
+    """
+    own = dataclasses.replace(config, model=config.model.own())
+    values = own.values()
+    for key in ("seed", "data_root"):
+        del values[key]
+    # They have no order.
+    values["model.attention"] = sorted(values["model.attention"])
+    if not folders:
+        values = {key: plain_path(key, value) for key, value in values.items()}
+    return values
+
+
+def plain_path(key: str, value: Any) -> Any:
+    """The value of a recipe's key; of a path to weights its file's name."""
+    if key.rpartition(".")[2] in PATHS and isinstance(value, str):
+        return pathlib.PurePath(value).name
+    return value
+
+
+def _check_keys(settings, varied):
+    """Refuses keys that are given twice, and those that are not varied."""
     taken = {_whole_key(key): key for key in settings}
     if "seed" in taken:
         raise ValueError("`seed` is not set here: give --seeds.")
-    varied: dict[str, list[str]] = {}
-    for text in vary:
-        key, values = _parse_vary(text)
+    for key in varied:
         name = _whole_key(key)
         if name in NOT_VARIED:
             raise ValueError(f"`{key}` is not varied here: {NOT_VARIED[name]}.")
         if name in taken:
             raise ValueError(
-                f"`{key}` is given twice: before as {taken[name]!r}, and in "
-                f"--vary {text!r}. Expected once."
+                f"`{key}` is given twice: before as {taken[name]!r}. Expected "
+                "it once, in --set or in one --vary."
             )
         taken[name] = key
-        varied[key] = values
     if not varied:
         raise ValueError(
             "Nothing is varied. Expected --vary KEY=VALUE,VALUE, such as "
             "--vary attention=none,position,channel,both."
         )
-    grid = Grid(
-        pathlib.Path(folder),
-        str(path),
-        config,
-        tuple(f"{key}={value!r}" for key, value in settings.items()),
-        varied,
-        parse_seeds(seeds),
-    )
-    grid.check()
-    return grid
 
 
 def _parse_vary(text):
@@ -215,84 +254,3 @@ def parse_seeds(text: str) -> tuple[int, ...]:
             f"between them, such as 0,1,2. Received: {text!r}"
         )
     return seeds
-
-
-def merge(grid: Grid) -> Grid:
-    """The grid with the variants and seeds that its folder has already.
-
-    Raises:
-        ValueError: if the folder is of another grid, or of something else.
-    """
-    path = grid.folder / GRID_FILE
-    if not path.is_file():
-        if grid.folder.is_dir() and any(grid.folder.iterdir()):
-            raise ValueError(
-                f"{grid.folder} is not empty, and no ablation's folder: it "
-                f"has no {GRID_FILE}. Choose another --output."
-            )
-        return grid
-    old = open_grid(grid.folder)
-    before, now = (json.loads(_as_text(g.config)) for g in (old, grid))
-    changes = [
-        f"{key} was {before[key]!r} and is {value!r}"
-        for key, value in now.items()
-        if before[key] != value
-    ]
-    if list(old.vary) != list(grid.vary):
-        changes.append(
-            f"{', '.join(old.vary)} was varied, and now {', '.join(grid.vary)}"
-        )
-    if changes:
-        raise ValueError(
-            f"{grid.folder} is of another grid: {'; '.join(changes)}. "
-            "Expected the same recipe, settings and keys; values and seeds "
-            "may be added. Change them back, or choose another --output."
-        )
-    merged = dataclasses.replace(
-        grid,
-        vary={
-            key: list(dict.fromkeys([*old.vary[key], *values]))
-            for key, values in grid.vary.items()
-        },
-        seeds=tuple(dict.fromkeys([*old.seeds, *grid.seeds])),
-    )
-    merged.check()
-    return merged
-
-
-def open_grid(folder) -> Grid:
-    """The grid of an ablation's folder.
-
-    Raises:
-        FileNotFoundError: if it is no such folder.
-        ValueError: if its `grid.json` cannot be read.
-    """
-    path = pathlib.Path(folder) / GRID_FILE
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{folder} is not an ablation's folder: it has no {GRID_FILE}. "
-            "Expected the --output of `keras-danet ablate`."
-        )
-    try:
-        content = read_json(path)
-        return Grid(
-            pathlib.Path(folder),
-            str(content["recipe"]),
-            TrainConfig.from_keys(content["config"]),
-            tuple(content["settings"]),
-            {key: list(map(str, v)) for key, v in content["vary"].items()},
-            tuple(map(int, content["seeds"])),
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} does not describe a grid ({error}). Expected the file "
-            "that `keras-danet ablate` wrote."
-        ) from error
-
-
-def _as_text(config):
-    """What decides a training but for its seed and where its data lie."""
-    values = config.values()
-    for key in ("seed", "data_root"):
-        del values[key]
-    return json.dumps(values)

@@ -1,53 +1,37 @@
 """The table of an ablation, from its run folders alone."""
 
 import dataclasses
-import functools
 import json
 import math
-import pathlib
 
 import numpy as np
 
 from keras_danet.ablation.grid import Grid
 from keras_danet.ablation.grid import Variant
+from keras_danet.ablation.grid import plain_path
 from keras_danet.ablation.pictures import RULE
 from keras_danet.ablation.pictures import picture_paths
+from keras_danet.ablation.reading import KINDS
+from keras_danet.ablation.reading import Run
+from keras_danet.ablation.reading import read_runs
 from keras_danet.ablation.statistics import METHOD
 from keras_danet.ablation.statistics import Gain
 from keras_danet.ablation.statistics import gain
 from keras_danet.ablation.statistics import spread
-from keras_danet.files import read_json
 from keras_danet.files import save_text
 from keras_danet.inference import visualization
 from keras_danet.inference.curves import draw_curves
+from keras_danet.inference.report import Report
 from keras_danet.models.memory import count_multiplications
-from keras_danet.runs import open_model
-from keras_danet.runs import read_run_config
-from keras_danet.runs import read_run_file
+from keras_danet.recipe.settings import parse_setting
+from keras_danet.text_tables import harmless
 from keras_danet.text_tables import markdown_table
 from keras_danet.text_tables import markdown_text
 from keras_danet.text_tables import table_lines
 from keras_danet.trainer.build import build_model
-from keras_danet.trainer.callbacks.figures import read_history
 
-KINDS = ("position", "channel")
-# Of two reports that can be compared.
-SAME = ("dataset", "split", "num_images")
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What the folder of a finished run says.
-
-    Args:
-        report: dict, its `report.json`.
-        gammas: dict of an attention to its gamma after the last epoch.
-        curve: list of (step, validation mean IoU).
-    """
-
-    report: dict
-    gammas: dict[str, float]
-    curve: list[tuple[int, float]]
+# What all reports have in common.
+FACTS = ("dataset", "split", "num_images")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +50,19 @@ class Row:
 
     @property
     def mean_iou(self) -> dict[int, float]:
-        return {s: _number(r.report["mean_iou"]) for s, r in self.runs.items()}
+        return {seed: run.report.mean_iou for seed, run in self.runs.items()}
+
+    @property
+    def multi_scale(self) -> dict[int, float]:
+        return {
+            seed: run.multi_scale.mean_iou
+            for seed, run in self.runs.items()
+            if run.multi_scale
+        }
 
     def class_iou(self, name: str) -> dict[int, float]:
         return {
-            seed: _number(run.report["class_iou"][name])
-            for seed, run in self.runs.items()
+            seed: run.report.class_iou[name] for seed, run in self.runs.items()
         }
 
     def gamma(self, kind: str) -> dict[int, float]:
@@ -90,49 +81,68 @@ class Ablation:
         grid: `Grid`.
         rows: list of `Row`, in the grid's order, those with runs.
         crop_size: (height, width) that multiplications are counted at.
+        missing: dict of the title of a training that is in no row to why.
     """
 
     grid: Grid
     rows: list[Row]
     crop_size: tuple[int, int]
-
-    @functools.cached_property
-    def facts(self) -> dict:
-        """What all reports have in common."""
-        report = next(iter(self.rows[0].runs.values())).report
-        return {name: report[name] for name in SAME}
+    missing: dict[str, str]
 
     @property
-    def class_names(self) -> list[str]:
-        return list(next(iter(self.rows[0].runs.values())).report["class_iou"])
+    def reports(self) -> list[Report]:
+        runs = (run for row in self.rows for run in row.runs.values())
+        return [run.report for run in runs]
 
     @property
-    def missing(self) -> list[str]:
-        """The trainings of the grid that were not measured yet."""
-        found = {row.variant.label: row.runs for row in self.rows}
-        return [
-            f"{variant.label}, seed {seed}"
-            for variant, seed in self.grid.cells
-            if seed not in found.get(variant.label, ())
-        ]
+    def multi_scale_reports(self) -> list[Report]:
+        runs = (run for row in self.rows for run in row.runs.values())
+        return [run.multi_scale for run in runs if run.multi_scale]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.reports[0].class_names
 
     @property
     def heading(self) -> str:
-        facts = self.facts
+        report = self.reports[0]
         return (
-            f"{facts['dataset']} {facts['split']}, {facts['num_images']} "
-            f"images; {' | '.join(self.protocols)}"
+            f"{report.dataset} {report.split}, {report.num_images} images; "
+            f"{' | '.join(_protocols(self.reports))}"
         )
 
     @property
-    def protocols(self) -> list[str]:
-        """How images went through the networks; one where it was not varied."""
-        found = [
-            str(run.report["protocol"])
-            for row in self.rows
-            for run in row.runs.values()
-        ]
-        return list(dict.fromkeys(found))
+    def settings(self) -> list[str]:
+        """What was set for all; of weights' paths only the file's name."""
+        settings = dict(map(parse_setting, self.grid.settings))
+        return [f"{k}={plain_path(k, v)!r}" for k, v in settings.items()]
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences without which the table would be misread."""
+        notes = []
+        if self.settings:
+            notes.append(f"Set for all: {', '.join(self.settings)}.")
+        if self.multi_scale_reports:
+            protocols = " | ".join(_protocols(self.multi_scale_reports))
+            notes.append(
+                f"Multi-scale: {protocols}; its gain is over the single scale "
+                "of the same runs."
+            )
+        if self.changed_base:
+            notes.append(f"{self.changed_base}.")
+        return notes
+
+    @property
+    def changed_base(self) -> str:
+        """What is said where gains cannot be over the first variant."""
+        first, base = self.grid.variants[0], self.rows[0].variant
+        if first == base:
+            return ""
+        return (
+            f"The first variant, {first.label}, has no run: gains are over "
+            f"{base.label}"
+        )
 
     def gain(self, row: Row) -> Gain:
         return gain(row.mean_iou, self.rows[0].mean_iou)
@@ -143,6 +153,7 @@ class Ablation:
     def table(self) -> list[tuple[str, ...]]:
         """A heading and a row per variant, as the paper's tables have."""
         height, width = self.crop_size
+        several = bool(self.multi_scale_reports)
         lines = [
             (
                 *self.grid.vary,
@@ -150,6 +161,7 @@ class Ablation:
                 "mean IoU",
                 "gain",
                 "95 %",
+                *(("multi-scale", "its gain") if several else ()),
                 "parameters",
                 f"multiply-adds at {height}x{width}",
                 *(f"gamma of {kind}" for kind in KINDS),
@@ -163,6 +175,7 @@ class Ablation:
                     str(scores.seeds),
                     _plus_minus(scores, 100, " %"),
                     *_gain_cells(more, row is self.rows[0]),
+                    *(_multi_scale_cells(row) if several else ()),
                     f"{(row.parameters or 0) / 1e6:.2f} M",
                     f"{(row.multiply_adds or 0) / 1e9:.2f} G",
                     *(_plus_minus(spread(row.gamma(k))) for k in KINDS),
@@ -188,7 +201,7 @@ class Ablation:
         texts = len(self.grid.vary)
         return "\n".join(
             [
-                self.heading,
+                *map(harmless, (self.heading, *self.notes)),
                 *table_lines(self.table(), texts),
                 "",
                 *table_lines(self.class_table()),
@@ -205,6 +218,7 @@ class Ablation:
                 [
                     f"# Ablation over {', '.join(self.grid.vary)}",
                     f"{markdown_text(self.heading)}.",
+                    *map(markdown_text, self.notes),
                     markdown_table(self.table(), len(self.grid.vary)),
                     "![Validation mean IoU over steps: mean over seeds, and "
                     "from the lowest to the highest](ablation.png)",
@@ -255,7 +269,8 @@ class Ablation:
                         {
                             "seed": seed,
                             "folder": _beside(self.grid, row.variant, seed),
-                            "mean_iou": run.report["mean_iou"],
+                            "mean_iou": run.report.mean_iou,
+                            **_multi_scale_of(run),
                             "gammas": run.gammas,
                             "curve": run.curve,
                         }
@@ -263,14 +278,18 @@ class Ablation:
                     ],
                 }
             )
+        several = _protocols(self.multi_scale_reports)
         return {
             "recipe": self.grid.recipe,
-            **self.facts,
-            "protocols": self.protocols,
+            "settings": self.settings,
+            **{name: getattr(self.reports[0], name) for name in FACTS},
+            "protocols": _protocols(self.reports),
+            **({"multi_scale_protocols": several} if several else {}),
+            "gains_over": self.rows[0].variant.settings,
             "crop_size": self.crop_size,
             "method": METHOD,
             "rows": rows,
-            "missing": self.missing,
+            "missing": [*self.missing],
         }
 
     def save(self):
@@ -296,85 +315,56 @@ def read_ablation(grid: Grid) -> Ablation:
         ValueError: if there is no finished run, or reports cannot be
             compared.
     """
+    found, missing = read_runs(grid)
     rows, crop_size = [], grid.config.augmentation.crop_size
     for variant in grid.variants:
-        runs = {}
-        for seed in grid.seeds:
-            folder = grid.run(variant, seed)
-            if (folder / "report.json").is_file():
-                runs[seed] = _read_run(folder)
+        runs = {
+            seed: found[folder]
+            for seed in grid.seeds
+            if (folder := grid.run(variant, seed)) in found
+        }
         if runs:
-            sizes = _sizes(
-                grid.run(variant, min(runs)),
-                len(runs[min(runs)].report["class_iou"]),
-                crop_size,
-            )
-            rows.append(Row(variant, runs, *sizes))
+            run = next(iter(runs.values()))
+            rows.append(Row(variant, runs, *_sizes(run, crop_size)))
     if not rows:
         raise ValueError(
-            f"No run in {grid.folder} has a report.json yet, so there is "
-            "nothing to tabulate. Expected at least one that was trained and "
-            "evaluated: call `keras-danet ablate` as before, and look at what "
+            f"No run in {grid.folder} was trained to its end and has a "
+            "report.json yet, so there is nothing to tabulate. Expected at "
+            "least one: call `keras-danet ablate` as before, and look at what "
             "the first training says."
         )
-    _check_same(grid, rows)
-    return Ablation(grid, rows, tuple(crop_size))
+    return Ablation(grid, rows, tuple(crop_size), missing)
 
 
-def _read_run(folder):
-    path = folder / "report.json"
-    try:
-        report = read_json(path)
-        for name in (*SAME, "protocol", "mean_iou", "class_iou"):
-            report[name]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not a report ({error}). Expected the file that "
-            "`keras-danet evaluate` wrote: call it again."
-        ) from error
-    history = read_history(folder / "history.csv")
-    steps = read_run_file(folder).get("steps_per_epoch", 1)
-    last = history[-1] if history else {}
-    gammas = {
-        kind: float(last[f"gamma_{kind}"])
-        for kind in KINDS
-        if last.get(f"gamma_{kind}")
-    }
-    curve = [
-        (int(row["epoch"]) * steps, float(row["val_mean_iou"]))
-        for row in history
-        if row.get("val_mean_iou")
-    ]
-    return Run(report, gammas, curve)
-
-
-def _sizes(folder, num_classes, crop_size):
+def _sizes(run, crop_size):
     """Parameters and multiply-adds of the network of a run."""
-    if (folder / "model.keras").is_file():
-        model, _ = open_model(folder)
-    else:
-        # What was kept of the run is its figures: the network is drawn anew.
-        drawn = dict.fromkeys(("backbone_weights", "start_from"))
-        config = read_run_config(folder).replace(drawn)
-        model = build_model(config, num_classes)
-    graph = getattr(model, "inference_model", model)
-    return graph.count_params(), count_multiplications(model, *crop_size)
+    # The network is drawn anew: models are not always kept.
+    drawn = dict.fromkeys(("backbone_weights", "start_from"))
+    model = build_model(
+        run.config.replace(drawn), len(run.report.class_names)
+    )
+    return (
+        model.inference_model.count_params(),
+        count_multiplications(model, *crop_size),
+    )
 
 
-def _check_same(grid, rows):
-    """Refuses reports of other images."""
-    first = None
-    for row in rows:
-        for seed, run in row.runs.items():
-            facts = {name: run.report[name] for name in SAME}
-            place = pathlib.Path(_beside(grid, row.variant, seed))
-            first = first or (place, facts)
-            if facts != first[1]:
-                raise ValueError(
-                    f"{place} and {first[0]} in {grid.folder} were measured "
-                    f"differently: {facts} and {first[1]}. Expected the same: "
-                    "call `keras-danet evaluate` alike for both."
-                )
+def _protocols(reports):
+    """How images went through the networks; one where it was not varied."""
+    return list(dict.fromkeys(report.protocol for report in reports))
+
+
+def _multi_scale_of(run):
+    """For JSON: only where there is a report of it."""
+    if run.multi_scale is None:
+        return {}
+    return {"multi_scale_mean_iou": run.multi_scale.mean_iou}
+
+
+def _multi_scale_cells(row):
+    """Mean IoU at several scales, and how much more that is, in points."""
+    scores, more = spread(row.multi_scale), gain(row.multi_scale, row.mean_iou)
+    return _plus_minus(scores, 100, " %"), _gain_cells(more)[0]
 
 
 def _beside(grid, variant, seed):
@@ -383,10 +373,6 @@ def _beside(grid, variant, seed):
 
 def _short(row):
     return ", ".join(row.variant.settings.values())
-
-
-def _number(value):
-    return math.nan if value is None else float(value)
 
 
 def _plain(record):

@@ -1,18 +1,27 @@
 """`keras-danet ablate`: a grid of trainings, and what each part brings."""
 
 import ctypes
+import functools
 import os
 import signal
 import subprocess
 import sys
 
+from keras_danet.cli.arguments import add_scales
+from keras_danet.cli.arguments import positive
 from keras_danet.cli.output import say_last
 from keras_danet.cli.train import add_devices
+from keras_danet.text_tables import harmless
 
 # Of Linux's prctl.
 SET_PARENT_DEATH_SIGNAL = 1
 # How a child says that it was stopped, and did not fail.
 STOPPED = (130, 141, 143)
+# What --table does not look at.
+OF_TRAININGS = (
+    *("vary", "seeds", "settings", "output", "scales", "mirror"),
+    *("checkpoint_every", "distribute", "devices", "model_devices"),
+)
 
 
 def add(verbs):
@@ -42,7 +51,7 @@ def add(verbs):
         "--table",
         metavar="FOLDER",
         help="train nothing: make the tables of an ablation's folder again, "
-        "from its runs alone",
+        "from its runs alone; goes with --pictures and its --data only",
     )
     verb.add_argument(
         "--pictures",
@@ -53,13 +62,18 @@ def add(verbs):
     )
     verb.add_argument(
         "--checkpoint-every",
-        type=int,
+        type=positive,
         default=1000,
         metavar="STEPS",
         help="as for train (default: 1000)",
     )
+    add_scales(
+        verb,
+        "; each run whose model is there is measured in this way, too, into "
+        "report_multi_scale.json",
+    )
     add_devices(verb)
-    verb.set_defaults(run_verb=run)
+    verb.set_defaults(run_verb=functools.partial(run, verb))
 
 
 def _add_grid(verb):
@@ -97,17 +111,18 @@ def _add_grid(verb):
     )
 
 
-def run(arguments):
+def run(verb, arguments):
     if bool(arguments.recipe) == bool(arguments.table):
         raise ValueError(
             "Expected either a RECIPE, to train its variants, or --table "
             "FOLDER, to tabulate what was trained. Received: "
             f"{'both' if arguments.table else 'neither'}."
         )
-    if arguments.table:
-        from keras_danet.ablation.grid import open_grid
+    from keras_danet.ablation import grid_file
 
-        return _tabulate(open_grid(arguments.table), {}, arguments)
+    if arguments.table:
+        _check_alone(verb, arguments)
+        return _tabulate(grid_file.open_grid(arguments.table), {}, arguments)
     from keras_danet.ablation import grid as grids
     from keras_danet.recipe import find_recipe
     from keras_danet.recipe.settings import parse_setting
@@ -120,25 +135,63 @@ def run(arguments):
         arguments.vary,
         arguments.seeds,
     )
-    whole = grids.merge(grid)
-    whole.save()
-    options = _options(arguments, grid)
+    whole = grid_file.merge(grid)
+    # Errors in what is typed are reported before Keras is imported.
+    from keras_danet.ablation import steps as checks
+
+    several = arguments.scales, arguments.mirror
+    checks.check_scales(*several)
+    steps = [checks.steps_of(grid, *cell, *several) for cell in grid.cells]
+    if any(steps):
+        checks.check_data(grid, arguments.data)
+        checks.check_devices(
+            grid,
+            arguments.distribute,
+            arguments.devices,
+            arguments.model_devices,
+        )
+    grid_file.save_grid(whole)
+    return _tabulate(whole, _run_steps(grid, steps, arguments), arguments)
+
+
+def _check_alone(verb, arguments):
+    """Refuses what --table would not look at."""
+    given = [
+        f"--{'set' if name == 'settings' else name.replace('_', '-')}"
+        for name in OF_TRAININGS
+        if getattr(arguments, name) != verb.get_default(name)
+    ]
+    if arguments.data and not arguments.pictures:
+        given.append("--data")
+    if given:
+        raise ValueError(
+            "--table makes the tables of a folder as it is, and goes with "
+            "--pictures and their --data only. Received also: "
+            f"{', '.join(given)}. Leave it out, or give the RECIPE in place "
+            "of --table."
+        )
+
+
+def _run_steps(grid, steps, arguments):
+    """Trains and measures; gives a dict of what failed to its verb."""
+    from keras_danet.ablation.reading import title_of
+
+    options = _options(arguments, grid) if any(steps) else {}
     failed = {}
-    for number, (variant, seed) in enumerate(grid.cells, 1):
-        title = f"{variant.label}, seed {seed}"
-        place = grid.run(variant, seed)
-        if _is_finished(place, grid.config_of(variant, seed).epochs):
-            print(f"[{number}/{len(grid.cells)}] {title}: finished", flush=True)
-            continue
-        print(f"[{number}/{len(grid.cells)}] {title}", flush=True)
-        verb = _train_and_evaluate(grid, variant, seed, options)
+    for number, (cell, told) in enumerate(
+        zip(grid.cells, steps, strict=True), 1
+    ):
+        title = harmless(title_of(*cell))
+        end = "" if told else ": finished"
+        print(f"[{number}/{len(steps)}] {title}{end}", flush=True)
+        verb = next(
+            (step[0] for step in told if _call([*step, *options[step[0]]])),
+            None,
+        )
         if verb:
-            failed[title] = verb
-            print(
-                f"keras-danet: {title}: `{verb}` failed; the others go on.",
-                file=sys.stderr,
-            )
-    return _tabulate(whole, failed, arguments)
+            failed[title_of(*cell)] = verb
+            _complain(f"{title}: `{verb}` failed; the others go on.")
+    return failed
 
 
 def _options(arguments, grid):
@@ -151,26 +204,13 @@ def _options(arguments, grid):
         data = grid.folder / "scenes"
         if not data.exists():
             write_scenes(data)
+    data = ["--data", data] if data else []
     train = ["--distribute", arguments.distribute]
     train += ["--model-devices", arguments.model_devices]
     if arguments.devices is not None:
         train += ["--devices", arguments.devices]
     train += ["--checkpoint-every", arguments.checkpoint_every, "--keep", 1]
-    return ["--data", data] if data else [], train
-
-
-def _train_and_evaluate(grid, variant, seed, options):
-    """Runs both in processes of their own; gives the verb that failed."""
-    data, train = options
-    settings = [*grid.settings]
-    settings += [f"{key}={text}" for key, text in variant.settings.items()]
-    place = grid.run(variant, seed)
-    told = ["train", grid.recipe, "--output", place, "--resume", *train, *data]
-    for setting in (*settings, f"seed={seed}"):
-        told += ["--set", setting]
-    if _call(told):
-        return "train"
-    return "evaluate" if _call(["evaluate", place, *data]) else None
+    return {"train": [*train, *data], "evaluate": data}
 
 
 def _call(arguments):
@@ -205,23 +245,6 @@ def _die_with_parent():
     return lambda: prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
 
-def _is_finished(run, epochs):
-    """Whether a run was trained to its end and evaluated after that.
-
-    The model may be gone: its record can be kept without it.
-    """
-    from keras_danet.runs import epochs_done
-
-    report, model = run / "report.json", run / "model.keras"
-    try:
-        evaluated = report.stat().st_mtime
-        if model.exists() and evaluated < model.stat().st_mtime:
-            return False
-    except OSError:
-        return False
-    return (epochs_done(run) or 0) >= epochs
-
-
 def _tabulate(grid, failed, arguments):
     from keras_danet.ablation import pictures
     from keras_danet.ablation import table
@@ -233,9 +256,16 @@ def _tabulate(grid, failed, arguments):
         # The page shows them.
         ablation.save()
     say_last(ablation.text())
-    missing = [name for name in ablation.missing if name not in failed]
     for title, verb in failed.items():
-        print(f"keras-danet: failed: {title} ({verb})", file=sys.stderr)
-    for title in missing:
-        print(f"keras-danet: not measured yet: {title}", file=sys.stderr)
-    return 1 if ablation.missing else 0
+        _complain(f"failed: {title} ({verb})")
+    if ablation.changed_base:
+        _complain(ablation.changed_base)
+    for title, why in ablation.missing.items():
+        if title not in failed:
+            _complain(f"{why}: {title}")
+    return 1 if ablation.missing or failed else 0
+
+
+def _complain(text):
+    # It may be of a file, which is untrusted.
+    print(f"keras-danet: {harmless(text)}", file=sys.stderr)

@@ -66,15 +66,7 @@ def add_protocol(verb):
         metavar="HxW",
         help="step from one window to the next (default: two thirds of one)",
     )
-    verb.add_argument(
-        "--scales",
-        type=_numbers,
-        metavar="S,S,...",
-        help="sizes that the image is seen at, such as 0.5,1,1.5",
-    )
-    verb.add_argument(
-        "--mirror", action="store_true", help="see the mirror image as well"
-    )
+    add_scales(verb)
     verb.add_argument(
         "--average",
         metavar="WHAT",
@@ -86,6 +78,20 @@ def add_protocol(verb):
         metavar="WEIGHTS",
         help="weights of a window's pixels: uniform, gaussian or cosine "
         "(default: uniform)",
+    )
+
+
+def add_scales(verb, of=""):
+    verb.add_argument(
+        "--scales",
+        type=_numbers,
+        metavar="S,S,...",
+        help=f"sizes that the image is seen at, such as 0.5,1,1.5{of}",
+    )
+    verb.add_argument(
+        "--mirror",
+        action="store_true",
+        help=f"see the mirror image as well{of}",
     )
 
 

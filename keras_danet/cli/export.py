@@ -179,13 +179,14 @@ def run(arguments):
 
 
 def _warn_if_unfinished(run, config):
-    from keras_danet.runs import epochs_done
+    from keras_danet.runs import is_finished
+    from keras_danet.runs import read_history
 
-    done = epochs_done(run)
-    if done is not None and done < config.epochs:
+    history = read_history(pathlib.Path(run) / "history.csv")
+    if history and not is_finished(history, config):
         print(
-            f"keras-danet: {run} is not finished ({done} of {config.epochs} "
-            "epochs): the best model so far is exported.",
+            f"keras-danet: {run} is not finished ({len(history)} of "
+            f"{config.epochs} epochs): the best model so far is exported.",
             file=sys.stderr,
         )
 

@@ -7,7 +7,6 @@ import keras
 
 from keras_danet import runs
 from keras_danet.trainer.build import gone_sources
-from keras_danet.trainer.callbacks.figures import read_history
 from keras_danet.trainer.checkpoints import checkpoints
 from keras_danet.trainer.checkpoints import newest_checkpoint
 
@@ -71,8 +70,10 @@ def find_checkpoint(run, config, digest=None):
                 "Remove it, and --resume uses the one before."
             )
         return path, header
-    rows = read_history(run / "history.csv")
-    measured = [row["epoch"] for row in rows if row.get("val_mean_iou")]
+    rows = runs.read_history(run / "history.csv")
+    measured = [
+        row["epoch"] for row in rows if row.get("val_mean_iou") is not None
+    ]
     # A process that is killed after its first validation may have a model and
     # no checkpoint yet.
     is_young = len(rows) < config.epochs and measured in (

@@ -10,6 +10,7 @@ from PIL import Image
 
 from keras_danet import Predictor
 from keras_danet.ablation import grid as grids
+from keras_danet.ablation import grid_file
 from keras_danet.ablation import pictures
 from keras_danet.cli import main
 from keras_danet.data.datasets import SCENES
@@ -39,7 +40,7 @@ def measured(tmp_path_factory):
         ["attention=none,position"],
         "3",
     )
-    grid.save()
+    grid_file.save_grid(grid)
     models = {}
     for variant in grid.variants:
         run = grid.run(variant, 3)
@@ -51,6 +52,7 @@ def measured(tmp_path_factory):
         models[name].save(run / "model.keras")
         config = {"dataset": "scenes", "epochs": 1, "batch_size": 1}
         config["augmentation"] = {"crop_size": [32, 48]}
+        config |= {"seed": 3, "model": {"attention": name}}
         (run / "config.json").write_text(json.dumps({"config": config}))
         (run / "history.csv").write_text("epoch,val_mean_iou\n1,0.1\n")
         assert main(["evaluate", str(run), "--data", str(folder / "data")]) == 0

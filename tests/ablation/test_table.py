@@ -1,6 +1,6 @@
 """The table of an ablation, from run folders that were written by hand."""
 
-import csv
+import dataclasses
 import json
 import math
 import statistics
@@ -10,8 +10,12 @@ import pytest
 import tiny
 from conftest import one_backend
 from PIL import Image
+from runs_by_hand import IOUS
+from runs_by_hand import report
+from runs_by_hand import write_grid
 
 from keras_danet.ablation import grid as grids
+from keras_danet.ablation import grid_file
 from keras_danet.ablation.statistics import STUDENT_T
 from keras_danet.ablation.statistics import gain
 from keras_danet.ablation.statistics import spread
@@ -22,63 +26,12 @@ from keras_danet.models.memory import count_multiplications
 
 pytestmark = one_backend
 
-RECIPE = """
-from keras_danet import TrainConfig
-
-config = TrainConfig("scenes", 4, 4, {"crop_size": (48, 64)})
-"""
-# Of each attention and seed the IoU of three classes.
-IOUS = {
-    ("none", 0): (0.5, 0.25, 0.3),
-    ("none", 1): (0.4, 0.35, 0.1),
-    ("none", 2): (0.3, 0.15, 0.5),
-    ("position", 0): (0.6, 0.35, 0.2),
-    ("position", 1): (0.7, 0.35, 0.1),
-}
-NAMES = ("road", "sky", "car_or|bus")
-
-
-def write_run(folder, attention, ious, **facts):
-    folder.mkdir(parents=True)
-    model = tiny.danet(attention=() if attention == "none" else attention)
-    model.save(folder / "model.keras")
-    config = {"dataset": "scenes", "epochs": 4, "batch_size": 4}
-    config["augmentation"] = {"crop_size": [48, 64]}
-    (folder / "config.json").write_text(
-        json.dumps({"config": config, "steps_per_epoch": 7})
-    )
-    mean = sum(ious) / 3
-    columns = ["epoch", "val_mean_iou"]
-    columns += [] if attention == "none" else [f"gamma_{attention}"]
-    with open(folder / "history.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        for epoch in range(1, 5):
-            score = "" if epoch % 2 else mean * epoch / 4
-            writer.writerow([epoch, score, epoch / 100][: len(columns)])
-    report = {"dataset": "scenes", "split": "val", "num_images": 3}
-    report |= {"protocol": "whole images", "mean_iou": mean, **facts}
-    report["class_iou"] = dict(zip(NAMES, ious, strict=True))
-    (folder / "report.json").write_text(json.dumps(report))
+quick_builds = pytest.fixture(autouse=True)(tiny.quick_builds)
 
 
 @pytest.fixture
 def grid(tmp_path):
-    (tmp_path / "tiny.py").write_text(RECIPE)
-    grid = grids.make_grid(
-        tmp_path / "grid",
-        str(tmp_path / "tiny.py"),
-        {},
-        ["attention=none,position"],
-        "0,1,2",
-    )
-    grid.save()
-    for (attention, seed), ious in IOUS.items():
-        variant = next(
-            v for v in grid.variants if v.settings["attention"] == attention
-        )
-        write_run(grid.run(variant, seed), attention, ious)
-    return grid
+    return write_grid(tmp_path)
 
 
 def mean_of(attention):
@@ -86,7 +39,7 @@ def mean_of(attention):
 
 
 def test_the_table_has_the_figures_of_the_folders(grid, tmp_path):
-    opened = grids.open_grid(tmp_path / "grid")
+    opened = grid_file.open_grid(tmp_path / "grid")
     # The recipe is not needed any more.
     (tmp_path / "tiny.py").unlink()
     ablation = read_ablation(opened)
@@ -121,7 +74,8 @@ def test_the_table_has_the_figures_of_the_folders(grid, tmp_path):
         position["runs"][0]["curve"], [(14, mean / 2), (28, mean)]
     )
     assert content["missing"] == ["attention=position, seed 2"]
-    model = tiny.danet(attention="position")
+    assert content["gains_over"] == {"attention": "none"}
+    model = tiny.danet(attention="position", filters=32)
     assert position["parameters"] == model.inference_model.count_params()
     assert position["multiply_adds"] == count_multiplications(model, 48, 64)
     assert base["multiply_adds"] < position["multiply_adds"]
@@ -148,21 +102,61 @@ def test_the_page_shows_them(grid):
     assert set(COLORS[:2]) <= colors
 
 
-def test_what_cannot_be_compared_is_refused(grid):
-    place = grid.run(grid.variants[1], 2)
-    write_run(place, "position", (0.1, 0.2, 0.3), num_images=4)
-    with pytest.raises(ValueError, match=r"seed-2 and .*measured differently"):
-        read_ablation(grid)
-    (place / "report.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"report.json is not a report"):
-        read_ablation(grid)
+def test_several_scales_have_columns_where_they_were_measured(grid):
+    assert "multi-scale" not in read_ablation(grid).text()
+    settings = {"scales": [0.5, 1.0], "mirror": True}
+    scales = {"protocol": "scales 0.5, 1", "settings": settings}
+    run = grid.run(grid.variants[1], 1)
+    ious = (0.7, 0.4, 0.3)
+    weights = f"of {IOUS['position', 1]}"
+    report(ious, weights=weights, **scales).save(
+        run / "report_multi_scale.json"
+    )
+    ablation = read_ablation(grid)
+    text = ablation.text()
+    assert "Multi-scale: scales 0.5, 1; its gain is over" in text
+    lines = ablation.markdown().splitlines()
+    (row,) = [line for line in lines if line.startswith("| position |")]
+    # By hand: 1.4 / 3, and over the single scale of seed 1 alone, 1.15 / 3.
+    assert "| 46.67 % | +8.33 |" in row
+    (row,) = [line for line in lines if line.startswith("| none |")]
+    assert "| - |  | - | - |" in row
+    content = ablation.as_dict()
+    assert content["multi_scale_protocols"] == ["scales 0.5, 1"]
+    first, second = content["rows"][1]["runs"]
+    assert "multi_scale_mean_iou" not in first
+    assert second["multi_scale_mean_iou"] == pytest.approx(1.4 / 3)
+
+
+def test_what_gains_are_over_is_said(grid):
+    for seed in (0, 1, 2):
+        (grid.run(grid.variants[0], seed) / "report.json").unlink()
+    ablation = read_ablation(grid)
+    note = (
+        "The first variant, attention=none, has no run: gains are over "
+        "attention=position."
+    )
+    assert note in ablation.text() and note in ablation.markdown()
+    assert ablation.as_dict()["gains_over"] == {"attention": "position"}
+
+
+def test_settings_are_named_without_folders(grid):
+    settings = ("backbone_weights='/home/me/w.h5'", "epochs=4")
+    ablation = read_ablation(grid)
+    ablation = dataclasses.replace(
+        ablation, grid=dataclasses.replace(grid, settings=settings)
+    )
+    line = "Set for all: backbone_weights='w.h5', epochs=4."
+    assert line in ablation.text()
+    assert "/home" not in ablation.markdown()
+    assert ablation.as_dict()["settings"][0] == "backbone_weights='w.h5'"
 
 
 def test_without_a_run_there_is_no_table(grid, tmp_path):
     empty = grids.make_grid(
         tmp_path / "empty", grid.recipe, {}, ["depth=18,34"], "0"
     )
-    with pytest.raises(ValueError, match=r"No run in .*empty has a report"):
+    with pytest.raises(ValueError, match=r"No run in .*empty was trained"):
         read_ablation(empty)
 
 

@@ -45,7 +45,7 @@ def here(workshop, monkeypatch):
 
     def call(arguments):
         words = list(map(str, arguments))
-        calls.append(words[0])
+        calls.append(words[0] + (" at scales" if "--scales" in words else ""))
         return main(words)
 
     monkeypatch.chdir(workshop)
@@ -112,7 +112,16 @@ def test_a_variant_that_fails_is_named(here, capsys):
     assert "not measured yet: backbone_weights=none.npz, seed 0" in errors
     vary = ("--vary", "backbone_weights=none.npz,gone.npz", "--seeds", "0")
     assert main(grid(*vary, output="hopeless")) == 2
-    assert "No run in hopeless has a report" in capsys.readouterr().err
+    assert "No run in hopeless was trained" in capsys.readouterr().err
+
+
+def bad(*words):
+    """A grid with a mistake in its last words."""
+    return grid("--vary", "depth=18,34", *words, output="mistaken")
+
+
+def table(*words):
+    return ["ablate", "--table", "grid", *words]
 
 
 @one_backend
@@ -125,13 +134,111 @@ def test_a_variant_that_fails_is_named(here, capsys):
         (["ablate", "--table", "data"], "not an ablation's folder"),
         (grid("--vary", "atention=none,both"), "Did you mean"),
         (grid("--vary", "depth=18,34", output="data"), "no ablation's folder"),
+        (bad("--seeds", "0,4294967296"), "below 4294967296"),
+        (bad("--checkpoint-every", "0"), "expected an integer of 1 or more"),
+        (bad("--checkpoint-every", "-5"), "expected an integer of 1 or more"),
+        (bad("--devices", "99"), "99 devices need --distribute"),
+        (bad("--devices", "0"), "must be an integer, at least 1"),
+        (bad("--model-devices", "0"), "must be an integer, at least 1"),
+        (bad("--distribute", "nowhere"), "`distribute` must be one of"),
+        (bad("--data", "nowhere"), "nowhere"),
+        (bad("--set", "val_split=nowhere"), "nowhere"),
+        (bad("--scales", "0,99"), "`scales` must be numbers from"),
+        (bad("--mirror"), "Give --scales as well"),
+        (table("--seeds", "0"), "Received also: --seeds"),
+        (table("--vary", "depth=18,34"), "Received also: --vary"),
+        (table("--set", "epochs=1", "--output", "x"), "--set, --output"),
+        (table("--mirror", "--scales", "1,2"), "--scales, --mirror"),
+        (table("--devices", "2"), "Received also: --devices"),
+        (table("--data", "data"), "Received also: --data"),
     ],
 )
 def test_mistakes_end_before_the_first_training(
-    here, capsys, arguments, message
+    here, workshop, capsys, arguments, message
 ):
-    assert main(arguments) == 2
+    try:
+        code = main(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2
     assert message in capsys.readouterr().err
+    assert here == []
+    assert not (workshop / "mistaken").exists()
+
+
+@pytest.mark.slow
+def test_devices_are_opened_where_they_are_given_back(workshop, capfd):
+    """A batch that does not divide is known before the first training."""
+    words = ["--vary", "learning_rate=0.01,0.02", "--seeds", "0"]
+    words += ["--distribute", ENGINES[keras.backend.backend()]]
+    command = [sys.executable, "-m", "keras_danet"]
+    command += grid(*words, "--devices", "3", output="mistaken")
+    done = subprocess.run(command, cwd=workshop, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert MESSAGES[keras.backend.backend()] in done.stderr
+    assert "Traceback" not in done.stderr and "[1/2]" not in done.stdout
+    assert not (workshop / "mistaken").exists()
+
+
+ENGINES = {
+    "tensorflow": "mirrored",
+    "jax": "data_parallel",
+    "torch": "data_parallel",
+}
+MESSAGES = {
+    "tensorflow": "must divide among the 3 replicas",
+    "jax": "must divide among the 3 replicas",
+    "torch": "needs keras.distribution",
+}
+
+
+@one_backend
+def test_a_run_ended_by_its_patience_is_finished(here, monkeypatch):
+    # Nothing is learnt: no validation is better than the first.
+    words = ("--vary", "momentum=0.0,0.5", "--seeds", "0", "--set", "epochs=5")
+    words += ("--set", "learning_rate=1e-30", "--set", "patience=1")
+    words += ("--set", "model.freeze=batch_norm")
+    assert main(grid(*words, output="patient")) == 0
+    assert here == ["train", "evaluate"] * 2
+    rows = open("patient/momentum=0.0/seed-0/history.csv").readlines()
+    assert len(rows) == 3
+    here.clear()
+    assert main(grid(*words, output="patient")) == 0
+    assert here == []
+
+
+@one_backend
+def test_runs_are_measured_at_several_scales_once(here, workshop, capsys):
+    words = ("--vary", "learning_rate=0.01,0.02", "--seeds", "0")
+    words += ("--set", "epochs=1")
+    assert main(grid(*words, output="scales")) == 0
+    assert "multi-scale" not in capsys.readouterr().out
+    here.clear()
+    several = (*words, "--scales", "0.5,1", "--mirror")
+    assert main(grid(*several, output="scales")) == 0
+    assert here == ["evaluate at scales"] * 2
+    out = capsys.readouterr().out
+    assert "Multi-scale: whole images at their own size, scales 0.5, 1," in out
+    rows = json.loads((workshop / "scales/ablation.json").read_text())["rows"]
+    for row in rows:
+        (run,) = row["runs"]
+        folder = workshop / "scales" / run["folder"]
+        report = json.loads((folder / "report_multi_scale.json").read_text())
+        assert report["settings"]["scales"] == [0.5, 1.0]
+        assert report["settings"]["mirror"]
+        assert run["multi_scale_mean_iou"] == report["mean_iou"]
+    here.clear()
+    assert main(grid(*several, output="scales")) == 0
+    assert here == []
+    # Another value is trained and measured in both ways; a run without its
+    # model cannot be measured again.
+    (folder / "model.keras").unlink()
+    words = ("--vary", "learning_rate=0.01,0.03", "--seeds", "0")
+    words += ("--set", "epochs=1", "--scales", "0.5,1", "--mirror")
+    assert main(grid(*words, output="scales")) == 0
+    assert here == ["train", "evaluate", "evaluate at scales"]
+    here.clear()
+    assert main(grid(*several, output="scales")) == 0
     assert here == []
 
 

@@ -166,11 +166,3 @@ class HistoryFile(keras.callbacks.Callback):
         writer.writeheader()
         writer.writerows(self.rows)
         save_text(text.getvalue(), self.path)
-
-
-def read_history(path):
-    """The rows of a `history.csv`, dicts of strings; none without one."""
-    if not path.is_file():
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
