@@ -8,8 +8,10 @@ import sys
 import pytest
 from conftest import one_backend
 
+from keras_danet import TrainConfig
 from keras_danet import runs
 from keras_danet.data.scenes import write_scenes
+from keras_danet.distribution.engines import Placement
 
 pytestmark = one_backend
 
@@ -27,6 +29,76 @@ def test_a_config_that_is_none_is_named(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match="config.json does not describe"):
         runs.read_run_config(tmp_path)
+
+
+def git(folder, *words):
+    who = ("-c", "user.name=me", "-c", "user.email=me@example.org")
+    subprocess.run(["git", *who, *words], cwd=folder, check=True)
+
+
+def test_a_run_tells_whether_its_commit_is_what_ran(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    config = TrainConfig("scenes", 1, 1, {"crop_size": (32, 32)})
+    run = tmp_path / "run"
+    run.mkdir()
+
+    def told():
+        runs.write_run_config(run, config, "x", Placement(), None, "x", 1)
+        session = runs.read_run_file(run)["sessions"][-1]
+        return session["commit"], session["modified"]
+
+    assert told() == (None, None)
+    (tmp_path / "recipe.py").write_text("1")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "recipe.py")
+    git(tmp_path, "commit", "-qm", "first")
+    commit, modified = told()
+    # The run itself is not tracked.
+    assert len(commit) == 40 and modified is False
+    (tmp_path / "recipe.py").write_text("2")
+    assert told() == (commit, True)
+
+
+HEAD = "epoch,loss,val_mean_iou,gamma_position\n"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (HEAD + "1,0.5,0.1", "ends within a line"),
+        (HEAD + "1,0.5\n", "row 1 is not as long"),
+        (HEAD + "1,0.5,0.1,0.1,0.1\n", "row 1 is not as long"),
+        (HEAD + "1,0.5,0.1,0.1\n1,0.5,0.1,0.1\n", "row 2 is of epoch 1.0"),
+        (HEAD + "1,0.5,7,0.1\n", "val_mean_iou is 7.0 in row 1"),
+        (HEAD + "1,0.5,nan,0.1\n", "val_mean_iou is nan in row 1"),
+        (HEAD + "1,0.5,much,0.1\n", "could not convert"),
+        (HEAD + "1,0.5,0.1,inf\n", "gamma_position is inf"),
+        ("loss\n1\n", "row 1 is of epoch None"),
+        (HEAD + "1" * 200_000 + "\n", "field larger"),
+    ],
+)
+def test_a_history_that_is_none_is_named(tmp_path, text, message):
+    path = tmp_path / "history.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        runs.read_history(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_history_has_numbers_where_they_were_measured(tmp_path):
+    path = tmp_path / "history.csv"
+    assert runs.read_history(path) == []
+    path.write_text(HEAD + "1,nan,,0.5\n2,0.5,0,-0.5\n")
+    assert runs.read_history(path) == [
+        {
+            "epoch": 1,
+            "loss": "nan",
+            "val_mean_iou": None,
+            "gamma_position": 0.5,
+        },
+        {"epoch": 2, "loss": "0.5", "val_mean_iou": 0, "gamma_position": -0.5},
+    ]
 
 
 LIMITED = """

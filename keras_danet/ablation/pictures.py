@@ -104,11 +104,19 @@ def _draw_pair(runs, names, data):
             f"{runs[0]} and {runs[1]} were measured on different images. "
             "Call `keras-danet evaluate` alike for both."
         )
+    if not scores[0]:
+        raise ValueError(f"No image of {runs[0]} has labels: none is drawn.")
     models, configs = zip(*map(open_model, runs), strict=True)
     config = configs[1]
     if data is not None:
         config = config.replace({"data_root": str(data)})
     dataset, root = find_data(config, runs[1])
+    for run, model in zip(runs, models, strict=True):
+        if getattr(model, "num_classes", None) != dataset.num_classes:
+            raise ValueError(
+                f"{run / 'model.keras'} is no DANet of {dataset.num_classes} "
+                f"classes, as {dataset.title} has. Evaluate what was trained."
+            )
     pairs = find_pairs(dataset, root, config.val_split)
     predictors = [Predictor(model) for model in models]
     panels, present, attention = [], set(), None

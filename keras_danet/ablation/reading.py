@@ -148,7 +148,7 @@ def _read_run(folder, config, history):
     if (folder / MULTI_SCALE).is_file():
         several = _read_report(folder / MULTI_SCALE)
         both = {folder / "report.json": report, folder / MULTI_SCALE: several}
-        _refuse_differences(both, (*SAME, "weights"))
+        refuse_differences(both, (*SAME, "weights"))
     return Run(config, report, gammas, curve, several)
 
 
@@ -210,7 +210,7 @@ def _check_alike(measured):
         measured: dict of a run's folder to its report and config.
     """
     reports = {folder: report for folder, (report, _) in measured.items()}
-    _refuse_differences(reports, SAME)
+    refuse_differences(reports, SAME)
     # Where the size of images is varied, it may be another one.
     for sides in {config.test_sides for _, config in measured.values()}:
         group = {
@@ -218,7 +218,7 @@ def _check_alike(measured):
             for folder, (report, config) in measured.items()
             if config.test_sides == sides
         }
-        _refuse_differences(group, ("protocol", "settings"))
+        refuse_differences(group, ("protocol", "settings"))
     unsized = {
         folder: dataclasses.replace(
             report, settings={**report.settings, "size": None}
@@ -226,10 +226,10 @@ def _check_alike(measured):
         for folder, report in reports.items()
         if report.settings
     }
-    _refuse_differences(unsized, ("settings",))
+    refuse_differences(unsized, ("settings",))
 
 
-def _refuse_differences(reports, names):
+def refuse_differences(reports, names):
     """Refuses reports that do not have the same of some fields."""
     for name in names:
         known = [

@@ -1,7 +1,8 @@
 """What a grid's trainings lack, and what can be checked before the first."""
 
-import concurrent.futures
-import multiprocessing
+import json
+import subprocess
+import sys
 
 from keras_danet.ablation.grid import Grid
 from keras_danet.ablation.reading import MULTI_SCALE
@@ -14,6 +15,18 @@ from keras_danet.inference.protocols import InferenceProtocol
 from keras_danet.inference.report import Report
 from keras_danet.runs import find_data
 from keras_danet.runs import is_finished
+
+# Told on standard output: backends write on the other one.
+OPEN_DEVICES = """
+import json, sys
+from keras_danet.ablation.steps import open_devices
+
+try:
+    open_devices(*json.loads(sys.argv[1]))
+except ValueError as error:
+    print(error)
+    sys.exit(2)
+"""
 
 
 def steps_of(grid: Grid, variant, seed, scales=None, mirror=False) -> list:
@@ -103,17 +116,25 @@ def check_devices(grid: Grid, distribute, devices, model_devices) -> None:
     from the trainings.
     """
     sizes = {grid.config_of(*cell).batch_size for cell in grid.cells}
-    words = distribute, devices, model_devices, sizes
+    words = distribute, devices, model_devices, sorted(sizes)
     if distribute == "none":
-        _open_devices(*words)
+        open_devices(*words)
         return
-    with concurrent.futures.ProcessPoolExecutor(
-        1, multiprocessing.get_context("spawn")
-    ) as process:
-        process.submit(_open_devices, *words).result()
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN_DEVICES, json.dumps(words)],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise ValueError(done.stdout.strip() or done.stderr[-2000:])
 
 
-def _open_devices(distribute, devices, model_devices, batch_sizes):
+def open_devices(distribute, devices, model_devices, batch_sizes) -> None:
+    """Opens devices as `train` does, and gives them back.
+
+    Raises:
+        ValueError: if there are none such, or a batch does not divide.
+    """
     cluster = tensorflow_strategies.read_cluster() or (0, 1)
     if cluster[1] > 1 or keras_distributions.read_processes():
         # The others would wait for it.

@@ -7,13 +7,12 @@ import math
 import numpy as np
 
 from keras_danet.ablation.grid import Grid
-from keras_danet.ablation.grid import Variant
 from keras_danet.ablation.grid import plain_path
 from keras_danet.ablation.pictures import RULE
 from keras_danet.ablation.pictures import picture_paths
 from keras_danet.ablation.reading import KINDS
-from keras_danet.ablation.reading import Run
-from keras_danet.ablation.reading import read_runs
+from keras_danet.ablation.rows import Row
+from keras_danet.ablation.rows import read_rows
 from keras_danet.ablation.statistics import METHOD
 from keras_danet.ablation.statistics import Gain
 from keras_danet.ablation.statistics import gain
@@ -22,55 +21,14 @@ from keras_danet.files import save_text
 from keras_danet.inference import visualization
 from keras_danet.inference.curves import draw_curves
 from keras_danet.inference.report import Report
-from keras_danet.models.memory import count_multiplications
 from keras_danet.recipe.settings import parse_setting
 from keras_danet.text_tables import harmless
 from keras_danet.text_tables import markdown_table
 from keras_danet.text_tables import markdown_text
 from keras_danet.text_tables import table_lines
-from keras_danet.trainer.build import build_model
 
 # What all reports have in common.
 FACTS = ("dataset", "split", "num_images")
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A variant and its runs by seed; without runs there are no sizes.
-
-    Args:
-        parameters: integer, of the network that predicts.
-        multiply_adds: integer, of it for one training crop.
-    """
-
-    variant: Variant
-    runs: dict[int, Run]
-    parameters: int | None = None
-    multiply_adds: int | None = None
-
-    @property
-    def mean_iou(self) -> dict[int, float]:
-        return {seed: run.report.mean_iou for seed, run in self.runs.items()}
-
-    @property
-    def multi_scale(self) -> dict[int, float]:
-        return {
-            seed: run.multi_scale.mean_iou
-            for seed, run in self.runs.items()
-            if run.multi_scale
-        }
-
-    def class_iou(self, name: str) -> dict[int, float]:
-        return {
-            seed: run.report.class_iou[name] for seed, run in self.runs.items()
-        }
-
-    def gamma(self, kind: str) -> dict[int, float]:
-        return {
-            seed: run.gammas[kind]
-            for seed, run in self.runs.items()
-            if kind in run.gammas
-        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,41 +270,11 @@ def read_ablation(grid: Grid) -> Ablation:
     """The ablation that the run folders of a grid hold.
 
     Raises:
-        ValueError: if there is no finished run, or reports cannot be
-            compared.
+        ValueError: if there is no finished run, or runs cannot be compared.
     """
-    found, missing = read_runs(grid)
-    rows, crop_size = [], grid.config.augmentation.crop_size
-    for variant in grid.variants:
-        runs = {
-            seed: found[folder]
-            for seed in grid.seeds
-            if (folder := grid.run(variant, seed)) in found
-        }
-        if runs:
-            run = next(iter(runs.values()))
-            rows.append(Row(variant, runs, *_sizes(run, crop_size)))
-    if not rows:
-        raise ValueError(
-            f"No run in {grid.folder} was trained to its end and has a "
-            "report.json yet, so there is nothing to tabulate. Expected at "
-            "least one: call `keras-danet ablate` as before, and look at what "
-            "the first training says."
-        )
+    rows, missing = read_rows(grid)
+    crop_size = grid.config.augmentation.crop_size
     return Ablation(grid, rows, tuple(crop_size), missing)
-
-
-def _sizes(run, crop_size):
-    """Parameters and multiply-adds of the network of a run."""
-    # The network is drawn anew: models are not always kept.
-    drawn = dict.fromkeys(("backbone_weights", "start_from"))
-    model = build_model(
-        run.config.replace(drawn), len(run.report.class_names)
-    )
-    return (
-        model.inference_model.count_params(),
-        count_multiplications(model, *crop_size),
-    )
 
 
 def _protocols(reports):

@@ -12,8 +12,9 @@ def add(verbs):
         "card",
         help="write a model's card: use, scores, limits, licence",
         description="Makes a model card in Markdown, with the front matter of "
-        "the Hugging Face Hub, from what `keras-danet evaluate` measured and "
-        "from the run that trained the model.",
+        "the Hugging Face Hub, from what `keras-danet evaluate` measured (and "
+        "in report_multi_scale.json beside it, if that is there), and from the "
+        "run that trained the model.",
     )
     add_model(verb)
     verb.add_argument(
@@ -42,6 +43,7 @@ def add(verbs):
 
 def run(arguments):
     from keras_danet import runs
+    from keras_danet.ablation import reading
     from keras_danet.data.datasets import DATASETS
     from keras_danet.files import save_text
     from keras_danet.inference.model_card import is_card
@@ -58,7 +60,13 @@ def run(arguments):
                 "replaced. Move it away, or choose another --output."
             )
     folder = pathlib.Path(arguments.model)
-    report = Report.load(arguments.report or folder / "report.json")
+    path = pathlib.Path(arguments.report or folder / "report.json")
+    report, several = Report.load(path), path.with_name(reading.MULTI_SCALE)
+    multi_scale = Report.load(several) if several.is_file() else None
+    if multi_scale:
+        reading.refuse_differences(
+            {path: report, several: multi_scale}, (*reading.SAME, "weights")
+        )
     model, config = runs.open_model(arguments.model)
     if not isinstance(model, DANet):
         raise ValueError(
@@ -66,16 +74,14 @@ def run(arguments):
             "DANet."
         )
     trained = arguments.run or (arguments.model if config else None)
-    if trained:
-        # Says what is wrong with a folder that is not a run's.
-        runs.read_run_config(trained)
     dataset = DATASETS.get(report.dataset)
     card = model_card(
         arguments.name or folder.resolve().stem,
         model,
         report,
         dataset.licence if dataset else "not recorded",
-        runs.read_run_file(trained) if trained else None,
+        _read_training(trained) if trained else None,
+        multi_scale,
     )
     if output:
         save_text(card, output)
@@ -83,3 +89,18 @@ def run(arguments):
     else:
         print(card, end="")
     return 0
+
+
+def _read_training(run):
+    """What a run's folder says, and that of the run that it started from."""
+    from keras_danet import runs
+    from keras_danet.inference.model_card import Trained
+
+    config = runs.read_run_config(run)
+    history = runs.read_history(pathlib.Path(run) / "history.csv")
+    start = config.model.start_from
+    if start and (pathlib.Path(start) / "config.json").is_file():
+        start = runs.read_run_config(start)
+    else:
+        start = None
+    return Trained(config, runs.read_run_file(run), history, start)

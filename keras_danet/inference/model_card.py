@@ -4,9 +4,12 @@ Markdown with the front matter of the Hugging Face Hub. Every figure is that
 of a report, or of the run that trained the model.
 """
 
+import dataclasses
 import json
 import math
 import pathlib
+from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +19,11 @@ from keras_danet.inference.report import SUMMARY
 from keras_danet.inference.report import Report
 from keras_danet.inference.report import percent
 from keras_danet.models.freezing import backbone_of
+from keras_danet.recipe import TrainConfig
+from keras_danet.text_tables import harmless
 from keras_danet.text_tables import markdown_table
 from keras_danet.text_tables import markdown_text
+from keras_danet.weights.keras_applications import IMAGENET
 
 if TYPE_CHECKING:
     from keras_danet.models import DANet
@@ -36,12 +42,31 @@ CITATION = """\
 }"""
 
 
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a run's folder says of its training.
+
+    Args:
+        config: `TrainConfig`.
+        record: what its `config.json` holds.
+        history: rows of `runs.read_history`. Defaults to `()`, unknown.
+        start: `TrainConfig` of the run that it started from. Defaults to
+            `None`: it did not, or that is gone.
+    """
+
+    config: TrainConfig
+    record: dict
+    history: Sequence[Mapping] = ()
+    start: TrainConfig | None = None
+
+
 def model_card(
     name: str,
     model: "DANet",
     report: Report,
     licence: str,
-    training: dict | None = None,
+    training: Trained | None = None,
+    multi_scale: Report | None = None,
 ) -> str:
     """The card of a model, as Markdown.
 
@@ -50,8 +75,9 @@ def model_card(
         model: `DANet`.
         report: `Report`, what was measured.
         licence: string, the terms of its training data.
-        training: what the `config.json` of its run holds. Defaults to
-            `None`, unknown.
+        training: `Trained`. Defaults to `None`, unknown.
+        multi_scale: `Report` of the same at several scales. Defaults to
+            `None`, not measured.
 
     Returns:
         String.
@@ -61,16 +87,18 @@ def model_card(
         f"# {name}",
         _network(model),
         _use(name),
-        _results(report),
+        _results(report, multi_scale),
         _confidence(report),
-        _limits(report),
+        _limits(report, training),
         _training(training),
         "## Licence",
         f"The training data: {licence}. Ask their owners before you use these "
         "weights beyond those terms. The code is Apache-2.0.",
         f"```bibtex\n{CITATION}\n```",
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    # It may be printed, and names in it are untrusted.
+    return "\n".join(map(harmless, text.split("\n")))
 
 
 def is_card(path: pathlib.Path) -> bool:
@@ -129,7 +157,7 @@ labels = keras_danet.Predictor(model)("street.jpg")  # (height, width) uint8
 ```"""
 
 
-def _results(report):
+def _results(report, multi_scale):
     rows = [("class", *COLUMNS.values())]
     columns = [getattr(report, column) for column in COLUMNS]
     for name in report.class_names:
@@ -142,12 +170,26 @@ def _results(report):
     return "\n\n".join(
         [
             "## Results",
-            f"{report.dataset}, split `{report.split}`, {report.num_images} "
-            f"images. {report.protocol[:1].upper()}{report.protocol[1:]}.",
+            f"{markdown_text(report.dataset)}, split "
+            f"`{markdown_text(report.split)}`, {report.num_images} images. "
+            f"{_protocol(report)}.",
             markdown_table([("score", "value"), *summary]),
+            *(
+                [
+                    f"{_protocol(multi_scale)}: mean IoU "
+                    f"{percent(multi_scale.mean_iou)}."
+                ]
+                if multi_scale
+                else []
+            ),
             markdown_table(rows),
         ]
     )
+
+
+def _protocol(report):
+    text = markdown_text(report.protocol)
+    return text[:1].upper() + text[1:]
 
 
 def _confidence(report):
@@ -166,7 +208,7 @@ def _confidence(report):
     )
 
 
-def _limits(report):
+def _limits(report, training):
     low = [
         f"{markdown_text(name)} ({percent(iou)})"
         for name, iou in sorted(report.class_iou.items(), key=lambda i: i[1])
@@ -177,6 +219,7 @@ def _limits(report):
         "- Measured on the images above only. Other places, cameras, weather "
         "and sizes are not, and results there may be much worse. It is not "
         "fit to decide about anybody's safety.",
+        *_chosen(report, training),
     ]
     if low:
         lines.append(f"- IoU below {LOW_IOU:.0%}: {', '.join(low)}.")
@@ -191,6 +234,23 @@ def _limits(report):
     if unseen:
         lines.append(f"- Not in these images: {', '.join(unseen)}.")
     return "\n\n".join([lines[0], "\n".join(lines[1:])])
+
+
+def _chosen(report, training):
+    """What is said of a model that was chosen by what it is measured on."""
+    if not training:
+        return []
+    config = training.config
+    measured = [
+        row for row in training.history if row.get("val_mean_iou") is not None
+    ]
+    validation = (config.dataset, config.val_split)
+    if (report.dataset, report.split) != validation or len(measured) < 2:
+        return []
+    return [
+        f"- The weights are the best of {len(measured)} validations on these "
+        "very images."
+    ]
 
 
 def _mistakes(report):
@@ -212,30 +272,61 @@ def _mistakes(report):
 def _training(training):
     if not training:
         return ""
-    config, sessions = training["config"], training.get("sessions") or [{}]
-    versions = sessions[-1].get("versions") or {}
+    config, session = training.config, _last_session(training.record)
+    versions = session.get("versions")
+    commit = session.get("commit")
+    if commit and session.get("modified"):
+        commit = f"{commit}, with uncommitted changes"
     facts = {
-        "recipe": training.get("recipe"),
-        "backbone's weights": config["model"].get("backbone_weights"),
-        "started from": config["model"].get("start_from"),
-        "data": f"{config['dataset']}, split {config['train_split']}",
-        "epochs": config["epochs"],
-        "batch": config["batch_size"],
-        "crops": config["augmentation"].get("crop_size"),
-        "seed": config["seed"],
+        "recipe": _file_name(training.record.get("recipe")),
+        "started from": _start(config.model, training.start),
+        "data": f"{config.dataset}, split {config.train_split}",
+        "epochs": config.epochs,
+        "batch": config.batch_size,
+        "crops": [*config.augmentation.crop_size],
+        "seed": config.seed,
         "versions": ", ".join(
             f"{package} {version}"
-            for package, version in versions.items()
+            for package, version in (
+                versions.items() if isinstance(versions, dict) else ()
+            )
             if version
         ),
-        "commit": sessions[-1].get("commit"),
+        "commit": commit,
     }
-    # Only the file's name of a path: the folders are the machine's.
     rows = [
-        (name, str(value).rpartition("/")[2])
+        (name, str(value))
         for name, value in facts.items()
-        if value
+        if value not in (None, "")
     ]
     return "\n\n".join(
         ["## Training", markdown_table([("setting", "value"), *rows])]
     )
+
+
+def _last_session(record):
+    sessions = record.get("sessions") or [{}]
+    return sessions[-1] if isinstance(sessions[-1], dict) else {}
+
+
+def _start(network, start):
+    """What a network's weights were before its training, in words."""
+    if network.start_from:
+        name = _file_name(network.start_from)
+        if start is None:
+            return name
+        attention = " and ".join(start.model.attention) or "no"
+        return (
+            f"{name} ({attention} attention; {_start(start.model, None)}, "
+            f"then {start.epochs} epochs)"
+        )
+    weights = network.backbone_weights
+    if weights is None:
+        return "random weights"
+    source = "ImageNet weights" if weights == IMAGENET else _file_name(weights)
+    return source if network.is_own else f"{source}, of Keras"
+
+
+def _file_name(path):
+    """Only the file's name of a path: the folders are the machine's."""
+    return path and pathlib.PurePath(str(path)).name

@@ -29,7 +29,10 @@ def grid(tmp_path):
 def rewrite(path, **changes):
     """Changes keys of a JSON file; those of `config` in that alone."""
     content = json.loads(path.read_text())
-    content["config"] = {**content.get("config", {}), **changes.pop("config", {})}
+    content["config"] = {
+        **content.get("config", {}),
+        **changes.pop("config", {}),
+    }
     path.write_text(json.dumps({**content, **changes}))
 
 
@@ -206,7 +209,9 @@ def test_a_run_that_did_not_end_is_not_counted(grid, capsys):
 
 
 def test_patience_ends_a_run_before_its_epochs(grid):
-    grid = dataclasses.replace(grid, config=grid.config.replace({"patience": 1}))
+    grid = dataclasses.replace(
+        grid, config=grid.config.replace({"patience": 1})
+    )
     for place in grid.folder.glob("*/seed-*"):
         rewrite(place / "config.json", config={"patience": 1})
     place = grid.run(grid.variants[0], 1)
@@ -258,9 +263,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_named_without_a_traceback(
-    grid, capfd, name, damage
-):
+def test_a_damaged_file_is_named_without_a_traceback(grid, capfd, name, damage):
     path = grid.run(grid.variants[0], 0) / name
     path.write_bytes(DAMAGES[damage])
     code = main(["ablate", "--table", str(grid.folder)])

@@ -193,15 +193,15 @@ MESSAGES = {
 
 
 @one_backend
-def test_a_run_ended_by_its_patience_is_finished(here, monkeypatch):
+def test_a_run_ended_by_its_patience_is_finished(here, workshop):
     # Nothing is learnt: no validation is better than the first.
-    words = ("--vary", "momentum=0.0,0.5", "--seeds", "0", "--set", "epochs=5")
+    words = ("--vary", "momentum=0.0,0.5", "--seeds", "0", "--set", "epochs=3")
     words += ("--set", "learning_rate=1e-30", "--set", "patience=1")
     words += ("--set", "model.freeze=batch_norm")
     assert main(grid(*words, output="patient")) == 0
     assert here == ["train", "evaluate"] * 2
-    rows = open("patient/momentum=0.0/seed-0/history.csv").readlines()
-    assert len(rows) == 3
+    history = workshop / "patient/momentum=0.0/seed-0/history.csv"
+    assert len(history.read_text().splitlines()) == 3
     here.clear()
     assert main(grid(*words, output="patient")) == 0
     assert here == []
