@@ -183,8 +183,7 @@ def meaning(config: TrainConfig, folders: bool = True) -> dict:
     values = own.values()
     for key in ("seed", "data_root"):
         del values[key]
-    # They have no order.
-    values["model.attention"] = sorted(values["model.attention"])
+    values["model.attention"] = own.model.attention_names
     if not folders:
         values = {key: plain_path(key, value) for key, value in values.items()}
     return values

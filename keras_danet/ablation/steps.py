@@ -7,6 +7,7 @@ import sys
 from keras_danet.ablation.grid import Grid
 from keras_danet.ablation.reading import MULTI_SCALE
 from keras_danet.ablation.reading import read_training
+from keras_danet.arguments import choice
 from keras_danet.data.files import find_pairs
 from keras_danet.distribution import engines
 from keras_danet.distribution import keras_distributions
@@ -115,6 +116,7 @@ def check_devices(grid: Grid, distribute, devices, model_devices) -> None:
     They are opened in a process of its own, because this one would keep them
     from the trainings.
     """
+    choice("distribute", distribute, engines.DISTRIBUTIONS)
     sizes = {grid.config_of(*cell).batch_size for cell in grid.cells}
     words = distribute, devices, model_devices, sorted(sizes)
     if distribute == "none":

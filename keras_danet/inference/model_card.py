@@ -315,7 +315,7 @@ def _start(network, start):
         name = _file_name(network.start_from)
         if start is None:
             return name
-        attention = " and ".join(start.model.attention) or "no"
+        attention = " and ".join(start.model.attention_names) or "no"
         return (
             f"{name} ({attention} attention; {_start(start.model, None)}, "
             f"then {start.epochs} epochs)"

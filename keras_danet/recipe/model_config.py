@@ -140,6 +140,13 @@ class ModelConfig:
                 )
 
     @property
+    def attention_names(self) -> tuple[str, ...]:
+        """The modules, however `attention` is written."""
+        given = self.attention
+        names = (given,) if isinstance(given, str) else given
+        return tuple(name for name in ATTENTIONS["both"] if name in names)
+
+    @property
     def is_own(self) -> bool:
         """Whether the backbone is our ResNet, and not one of Keras's."""
         return self.backbone is None or self.backbone in OWN_BACKBONES

@@ -117,6 +117,7 @@ PLAIN = "abcdefghijklmnopqrstuvwxyz0123456789=-_."
             {},
             "are the same training",
         ),
+        (["attention=position,('position',)"], {}, "are the same training"),
         (["backbone=None,resnet18"], {}, "are the same training"),
         (["depth=18,34", "depth=50,101"], {}, "`depth` is given twice"),
     ],

@@ -1,6 +1,7 @@
 """Which images an ablation shows, and what it draws of them."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -140,3 +141,36 @@ def test_a_run_without_its_model_is_counted_but_not_drawn(measured, capsys):
         assert "evaluate the run again" in capsys.readouterr().err
     finally:
         (run / "gone.jsonl").rename(run / "report.images.jsonl")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]\n", b"\xff" * 99, b"{}\n{}\n", b"[" * 10_000 + b"\n", b"5\n5\n"],
+)
+@pytest.mark.parametrize("name", ["report.images.jsonl", "model.keras"])
+def test_what_is_damaged_is_no_traceback(measured, capsys, name, content):
+    grid, data, _ = measured
+    path = grid.run(grid.variants[1], 3) / name
+    whole, times = path.read_bytes(), path.stat()
+    path.write_bytes(content)
+    try:
+        words = ["--table", str(grid.folder), "--pictures", "--data", str(data)]
+        assert main(["ablate", *words]) == 2
+    finally:
+        path.write_bytes(whole)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    said = capsys.readouterr().err
+    assert str(path.parent) in said and "Traceback" not in said
+
+
+def test_a_model_of_other_classes_is_named(measured, capsys):
+    grid, data, _ = measured
+    path = grid.run(grid.variants[1], 3) / "model.keras"
+    whole = path.read_bytes()
+    tiny.danet(3, attention="position").save(path)
+    try:
+        words = ["--table", str(grid.folder), "--pictures", "--data", str(data)]
+        assert main(["ablate", *words]) == 2
+    finally:
+        path.write_bytes(whole)
+    assert f"{path} is no DANet of 8 classes" in capsys.readouterr().err

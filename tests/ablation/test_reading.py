@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 import shutil
 
 import pytest
@@ -314,11 +315,11 @@ def test_no_value_of_a_file_is_a_traceback(grid, name):
             for value in VALUES
         ]
     else:
-        whole = json.loads(path.read_text())
+        whole, chance = json.loads(path.read_text()), random.Random(0)
         contents = [
             json.dumps(replaced(whole, place, value))
             for place in places(whole)
-            for value in VALUES
+            for value in chance.sample(VALUES, 4)
         ]
     accepted = 0
     for content in contents:
