@@ -85,8 +85,8 @@ def test_another_size_is_the_same_protocol_only_where_it_is_varied(tmp_path):
         test_size = size or "image"
         rewrite(place / "config.json", config={"test_size": test_size})
     assert len(read_runs(grid)[0]) == 4
-    write_run_settings = {"settings": {"size": [64, None], "mirror": True}}
-    report(IOUS["none", 1], protocol="size 64", **write_run_settings).save(
+    mirrored = {"settings": {"size": [64, None], "mirror": True}}
+    report(IOUS["none", 1], protocol="size 64", **mirrored).save(
         place / "report.json"
     )
     with pytest.raises(ValueError, match="measured differently: settings"):
