@@ -13,19 +13,21 @@ import keras_danet
 
 pytestmark = one_backend
 
-# Modules that need TensorFlow are examined where it is installed.
-TENSORFLOW = {
-    "keras_danet.data.augment",
-    "keras_danet.data.tensorflow_images",
-    "keras_danet.data.tensorflow_batches",
+# Modules that need more than a backend are examined where it is installed.
+NEEDS = {
+    "keras_danet.data.augment": "tensorflow",
+    "keras_danet.data.tensorflow_images": "tensorflow",
+    "keras_danet.data.tensorflow_batches": "tensorflow",
+    "keras_danet.explain.page": "gradio",
+    "keras_danet.explain.page_answers": "gradio",
+    "keras_danet.explain.page_layout": "gradio",
+    "keras_danet.explain.page_server": "gradio",
 }
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(keras_danet.__path__, "keras_danet.")
     if not module.name.endswith("__main__")
-    and (
-        module.name not in TENSORFLOW or importlib.util.find_spec("tensorflow")
-    )
+    and importlib.util.find_spec(NEEDS.get(module.name, "keras"))
 ]
 
 

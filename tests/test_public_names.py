@@ -26,9 +26,9 @@ NAMES = {
     "keras_danet.inference": "InferenceProtocol Outcome PROTOCOLS Predictor"
     " Report Uncertainty evaluate predict_files predict_large",
     "keras_danet.explain": "ChannelAttention ChannelClasses ClassAttention"
-    " Contribution Explainer Explanation METHODS channel_attention"
+    " Contribution Explainer Explanation METHODS Widget channel_attention"
     " channel_classes class_activation class_attention contribution grouped"
-    " position_attention reach without",
+    " position_attention reach widget without",
     "keras_danet.export": "Contract Export ExportReport Sample Verification"
     " export_model verify_export",
     "keras_danet.serving": "Client",

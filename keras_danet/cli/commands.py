@@ -18,6 +18,7 @@ from keras_danet.cli import compare
 from keras_danet.cli import convert
 from keras_danet.cli import evaluate
 from keras_danet.cli import explain
+from keras_danet.cli import explore
 from keras_danet.cli import export
 from keras_danet.cli import init
 from keras_danet.cli import predict
@@ -38,7 +39,7 @@ DISTRIBUTIONS = {"ai_edge_litert": "ai-edge-litert"}
 # Arguments for which a shell completes file names.
 NAMES_OF_FILES = (
     *("CHECKPOINT", "DIR", "FILE", "FILE.json", "FILE.png", "FOLDER", "INPUT"),
-    *("MODEL", "RECIPE", "REPORT", "ROOT", "RUN"),
+    *("IMAGE", "MODEL", "RECIPE", "REPORT", "ROOT", "RUN"),
 )
 
 DESCRIPTION = """\
@@ -61,6 +62,7 @@ examples:
   keras-danet compare saved_models/run saved_models/other
   keras-danet predict saved_models/run street.png --output pictures
   keras-danet explain saved_models/run street.png --output why
+  keras-danet explore saved_models/run street.png
   keras-danet export saved_models/run --format tflite --quantize int8
   keras-danet serve saved_models/run/exports/danet
   keras-danet convert danet.pth -o danet.keras --multi-grid 4 8 16
@@ -242,6 +244,7 @@ def _parser():
         compare,
         predict,
         explain,
+        explore,
         export,
         convert,
         verify,

@@ -20,6 +20,8 @@ if typing.TYPE_CHECKING:
     from keras_danet.explain.channels import grouped as grouped
     from keras_danet.explain.explanation import Explainer as Explainer
     from keras_danet.explain.explanation import Explanation as Explanation
+    from keras_danet.explain.notebook import Widget as Widget
+    from keras_danet.explain.notebook import widget as widget
     from keras_danet.explain.position import ClassAttention as ClassAttention
     from keras_danet.explain.position import class_attention as class_attention
     from keras_danet.explain.position import (
@@ -38,6 +40,7 @@ _HOMES = {
     "Contribution": "switching",
     "Explainer": "explanation",
     "Explanation": "explanation",
+    "Widget": "notebook",
     "channel_attention": "channels",
     "channel_classes": "channels",
     "class_activation": "activation",
@@ -46,6 +49,7 @@ _HOMES = {
     "grouped": "channels",
     "position_attention": "position",
     "reach": "position",
+    "widget": "notebook",
     "without": "switching",
 }
 __all__ = [*_HOMES]

@@ -153,22 +153,40 @@ def channel_classes(
     observer = Observer(model, size)
     layer = observer.attention("channel")
     num_classes = observer.model.num_classes
+
+    def features_and_labels():
+        for image, label in pairs:
+            image = observer.read(image)
+            label = checked_label(label, image.shape[:2], num_classes)
+            after = observer.compute(image, layer.output)
+            yield ops.convert_to_numpy(ops.cast(after, "float32"))[0], label
+
+    return classes_of_features(
+        features_and_labels(), tuple(observer.predictor.class_names)
+    )
+
+
+def classes_of_features(
+    pairs: Iterable, class_names: tuple[str, ...]
+) -> ChannelClasses:
+    """`channel_classes` of features that were computed before.
+
+    Args:
+        pairs: iterable of (features, label), float arrays `(height, width,
+            channels)` and integer arrays of the images' (height, width).
+        class_names: tuple of strings.
+    """
+    num_classes = len(class_names)
     sums: tuple = ()
     count = 0
-    for image, label in pairs:
+    for after, label in pairs:
         count += 1
-        image = observer.read(image)
-        label = checked_label(label, image.shape[:2], num_classes)
-        after = observer.compute(image, layer.output)
-        after = ops.convert_to_numpy(ops.cast(after, "float32"))[0]
         shares = class_shares(label, after.shape[:2], num_classes)
         found = _sums(after.reshape(-1, after.shape[-1]), shares)
         sums = tuple(map(operator.add, sums, found)) if sums else found
     if not count:
         raise ValueError("Expected at least one image with its label.")
-    return ChannelClasses(
-        _responses(*sums), tuple(observer.predictor.class_names), count
-    )
+    return ChannelClasses(_responses(*sums), class_names, count)
 
 
 def _sums(rows, shares):

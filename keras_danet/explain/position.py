@@ -70,12 +70,14 @@ def point_maps(query, key, points, image_size):
     """The rows of the attention's map for some points.
 
     Args:
-        query, key: arrays `(height, width, depth)`.
-        points: list of (row, column) in pixels of the image.
-        image_size: (height, width) of the image.
+        query: array `(height, width, depth)` of the points' image.
+        key: array `(height, width, depth)`, of the same image, or of another
+            one in which the points look.
+        points: list of (row, column) in pixels of the points' image.
+        image_size: (height, width) of the points' image.
 
     Returns:
-        float32 array `(points, height, width)`.
+        float32 array `(points, height, width)` of the size of `key`.
     """
     height, width, depth = query.shape
     rows = [point[0] * height // image_size[0] for point in points]
@@ -83,7 +85,7 @@ def point_maps(query, key, points, image_size):
     energy = query[rows, columns] @ key.reshape(-1, depth).T
     weights = np.exp(energy - energy.max(-1, keepdims=True, initial=-np.inf))
     weights /= weights.sum(-1, keepdims=True)
-    return weights.reshape(-1, height, width)
+    return weights.reshape(-1, *key.shape[:2])
 
 
 def _query_and_key(observer, layer, image):

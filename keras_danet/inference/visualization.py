@@ -73,7 +73,8 @@ def overlay(
     """Blend class colours over an image in grey.
 
     Every pixel is alpha * colour + (1 - alpha) * grey, so every visible hue
-    belongs to a class, and a class has the same hue everywhere. Borders
+    belongs to a class, and a class has the same hue everywhere. `alpha` may
+    also be a sequence with a number for each class. Borders
     between classes are lines, white on dark pixels and black on bright ones.
     They are on the side of the class that has more pixels, so that small
     objects stay whole. Ignored pixels show the grey image, and so does a class
@@ -88,7 +89,7 @@ def overlay(
     image, palette = as_image(image, "image"), as_palette(palette)
     label = as_label(label, len(palette), ignore_label)
     check_same_size(image, label)
-    alpha = arguments.number("alpha", alpha, "must be in 0-1", least=0, most=1)
+    alpha = _each_alpha(alpha, len(palette))
     if border_width is None:
         border_width = max(1, round(BORDER_SHARE * max(label.shape)))
     border_width = arguments.integer(
@@ -108,6 +109,17 @@ def overlay(
     shades = np.asarray(Image.fromarray(picture[border][None]).convert("L"))
     picture[border] = np.where(shades[0, :, None] < MID_GREY, 255, 0)
     return picture
+
+
+def _each_alpha(alpha, count):
+    """The share of each class's colour, (count, 1, 1)."""
+    bounds = {"least": 0, "most": 1}
+    if arguments.is_number(alpha):
+        alpha = arguments.number("alpha", alpha, "must be in 0-1", **bounds)
+        return np.full((count, 1, 1), alpha)
+    must = f"must be in 0-1, or {count} numbers in 0-1"
+    values = arguments.numbers("alpha", alpha, must, length=count, **bounds)
+    return np.reshape(values, (-1, 1, 1))
 
 
 def add_legend(picture, class_names, palette, present=None, alpha=0.5):

@@ -130,6 +130,19 @@ def test_overlay_at_both_ends_of_alpha():
     np.testing.assert_array_equal(opaque, np.array(PALETTE)[label])
 
 
+def test_overlay_with_an_alpha_for_each_class():
+    image = np.full((1, 2, 3), 200, "uint8")
+    palette = [(100, 0, 0), (0, 100, 0)]
+    picture = overlay(
+        image, np.array([[0, 1]]), palette, [0.25, 1], border_width=0
+    )
+    # By hand: a quarter of 100 and three quarters of 200.
+    assert picture.tolist() == [[[175, 150, 150], [0, 100, 0]]]
+    for wrong in ([0.5], [0.5, 1.5], "half"):
+        with pytest.raises(ValueError, match="alpha"):
+            overlay(image, np.array([[0, 1]]), palette, wrong)
+
+
 @pytest.mark.parametrize("alpha", [0.25, 0.5])
 @pytest.mark.parametrize("size", [(40, 60), (8, 2400), (2400, 10)])
 def test_overlay_draws_borders_on_the_larger_side(size, alpha):
