@@ -23,7 +23,9 @@ import keras
 import numpy as np
 from PIL import Image
 
+from keras_danet import explain
 from keras_danet.explain import page_pictures
+from keras_danet.explain.observing import Observer
 from keras_danet.explain.view import Explorer
 from keras_danet.runs import open_model
 
@@ -76,6 +78,32 @@ def click(model, image, runs):
         page_pictures.point_text(point, view, palette)
 
     return timed(answer, runs)
+
+
+def beside_forward(model, size, runs):
+    """One point's map and the classes' summary, beside the forward pass.
+
+    They take turns. Returns a dict of what was done to its seconds.
+    """
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (*size, 3), dtype="uint8")
+    observer = Observer(model, None)
+    point = [(size[0] // 2, size[1] // 3)]
+    functions = {
+        "forward": lambda: observer.compute(
+            image, model.inference_model.output
+        ),
+        "point": lambda: explain.position_attention(model, image, point, None),
+        "classes": lambda: explain.class_attention(model, image, size=None),
+    }
+    seconds = {name: [] for name in functions}
+    for run in range(runs + 1):
+        for name, function in functions.items():
+            started = time.perf_counter()
+            function()
+            if run:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
 
 
 # Clicks, and calls back with the milliseconds until the page has changed.
@@ -150,11 +178,22 @@ ROWS = {
 }
 
 
+LARGE = {
+    "forward": "the forward pass",
+    "point": "one point's map",
+    "classes": "which class looks at which, by the network's own labels",
+}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=str(PRESET))
     parser.add_argument("--image", default=str(STREET))
     parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument(
+        "--large", type=int, nargs=2, default=(1024, 2048), metavar=("H", "W")
+    )
+    parser.add_argument("--large-runs", type=int, default=3)
     args = parser.parse_args()
     model, _ = open_model(args.model)
     image = np.asarray(Image.open(args.image).convert("RGB"))
@@ -172,6 +211,17 @@ def main():
             f"| {name} | {statistics.median(seconds):.3f} | "
             f"{max(seconds):.3f} | {len(seconds)} |",
             flush=True,
+        )
+    height, width = args.large
+    print(f"\n{width}x{height} pixels, {args.large_runs} runs in turns\n")
+    print("| what | seconds (median) | of the forward pass |")
+    print("|---|---:|---:|")
+    found = beside_forward(model, args.large, args.large_runs)
+    for name, title in LARGE.items():
+        ratios = np.divide(found[name], found["forward"])
+        print(
+            f"| {title} | {statistics.median(found[name]):.2f} | "
+            f"{statistics.median(ratios):.2f} |"
         )
 
 

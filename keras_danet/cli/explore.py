@@ -10,7 +10,6 @@ from keras_danet.cli.arguments import add_model
 from keras_danet.cli.arguments import add_size
 from keras_danet.cli.arguments import positive
 from keras_danet.cli.output import warnings_as_notes
-from keras_danet.text_tables import harmless
 
 
 def add(verbs):
@@ -85,7 +84,7 @@ def run(arguments):
             images,
             pathlib.Path(folder) / "downloads",
             pathlib.Path(arguments.model).name,
-            _channel_classes(arguments.model, explorer),
+            kept_classes(arguments.model, explorer),
         )
         app = make_app(page, MAX_BODY_BYTES, _hosts(arguments.host))
         with warnings_as_notes():
@@ -110,30 +109,13 @@ def _images(given):
     return paths
 
 
-def _channel_classes(source, explorer):
-    """What `keras-danet explain` measured, or `None`."""
-    from keras_danet.explain.channels import ChannelClasses
-    from keras_danet.files import read_json
+def kept_classes(source, explorer):
+    """What `keras-danet explain --measure` kept, or `None`."""
+    from keras_danet.explain.kept_channels import read_channels
 
-    path = pathlib.Path(source) / "channels.json"
-    if "channel" not in explorer.attention or not path.is_file():
+    if "channel" not in explorer.attention:
         return None
-    try:
-        found = ChannelClasses.from_dict(read_json(path))
-        layer = explorer.observer.attention("channel")
-        expected = (layer.output.shape[-1], len(explorer.class_names))
-        if found.responses.shape != expected:
-            raise ValueError(
-                f"It is of {found.responses.shape} channels and classes, the "
-                f"model of {expected}"
-            )
-    except ValueError as error:
-        raise ValueError(
-            f"{path} cannot be used: {error}. Measure it again, or move it "
-            "away."
-        ) from error
-    print(f"channels by {harmless(str(path))}")
-    return found
+    return read_channels(source, explorer.observer.predictor)
 
 
 def _hosts(host):

@@ -190,8 +190,8 @@ class Answers:
             f"Classes measured on {classes.num_images} labelled images "
             "(channels.json)."
             if self.measured
-            else "Classes by this image's own prediction; a channels.json in "
-            "the run's folder has those measured on labelled images."
+            else "Classes by this image's own prediction; `keras-danet explain "
+            "--measure` finds them on labelled images."
         )
         first = choices[0][1]
         return {

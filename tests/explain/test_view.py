@@ -7,6 +7,8 @@ import tiny
 
 from keras_danet import Predictor
 from keras_danet import explain
+from keras_danet.cli import explore
+from keras_danet.explain.kept_channels import save_channels
 from keras_danet.explain.view import Explorer
 from keras_danet.explain.view import shrunk
 
@@ -191,3 +193,19 @@ def test_models_without_an_attention(attention):
 def test_mistakes_are_told(view):
     with pytest.raises(ValueError, match=r"45x70 pixels.*Received: \(45, 0\)"):
         view.at(45, 0)
+
+
+def test_channels_are_named_by_what_explain_kept(tmp_path):
+    model = make_model()
+    explorer = Explorer(model)
+    assert explore.kept_classes(tmp_path, explorer) is None
+    label = np.random.default_rng(0).integers(0, 3, SIZE)
+    pairs = [(picture(), label)]
+    classes = explain.channel_classes(model, pairs)
+    save_channels(classes, explorer.observer.predictor, tmp_path)
+    found = explore.kept_classes(tmp_path, explorer)
+    np.testing.assert_array_equal(found.responses, classes.responses)
+    # Other weights have other channels.
+    changed = make_model()
+    changed.get_layer("channel_attention").gamma.assign(0.3)
+    assert explore.kept_classes(tmp_path, Explorer(changed)) is None
