@@ -54,10 +54,10 @@ def without(model: DANet, *kinds: str) -> FunctionalModel:
 
 @dataclasses.dataclass(frozen=True)
 class Contribution:
-    """What one attention adds to a network that has it.
+    """What an attention, or both, adds to a network that has it.
 
     Args:
-        kind: `"position"` or `"channel"`.
+        kind: `"position"`, `"channel"`, or `"position and channel"`.
         class_names: tuple of strings.
         with_it, without_it: float64 arrays `(num_classes,)`, IoU over all
             images; NaN for classes that neither labels nor predictions have.
@@ -113,8 +113,8 @@ def contribution(
 ) -> list[Contribution]:
     """What each attention of a network adds, measured on labelled images.
 
-    The network is run with both attentions and with each one switched off
-    (`without`). That is not the same as a network that was trained without
+    The network is run as it is, with each attention switched off (`without`),
+    and with both. That is not the same as a network that was trained without
     it: what the other layers learned counts on it.
 
     Args:
@@ -127,8 +127,8 @@ def contribution(
             `"auto"`.
 
     Returns:
-        A `Contribution` for each attention, sorted by the mean IoU that it
-        adds.
+        A `Contribution` for each attention, and for both together if there
+        are two, sorted by the mean IoU that they add.
 
     Raises:
         ValueError: for a model without attention, labels that do not fit, or
@@ -138,14 +138,16 @@ def contribution(
     kinds = observer.model.attention
     if not kinds:
         raise ValueError("This model has no attention to switch off.")
+    switched_off: list[tuple[str, ...]] = [(kind,) for kind in kinds]
+    switched_off += [kinds] if len(kinds) > 1 else []
     predictors = [observer.predictor] + [
-        Predictor(without(observer.model, kind), size=observer.predictor.size)
-        for kind in kinds
+        Predictor(without(observer.model, *off), size=observer.predictor.size)
+        for off in switched_off
     ]
     classes = observer.model.num_classes
     totals = np.zeros((len(predictors), classes, classes), "int64")
-    changed, pixels = np.zeros(len(kinds), "int64"), 0
-    image_gains: list[list[float]] = [[] for _ in kinds]
+    changed, pixels = np.zeros(len(switched_off), "int64"), 0
+    image_gains: list[list[float]] = [[] for _ in switched_off]
     for image, label in pairs:
         image = observer.read(image)
         label = checked_label(label, image.shape[:2], classes)
@@ -159,21 +161,21 @@ def contribution(
         totals += counts
         pixels += label.size
         scores = [_mean_iou_of_labelled(count) for count in counts]
-        for index in range(len(kinds)):
+        for index in range(len(switched_off)):
             changed[index] += (found[0] != found[index + 1]).sum()
             image_gains[index].append(scores[0] - scores[index + 1])
     if not pixels:
         raise ValueError("Expected at least one image with its label.")
     results = [
         Contribution(
-            kind,
+            " and ".join(off),
             tuple(observer.predictor.class_names),
             metrics.class_iou(totals[0]),
             metrics.class_iou(totals[index + 1]),
             float(changed[index] / pixels),
             np.array(image_gains[index]),
         )
-        for index, kind in enumerate(kinds)
+        for index, off in enumerate(switched_off)
     ]
     return sorted(results, key=lambda found: -np.nanmean(found.gains))
 
