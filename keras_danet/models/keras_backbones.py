@@ -1,6 +1,7 @@
 """Backbones of `keras.applications`, with weights, made by their names."""
 
 import os
+import warnings
 
 import keras
 
@@ -13,6 +14,9 @@ from keras_danet.weights.keras_applications import APPLICATIONS
 from keras_danet.weights.keras_applications import IMAGENET
 from keras_danet.weights.keras_applications import PREFIX
 from keras_danet.weights.keras_applications import check_application
+
+# Of what Keras says of a file that it cannot load.
+MOST_LETTERS = 300
 
 
 def pixel_statistics(name: str) -> dict:
@@ -150,11 +154,14 @@ def _load(original, name, path):
             _copy(keras_files.load_keras_model(path), original)
         else:
             _check_count(keras_files.check_h5(path), original)
-            original.load_weights(path)
+            # Keras warns of every layer, and then lists them all.
+            with warnings.catch_warnings(action="ignore"):
+                original.load_weights(path)
     except Exception as error:
+        reason = str(error).partition("\n")[0][:MOST_LETTERS]
         raise ValueError(
             f"The weights of backbone_weights={path!r} are not those of "
-            f"{name} with include_top=False: {error}"
+            f"{name} with include_top=False: {reason}"
         ) from error
 
 

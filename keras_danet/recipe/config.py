@@ -8,6 +8,7 @@ from typing import Any
 from typing import Literal
 
 from keras_danet.arguments import did_you_mean
+from keras_danet.arguments import shown
 from keras_danet.data.datasets import get_dataset
 from keras_danet.data.folder import FOLDER
 from keras_danet.data.plan import Augmentation
@@ -228,6 +229,17 @@ class TrainConfig:
     ] = "float32"
     jit_compile: bool | Literal["auto"] = "auto"
     seed: int = 0
+
+    def __new__(cls, *_, **keys):
+        # A dataclass would only say that it does not expect the key.
+        for key in keys:
+            group = GROUP_OF.get(key)
+            if group:
+                raise ValueError(
+                    f"`{key}` belongs to a group. Expected {group}="
+                    f"{{{key!r}: ...}}. Received: {key}={shown(keys[key])}"
+                )
+        return super().__new__(cls)
 
     def __post_init__(self):
         for name in GROUPS:

@@ -3,10 +3,8 @@
 import importlib.util
 import os
 import pathlib
-import re
 
 from keras_danet.arguments import did_you_mean
-from keras_danet.recipe.config import GROUP_OF
 from keras_danet.recipe.config import TrainConfig
 
 # Of several recipes for a data set the one that needs no GPU.
@@ -89,7 +87,6 @@ def load_recipe(path: str | os.PathLike[str]) -> TrainConfig:
             raise
         raise ValueError(
             f"{path} cannot be run: {type(error).__name__}: {error}"
-            f"{_moved_key(error)}"
         ) from error
     config = getattr(module, "config", None)
     if not isinstance(config, TrainConfig):
@@ -98,12 +95,3 @@ def load_recipe(path: str | os.PathLike[str]) -> TrainConfig:
             f"Received: config={config!r}"
         )
     return config
-
-
-def _moved_key(error):
-    """Where a key went that older recipes give to `TrainConfig` itself."""
-    name = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-    group = name and GROUP_OF.get(name[1])
-    if not group:
-        return ""
-    return f". It belongs to a group: {group}={{{name[1]!r}: ...}}"

@@ -113,6 +113,8 @@ def _checked_file(path):
     if path.name.lower().endswith(".weights.h5"):
         raise ValueError(
             f"{path} holds weights but no network. Make the model, call "
-            "model.load_weights(path), then model.save('model.keras')."
+            "model.load_weights(path), then model.save('model.keras'). In a "
+            "recipe, weights of keras.applications go with a backbone such as "
+            "'keras.applications.ResNet50'."
         )
     raise ValueError(f"{path} is not a .keras file. {EXPECTED}")

@@ -337,15 +337,20 @@ def test_our_own_are_called_by_name_as_well(tiny):
 def test_weights_of_another_network_are_refused(tiny, tmp_path):
     wide = saved(tmp_path, ".keras", filters=40)[1]
     narrow = saved(tmp_path, ".weights.h5", filters=8)[1]
+    # With enough numbers, but in other shapes: Keras warns of each layer.
+    (tmp_path / "other").mkdir()
+    other = saved(tmp_path / "other", ".weights.h5", filters=40)[1]
     broken = tmp_path / "broken.weights.h5"
     broken.write_bytes(b"no HDF5")
     for path, message in (
         (wide, f"not those of {NAME}.*a model 'tiny' with 30 weights"),
         (narrow, "the file has .* numbers, and the network "),
         (str(broken), f"not those of {NAME}"),
+        (other, f"not those of {NAME}.*could not be loaded"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=message) as told:
             build.build_model(config(backbone_weights=path), 3)
+        assert len(str(told.value)) < 600 and "\n" not in str(told.value)
     with pytest.raises(FileNotFoundError, match="There is no none.keras"):
         build.build_model(config(backbone_weights="none.keras"), 3)
 

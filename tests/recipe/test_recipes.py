@@ -2,6 +2,7 @@ import ast
 import dataclasses
 import json
 import pathlib
+import pickle
 import re
 import signal
 
@@ -148,6 +149,15 @@ def test_a_recipe_needs_a_crop_size():
         TrainConfig("scenes", 1, 1, augmentation={"dept": 1})
     with pytest.raises(ValueError, match="`augmentation` must be Augmentat"):
         TrainConfig("scenes", 1, 1, (32, 32))
+
+
+def test_a_key_outside_of_its_group_is_told_its_group():
+    told = r"`backbone` belongs to a group. Expected model=\{'backbone': \.\.\."
+    with pytest.raises(ValueError, match=told):
+        TrainConfig("scenes", 1, 1, backbone="keras.applications.ResNet50")
+    with pytest.raises(ValueError, match=r"Expected augmentation=\{'crop_size"):
+        TrainConfig("scenes", 1, 1, crop_size=(32, 32))
+    assert pickle.loads(pickle.dumps(CONFIG)) == CONFIG
 
 
 def test_whole_numbers_become_floats():
@@ -408,7 +418,7 @@ def test_bad_recipes_are_refused(tmp_path):
         "from keras_danet import TrainConfig\n"
         "config = TrainConfig('scenes', 1, 1, {'crop_size': (8, 8)}, depth=34)"
     )
-    with pytest.raises(ValueError, match=r"'depth'.*: model={'depth': ...}"):
+    with pytest.raises(ValueError, match=r"`depth` bel.*model={'depth': ...}"):
         load_recipe(path)
     path = tmp_path / "broken.py"
     path.write_text("config = (")
