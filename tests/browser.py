@@ -58,8 +58,9 @@ def until(find):
         try:
             if found := find():
                 return found
-        # The page may have just replaced what was looked for.
-        except (WebDriverException, AttributeError) as caught:
+        # The page may have just replaced what was looked for, or be writing
+        # a picture.
+        except (WebDriverException, AttributeError, OSError) as caught:
             error = caught
         if time.monotonic() > ends:
             raise AssertionError(f"it did not come about ({error})")
@@ -98,9 +99,13 @@ def click_at(driver, selector, row, column, size):
 
 def picture(driver, selector):
     """The pixels that a picture of the page shows."""
-    source = element(driver, f"{selector} img").get_attribute("src")
-    content = httpx.get(source, timeout=SECONDS).content
-    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+
+    def read():
+        source = element(driver, f"{selector} img").get_attribute("src")
+        content = httpx.get(source, timeout=SECONDS).content
+        return [np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))]
+
+    return until(read)[0]
 
 
 def upload(driver, button, path):

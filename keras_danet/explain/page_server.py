@@ -73,8 +73,13 @@ def make_app(page: Page, max_file_size: int, hosts: list[str]):
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
 
     @app.middleware("http")
-    async def add_headers(request, call_next):
-        response = await call_next(request)
+    async def guard(request, call_next):
+        if request.method == "POST" and names_address(await _json_of(request)):
+            response = fastapi.Response(
+                "Files are uploaded; addresses are not fetched.", 400
+            )
+        else:
+            response = await call_next(request)
         response.headers.update(HEADERS)
         return response
 
@@ -99,6 +104,42 @@ def make_app(page: Page, max_file_size: int, hosts: list[str]):
         ),
         css=STYLE + swatches,
     )
+
+
+async def _json_of(request):
+    """The JSON of a request, `None` for another one."""
+    # Without a type, it counts as JSON. Uploads have this one.
+    if request.headers.get("content-type", "").startswith("multipart/"):
+        return None
+    try:
+        return await request.json()
+    except (ValueError, RecursionError):
+        # Gradio says what is wrong with it.
+        return None
+
+
+def names_address(value) -> bool:
+    """Whether a file in some JSON is the address of one elsewhere.
+
+    Gradio would fetch it.
+
+    >>> from keras_danet.explain.page_server import names_address
+    >>> names_address({"data": [{"path": "/tmp/a.png", "url": "http://b"}]})
+    False
+    >>> names_address({"data": [{"path": "http://b/a.png"}]})
+    True
+    """
+    left = [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, list):
+            left += value
+        elif isinstance(value, dict):
+            left += value.values()
+            path = value.get("path")
+            if isinstance(path, str) and "://" in path:
+                return True
+    return False
 
 
 class _Server(uvicorn.Server):

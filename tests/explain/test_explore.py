@@ -1,6 +1,7 @@
 """The page, used by a person with a browser."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -340,6 +341,16 @@ def test_no_other_file_and_no_other_name(address, folder):
         assert answer.status_code in (403, 404), path
     answer = httpx.get(address, headers={"Host": "evil.example"}, timeout=60)
     assert answer.status_code == 400
+    file = {
+        "path": "http://127.0.0.1:9/a.png",
+        "meta": {"_type": "gradio.FileData"},
+    }
+    join = f"{address}gradio_api/queue/join"
+    for headers in ({}, {"Content-Type": "application/json"}):
+        content = json.dumps({"data": [[file]], "fn_index": 0})
+        answer = httpx.post(join, content=content, headers=headers, timeout=60)
+        assert answer.status_code == 400
+        assert answer.text == "Files are uploaded; addresses are not fetched."
     assert httpx.get(address, timeout=60).status_code == 200
 
 
