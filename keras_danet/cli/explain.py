@@ -17,7 +17,7 @@ from keras_danet.text_tables import harmless
 FORMATS = ("png", "pdf", "svg")
 PAGE, NUMBERS = "index.html", "explanation.json"
 # What a page can hold, and a figure.
-MOST_IMAGES, MOST_POINTS = 20, 31
+MOST_IMAGES, MOST_PANELS = 20, 31
 
 DESCRIPTION = """\
 Shows why a model sees what it sees in images: what each attention changes,
@@ -149,9 +149,7 @@ def run(arguments):
     _check_matplotlib()
     items = _find_inputs(arguments, output)
     with warnings_as_notes():
-        explainer, measured = _open(arguments)
-        _check_kinds(arguments, explainer.model)
-        _check_free(arguments, output, items, explainer.model.attention)
+        explainer, measured = _open(arguments, items, output)
         found = _explain(arguments, explainer, items)
         explained = {name: e for name, e in found.items() if e is not None}
         if not explained:
@@ -185,15 +183,17 @@ def _find_inputs(arguments, output):
             f"{len(items)} images were found. Expected at most {MOST_IMAGES} "
             "for one page: name those that matter."
         )
-    if len(arguments.points or ()) > MOST_POINTS:
-        raise ValueError(
-            f"--point was given {len(arguments.points)} times. Expected at "
-            f"most {MOST_POINTS}."
-        )
+    for name in ("points", "channels"):
+        count = len(vars(arguments)[name] or ())
+        if count > MOST_PANELS:
+            raise ValueError(
+                f"{count} {name} were given. Expected at most {MOST_PANELS}, "
+                "which a page can hold."
+            )
     return items
 
 
-def _open(arguments):
+def _open(arguments, items, output):
     """The `Explainer`, and what was measured on labelled images."""
     from keras_danet import runs
     from keras_danet.data.files import find_pairs
@@ -210,6 +210,7 @@ def _open(arguments):
         # A wrong model is reported before it is loaded.
         runs.config_of(arguments.model)
         predictor = open_predictor(arguments)
+        _check(arguments, predictor, items, output)
         place = pathlib.Path(arguments.model)
         classes = None
         if place.is_dir() and "channel" in getattr(
@@ -219,6 +220,7 @@ def _open(arguments):
         return Explainer(predictor.model, predictor.size, classes), None
     dataset, root, split, predictor, _ = open_measured(arguments)
     pairs = find_pairs(dataset, root, split)
+    _check(arguments, predictor, items, output)
     return _measure(arguments, predictor, pairs, dataset)
 
 
@@ -245,6 +247,7 @@ def _keep(arguments, classes, predictor):
 
     place = pathlib.Path(arguments.model)
     if not place.is_dir():
+        _note("note: the channels' classes are kept in a model's folder only")
         return
     try:
         path = save_channels(classes, predictor, place)
@@ -255,11 +258,20 @@ def _keep(arguments, classes, predictor):
         _note(f"wrote {path}")
 
 
-def _check_kinds(arguments, model):
+def _check(arguments, predictor, items, output):
+    """Refuses what would be refused after minutes of measuring."""
+    from keras_danet.explain.observing import Observer
+
+    kinds = Observer(predictor.model).model.attention
+    _check_kinds(arguments, kinds)
+    _check_free(arguments, output, items, kinds)
+
+
+def _check_kinds(arguments, kinds):
     """Refuses what was asked of an attention that there is not."""
     for name, kind in (("points", "position"), ("channels", "channel")):
-        if vars(arguments)[name] and kind not in model.attention:
-            has = " and ".join(model.attention) or "none"
+        if vars(arguments)[name] and kind not in kinds:
+            has = " and ".join(kinds) or "none"
             raise ValueError(
                 f"{arguments.model} has no {kind} attention (it has: {has}), "
                 f"so there are no {name} to show."
@@ -347,7 +359,8 @@ def _save_pages(arguments, output, explained, pictures, measured):
     }
     text = json.dumps(numbers, indent=1)
     save_text(text + "\n", output / NUMBERS)
-    title = f"What {pathlib.Path(arguments.model).name} sees, and why"
+    name = pathlib.Path(arguments.model).resolve().name
+    title = f"What {name} sees, and why"
     page = explanation_page(
         title,
         {name: (e, pictures[name]) for name, e in explained.items()},

@@ -79,8 +79,8 @@ def class_activation(
         logits = observer.run(rest, batch, features)
         where = ops.convert_to_numpy(ops.argmax(logits, -1))[0] == class_index
     else:
-        # Any array of the image's size; True is 1.
-        mask = np.asarray(mask).astype("uint8")
+        # Masks of files have 255 for True, which is no class.
+        mask = (np.asarray(mask) != 0).astype("uint8")
         mask = checked_label(mask, image.shape[:2], 2)
         rows, columns = (
             ((np.arange(new) + 0.5) * old / new).astype(int)

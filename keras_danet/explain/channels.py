@@ -124,7 +124,7 @@ class ChannelClasses:
             if responses.ndim != 2 or responses.shape[1] != len(names):
                 raise ValueError(f"responses of shape {responses.shape}")
             return cls(responses, names, int(content["num_images"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"It does not describe the classes of channels: {error!r}."
             ) from error

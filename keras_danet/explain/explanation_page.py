@@ -151,8 +151,8 @@ def _webp(content):
     """A PNG as the address of a smaller picture."""
     with Image.open(io.BytesIO(content)) as picture:
         picture = picture.convert("RGB")
-    height = round(picture.height * WIDTH / picture.width)
-    picture = picture.resize((WIDTH, height), Image.Resampling.LANCZOS)
+    # Never larger than it is; WebP has a limit for tall ones.
+    picture.thumbnail((WIDTH, 8 * WIDTH), Image.Resampling.LANCZOS)
     small = io.BytesIO()
     picture.save(small, "WEBP", quality=QUALITY)
     text = base64.b64encode(small.getvalue()).decode()

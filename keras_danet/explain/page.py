@@ -184,7 +184,12 @@ class Page:
         return self.kept.open(path), path.name
 
     def _received(self, path):
+        if path is None:
+            raise ValueError("Choose a file to upload.")
         path = pathlib.Path(path)
+        uploads = pathlib.Path(gr.utils.get_upload_folder())
+        if not path.resolve().is_relative_to(uploads.resolve()):
+            raise ValueError("This file was not uploaded.")
         try:
             return self.kept.open(path), path.name
         finally:

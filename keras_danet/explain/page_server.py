@@ -74,7 +74,10 @@ def make_app(page: Page, max_file_size: int, hosts: list[str]):
 
     @app.middleware("http")
     async def guard(request, call_next):
-        if request.method == "POST" and names_address(await _json_of(request)):
+        # Gradio would fetch either, and show it as its own.
+        if "://" in request.url.path or (
+            request.method == "POST" and names_address(await _json_of(request))
+        ):
             response = fastapi.Response(
                 "Files are uploaded; addresses are not fetched.", 400
             )
@@ -90,14 +93,20 @@ def make_app(page: Page, max_file_size: int, hosts: list[str]):
         f"-.1rem; background: rgb({red}, {green}, {blue}); }}\n"
         for index, (red, green, blue) in enumerate(page.palette)
     )
+    blocks = page.blocks()
+    # Only then does Gradio check that a path is an upload's: it is mounted,
+    # not launched.
+    blocks.has_launched = True
     return gr.mount_gradio_app(
         app,
-        page.blocks(),
+        blocks,
         path="/",
         show_error=False,
         max_file_size=max_file_size,
         ssr_mode=False,
         mcp_server=False,
+        run_history=False,
+        enable_monitoring=False,
         footer_links=[],
         theme=gr.themes.Default(
             font=["system-ui", "sans-serif"], font_mono=["monospace"]

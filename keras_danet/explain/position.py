@@ -154,8 +154,9 @@ def reach(
     # Middles of positions and of pixels.
     y = (np.arange(rows) + 0.5) * height / rows - 0.5
     x = (np.arange(columns) + 0.5) * width / columns - 0.5
-    distances = np.stack(
-        [np.hypot(y[:, None] - row, x - column) for row, column in points]
+    row, column = np.array(points, "float64").reshape(-1, 2).T
+    distances = np.hypot(
+        y[:, None] - row[:, None, None], x - column[:, None, None]
     )
     is_near = distances <= radius
     axes = (1, 2)

@@ -9,6 +9,7 @@ import socket
 import struct
 import subprocess
 import sys
+import types
 import zlib
 
 import browser
@@ -335,6 +336,27 @@ def test_mistakes_get_a_sentence_and_the_page_stays(
     assert not page.find_elements("css selector", "#facts td b, #facts th b")
 
 
+def test_a_path_that_was_not_uploaded_is_refused(folder, monkeypatch, tmp_path):
+    """A crafted request may name any path as its upload."""
+    from keras_danet.explain.page import Page
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    upload = tmp_path / "upload.png"
+    Image.fromarray(photo(0)).save(upload)
+    page = types.SimpleNamespace(kept=types.SimpleNamespace(open=str))
+    assert Page._received(page, upload) == (str(upload), "upload.png")
+    # It was read, and is deleted.
+    assert not upload.exists()
+    for path, said in (
+        (folder / "third.png", "was not uploaded"),
+        (tmp_path / ".." / "other.png", "was not uploaded"),
+        (None, "Choose a file"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Page._received(page, path)
+    assert (folder / "third.png").exists()
+
+
 def test_no_other_file_and_no_other_name(address, folder):
     for path in ("/etc/hostname", folder / "model.keras", "model.keras"):
         answer = httpx.get(f"{address}gradio_api/file={path}", timeout=60)
@@ -351,6 +373,9 @@ def test_no_other_file_and_no_other_name(address, folder):
         answer = httpx.post(join, content=content, headers=headers, timeout=60)
         assert answer.status_code == 400
         assert answer.text == "Files are uploaded; addresses are not fetched."
+    for start in ("file=", "proxy="):
+        url = f"{address}gradio_api/{start}http%3A%2F%2F127.0.0.1:9/a.png"
+        assert httpx.get(url, timeout=60).status_code == 400
     assert httpx.get(address, timeout=60).status_code == 200
 
 
