@@ -127,12 +127,17 @@ def _numbers(text):
         ) from None
 
 
+def size_of(arguments):
+    """The `size` of a `Predictor` that `add_size` was given."""
+    return {None: "auto", "image": None}.get(arguments.size, arguments.size)
+
+
 def open_predictor(arguments):
     """The `Predictor` of the model that a verb was given."""
     from keras_danet.inference.predictor import Predictor
     from keras_danet.inference.protocols import replace_settings
 
-    given = {None: "auto", "image": None}.get(arguments.size, arguments.size)
+    given = size_of(arguments)
     protocol = getattr(arguments, "protocol", None)
     settings = {
         name: getattr(arguments, name, None)

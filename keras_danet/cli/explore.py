@@ -9,6 +9,7 @@ import tempfile
 from keras_danet.cli.arguments import add_model
 from keras_danet.cli.arguments import add_size
 from keras_danet.cli.arguments import positive
+from keras_danet.cli.arguments import size_of
 from keras_danet.cli.output import warnings_as_notes
 
 
@@ -76,14 +77,13 @@ def run(arguments):
         from keras_danet.explain.page_server import serve
         from keras_danet.explain.view import Explorer
 
-        size = {None: "auto", "image": None}.get(arguments.size, arguments.size)
-        explorer = Explorer(arguments.model, size)
+        explorer = Explorer(arguments.model, size_of(arguments))
         most = arguments.max_pixels or kept_views.MAX_PIXELS
         page = Page(
             kept_views.KeptViews(explorer, most),
             images,
             pathlib.Path(folder) / "downloads",
-            pathlib.Path(arguments.model).name,
+            pathlib.Path(arguments.model).resolve().name,
             kept_classes(arguments.model, explorer),
         )
         app = make_app(page, MAX_BODY_BYTES, _hosts(arguments.host))

@@ -184,8 +184,11 @@ def classes_of_features(
         shares = class_shares(label, after.shape[:2], num_classes)
         found = _sums(after.reshape(-1, after.shape[-1]), shares)
         sums = tuple(map(operator.add, sums, found)) if sums else found
-    if not count:
-        raise ValueError("Expected at least one image with its label.")
+    if not count or not sums[0].any():
+        raise ValueError(
+            "Expected at least one image with a label that has pixels of a "
+            "class."
+        )
     return ChannelClasses(_responses(*sums), class_names, count)
 
 

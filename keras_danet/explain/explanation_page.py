@@ -119,8 +119,8 @@ def _said(kind, explanation) -> Iterable[str]:
         )
     elif kind == "classes":
         yield (
-            "<p>Brighter than the middle of the scale: more than from an even "
-            "spread. Channels are grouped by the classes that they answer to. "
+            "<p>Brighter than the middle of the scale: more than an even "
+            "share. Channels are grouped by the classes that they answer to. "
             "Grey: no channel answers to the class.</p>"
         )
 

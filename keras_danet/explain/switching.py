@@ -164,8 +164,11 @@ def contribution(
         for index in range(len(switched_off)):
             changed[index] += (found[0] != found[index + 1]).sum()
             image_gains[index].append(scores[0] - scores[index + 1])
-    if not pixels:
-        raise ValueError("Expected at least one image with its label.")
+    if not totals[0].any():
+        raise ValueError(
+            "Expected at least one image with a label that has pixels of a "
+            "class."
+        )
     results = [
         Contribution(
             " and ".join(off),

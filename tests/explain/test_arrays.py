@@ -314,6 +314,7 @@ def test_class_activation_is_of_derivatives(stage, name):
 
 
 def test_mistakes_are_told(model):
+    unlabelled = [(picture(), np.full(SIZE, 255))]
     image = picture()
     label = np.zeros(SIZE, "uint8")
     fcn = make_model(attention=())
@@ -324,6 +325,8 @@ def test_mistakes_are_told(model):
         (lambda: explain.contribution(fcn, []), "no attention"),
         (lambda: explain.contribution(only, []), "at least one image"),
         (lambda: explain.channel_classes(only, []), "at least one image"),
+        (lambda: explain.contribution(only, unlabelled), "pixels of a class"),
+        (lambda: explain.channel_classes(only, unlabelled), "pixels of a cl"),
         (
             lambda: explain.position_attention(model, image, [(48, 0)]),
             r"48x72 pixels.*Received: \(48, 0\)",

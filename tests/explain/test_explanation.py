@@ -1,6 +1,7 @@
 """Explanations of an image, and the figures and the page made of them."""
 
 import dataclasses
+import html
 import io
 
 import numpy as np
@@ -20,6 +21,7 @@ from keras_danet.explain.kept_channels import save_channels
 from keras_danet.explain.points import choose_points
 from keras_danet.explain.points import classes_by_size
 from keras_danet.explain.points import deepest_point
+from keras_danet.inference.fonts import drawable
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +220,11 @@ class TestFigures:
         renamed = dataclasses.replace(explanation, class_names=names)
         figure = self.figures.class_figure(renamed)
         content = self.figures.figure_file(figure, "svg")
-        assert b"\x1b" not in content
+        text = html.unescape(content.decode())
+        assert "\x1b" not in text
+        # The name, or what stands for one that no font has.
+        shown = drawable(name, "class 0")
+        assert not name or f">{shown}</text>" in text
 
     def test_without_attention_there_is_the_uncertainty(self):
         found = explain.Explainer(make_model(attention=()))(picture())
